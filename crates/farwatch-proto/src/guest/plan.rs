@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! [`plan()`]: which system calls make the guest's kernel raise an event.
+//!
+//! Each call is the one that would cause the event on a local file system, in the form that would do
+//! the least if a server executed it: an exclusive create, times set to what they are, an open that
+//! writes nothing. The server answers it without executing it (`docs/PROTOCOL.md`). Whoever carries
+//! the plan out adds nothing and leaves nothing out; a call that fails is skipped.
+
+use crate::{Entry, FileKind, GuestEvent, Mask, Name, Node};
+
+/// One system call on an entry or object of the mount.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Call {
+    /// `mkdirat(2)`, `symlinkat(2)` or `mknodat(2)`, by the type: raises CREATE.
+    Create(Entry, FileKind),
+    /// `linkat(2)`: raises CREATE in the directory and ATTRIB on the object.
+    Link(Node, Entry),
+    /// What comes to an object without changing its name.
+    Content(Target, Content),
+    /// `unlinkat(2)`, with `AT_REMOVEDIR` when true: raises DELETE, and DELETE_SELF with the last
+    /// name.
+    Remove(Entry, bool),
+    /// `renameat2(2)`: raises MOVED_FROM and MOVED_TO with one cookie, and MOVE_SELF.
+    Rename(Place, Place),
+}
+
+/// The object of [`Call::Content`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// Found by its name, so that the watchers of its directory are told too.
+    Entry(Entry),
+    /// Found by its handle.
+    Node(Node),
+}
+
+/// Which events [`Call::Content`] raises, in this order. With `close_write` the file is opened
+/// before them and closed after, which also raises OPEN.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Content {
+    /// `utimensat(2)` of the mtime alone: MODIFY.
+    pub modify: bool,
+    /// `utimensat(2)` of both times: ATTRIB.
+    pub attrib: bool,
+    /// `open(2)` for writing and `close(2)`: CLOSE_WRITE. Only of a regular file.
+    pub close_write: bool,
+}
+
+/// One side of a rename.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// In the guest's view.
+    Entry(Entry),
+    /// Out of it: the limbo directory, under any name that is not in use there.
+    Limbo,
+}
+
+/// The calls for `event`, in order. None for an overflow: no call can raise that.
+pub fn plan(event: GuestEvent) -> Vec<Call> {
+    match event {
+        GuestEvent::Entry { entry, mask, child, kind, link } => {
+            entry_calls(entry, mask, child.filter(|_| link), kind)
+        }
+        GuestEvent::Object { node, mask } => content(mask, FileKind::Unknown)
+            .map(|content| Call::Content(Target::Node(node), content))
+            .into_iter()
+            .collect(),
+        GuestEvent::Rename { from, to, child: _, kind: _ } => {
+            vec![Call::Rename(Place::Entry(from), Place::Entry(to))]
+        }
+        GuestEvent::Overflow => Vec::new(),
+    }
+}
+
+fn entry_calls(entry: Entry, mask: Mask, linked: Option<Node>, kind: FileKind) -> Vec<Call> {
+    let directory = mask.contains(Mask::ISDIR);
+    if mask.contains(Mask::MOVED_FROM) {
+        return vec![Call::Rename(Place::Entry(entry), Place::Limbo)];
+    }
+    if mask.contains(Mask::MOVED_TO) {
+        return vec![Call::Rename(Place::Limbo, Place::Entry(entry))];
+    }
+    let mut calls = Vec::with_capacity(3);
+    if mask.contains(Mask::CREATE) {
+        calls.push(match linked {
+            Some(node) => Call::Link(node, entry.clone()),
+            None if directory => Call::Create(entry.clone(), FileKind::Directory),
+            None => Call::Create(entry.clone(), creatable(kind)),
+        });
+    }
+    if let Some(content) = content(mask, kind) {
+        calls.push(Call::Content(Target::Entry(entry.clone()), content));
+    }
+    if mask.contains(Mask::DELETE) {
+        calls.push(Call::Remove(entry, directory));
+    }
+    calls
+}
+
+/// The type to create. One that is not known is made a plain file: no watcher is told the
+/// difference.
+fn creatable(kind: FileKind) -> FileKind {
+    match kind {
+        FileKind::Unknown | FileKind::Directory => FileKind::Regular,
+        FileKind::Fifo
+        | FileKind::CharDevice
+        | FileKind::BlockDevice
+        | FileKind::Regular
+        | FileKind::Symlink
+        | FileKind::Socket => kind,
+    }
+}
+
+fn content(mask: Mask, kind: FileKind) -> Option<Content> {
+    let regular = matches!(kind, FileKind::Regular | FileKind::Unknown);
+    let content = Content {
+        modify: mask.contains(Mask::MODIFY),
+        attrib: mask.contains(Mask::ATTRIB),
+        close_write: mask.contains(Mask::CLOSE_WRITE) && !mask.contains(Mask::ISDIR) && regular,
+    };
+    (content != Content::default()).then_some(content)
+}
+
+/// A name for the limbo directory that is not in use there: `number` has not been used before.
+///
+/// # Panics
+/// Never: the decimal digits of a number make a name.
+pub fn limbo_name(number: u64) -> Name {
+    Name::parse(number.to_string().as_bytes()).expect("decimal digits make a name")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(name: &str) -> Entry {
+        Entry { dir: Node::ROOT, name: Name::parse(name.as_bytes()).unwrap() }
+    }
+
+    fn event(mask: Mask, kind: FileKind) -> GuestEvent {
+        GuestEvent::Entry { entry: entry("f"), mask, child: None, kind, link: false }
+    }
+
+    #[test]
+    fn a_whole_life_in_one_message_is_replayed_in_the_order_of_a_program() {
+        let mask = Mask::DELETE | Mask::CLOSE_WRITE | Mask::ATTRIB | Mask::MODIFY | Mask::CREATE;
+        let content = Content { modify: true, attrib: true, close_write: true };
+        assert_eq!(
+            plan(event(mask, FileKind::Unknown)),
+            [
+                Call::Create(entry("f"), FileKind::Regular),
+                Call::Content(Target::Entry(entry("f")), content),
+                Call::Remove(entry("f"), false),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_fifo_is_never_opened_for_writing() {
+        let mask = Mask::CLOSE_WRITE | Mask::ATTRIB;
+        let content = Content { attrib: true, ..Content::default() };
+        assert_eq!(
+            plan(event(mask, FileKind::Fifo)),
+            [Call::Content(Target::Entry(entry("f")), content)]
+        );
+        assert_eq!(plan(event(Mask::CLOSE_WRITE, FileKind::Fifo)), []);
+    }
+
+    #[test]
+    fn a_plain_half_moves_through_limbo() {
+        assert_eq!(
+            plan(event(Mask::MOVED_FROM, FileKind::Regular)),
+            [Call::Rename(Place::Entry(entry("f")), Place::Limbo)]
+        );
+        assert_eq!(
+            plan(event(Mask::MOVED_TO | Mask::ISDIR, FileKind::Directory)),
+            [Call::Rename(Place::Limbo, Place::Entry(entry("f")))]
+        );
+    }
+
+    #[test]
+    fn a_directory_is_made_and_removed_as_one() {
+        let made = plan(event(Mask::CREATE | Mask::ISDIR, FileKind::Directory));
+        assert_eq!(made, [Call::Create(entry("f"), FileKind::Directory)]);
+        let removed = plan(event(Mask::DELETE | Mask::ISDIR, FileKind::Directory));
+        assert_eq!(removed, [Call::Remove(entry("f"), true)]);
+    }
+
+    #[test]
+    fn a_further_name_of_a_known_object_is_linked() {
+        let child = Node { id: crate::NodeId::new(7).unwrap(), generation: crate::Generation(1) };
+        let event = GuestEvent::Entry {
+            entry: entry("f"),
+            mask: Mask::CREATE,
+            child: Some(child),
+            kind: FileKind::Regular,
+            link: true,
+        };
+        assert_eq!(plan(event), [Call::Link(child, entry("f"))]);
+    }
+}

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The decisions on the host's side: which of the changes that a watcher observed the guest is to
+//! see, in which order, and how an agent's replay of each is answered.
+//!
+//! [`Engine`] is the whole of it; the other modules are its parts. The daemon feeds it from two
+//! sides, the FUSE requests that it serves and the changes that it observes, and takes notifications
+//! out.
+
+mod backlog;
+mod change;
+mod engine;
+mod ledger;
+pub mod split;
+mod tree;
+
+pub use change::{HostChange, HostEntry};
+pub use engine::{AttachError, Engine};
+pub use ledger::{Answer, MarkedRequest, Object, Refusal};
+pub use tree::{Forgotten, Learned, Tree};

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! [`Backlog`]: the events that wait for a buffer of the client's. Bounded, and in order.
+//!
+//! An event joins the one before it when both are about the same entry of the same object and their
+//! bits come in the order in which a message delivers them: nothing is reordered by that, and the
+//! only thing lost is a repetition, which inotify loses too. At [`Backlog::LEN_MAX`] single events
+//! are given up, and the client is told so by one [`GuestEvent::Overflow`].
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::{Fid, GuestEvent, Mask};
+
+/// An event and the host's name of its object.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Pending {
+    /// The event.
+    pub(super) event: GuestEvent,
+    /// The object, when the watcher could tell.
+    pub(super) object: Option<Fid>,
+}
+
+/// How many events that have not reached the guest bring an object to a name, or take it from one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct UnderWay {
+    /// CREATE, MOVED_TO and renames.
+    pub(super) arrivals: u32,
+    /// Further names by `link(2)`, which raise `st_nlink`.
+    pub(super) links: u32,
+    /// DELETE, which lowers `st_nlink`.
+    pub(super) removals: u32,
+}
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(super) struct Backlog {
+    queue: VecDeque<Pending>,
+    under_way: BTreeMap<Fid, UnderWay>,
+    overflow: bool,
+    forgotten: u64,
+}
+
+impl Backlog {
+    /// The most events that wait; 2^17 of them take some 40 MB.
+    pub(super) const LEN_MAX: usize = 1 << 17;
+
+    /// Adds an event at the end.
+    pub(super) fn push(&mut self, pending: Pending) {
+        if self.queue.back_mut().is_some_and(|last| last.absorb(&pending)) {
+            // A bit that was there already counts once: `absorb` refuses CREATE and DELETE.
+            return;
+        }
+        if self.queue.len() >= Self::LEN_MAX {
+            self.forgotten = self.forgotten.saturating_add(1);
+            self.overflow = true;
+            return;
+        }
+        self.count(&pending, true);
+        self.queue.push_back(pending);
+    }
+
+    /// Takes the next event. An overflow is told of when the queue has been delivered up to where it
+    /// happened.
+    pub(super) fn pop(&mut self) -> Option<Pending> {
+        match self.queue.pop_front() {
+            Some(pending) => Some(pending),
+            None if self.overflow => {
+                self.overflow = false;
+                Some(Pending { event: GuestEvent::Overflow, object: None })
+            }
+            None => None,
+        }
+    }
+
+    /// Events were lost before they came here: says so to the client when its turn comes.
+    pub(super) fn overflowed(&mut self) {
+        self.overflow = true;
+    }
+
+    /// The event has been replayed, or will never be.
+    pub(super) fn settled(&mut self, pending: &Pending) {
+        self.count(pending, false);
+    }
+
+    /// What is on its way about an object.
+    pub(super) fn under_way(&self, fid: &Fid) -> UnderWay {
+        self.under_way.get(fid).copied().unwrap_or_default()
+    }
+
+    /// Drops everything: the client is gone.
+    pub(super) fn clear(&mut self) {
+        let forgotten = self.forgotten;
+        *self = Self { forgotten, ..Self::default() };
+    }
+
+    /// How many events wait.
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// True when nothing waits, not even an overflow to tell of.
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty() && !self.overflow
+    }
+
+    /// How many single events were given up since the daemon started.
+    pub(super) fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+
+    fn count(&mut self, pending: &Pending, add: bool) {
+        let Some(fid) = &pending.object else { return };
+        let (arrivals, links, removals) = match &pending.event {
+            GuestEvent::Entry { mask, link, .. } => (
+                u32::from(mask.intersects(Mask::CREATE.union(Mask::MOVED_TO))),
+                u32::from(*link),
+                u32::from(mask.contains(Mask::DELETE)),
+            ),
+            GuestEvent::Rename { .. } => (1, 0, 0),
+            GuestEvent::Object { .. } | GuestEvent::Overflow => return,
+        };
+        if (arrivals, links, removals) == (0, 0, 0) {
+            return;
+        }
+        let entry = self.under_way.entry(fid.clone()).or_default();
+        let step = |n: &mut u32, by: u32| {
+            *n = if add { n.saturating_add(by) } else { n.saturating_sub(by) };
+        };
+        step(&mut entry.arrivals, arrivals);
+        step(&mut entry.links, links);
+        step(&mut entry.removals, removals);
+        if *entry == UnderWay::default() {
+            self.under_way.remove(fid);
+        }
+    }
+}
+
+impl Pending {
+    /// Takes `later` into this event when one message can carry both without reordering anything.
+    fn absorb(&mut self, later: &Self) -> bool {
+        let GuestEvent::Entry { entry, mask, child, kind, .. } = &mut self.event else {
+            return false;
+        };
+        let GuestEvent::Entry {
+            entry: entry2,
+            mask: mask2,
+            child: child2,
+            kind: kind2,
+            link: false,
+        } = &later.event
+        else {
+            return false;
+        };
+        let mergeable = Mask::CONTENT.union(Mask::ISDIR);
+        let same = entry == entry2
+            && child == child2
+            && kind == kind2
+            && self.object == later.object
+            && mergeable.contains(*mask2)
+            && !mask.intersects(Mask::MOVE)
+            && mask.contains(Mask::ISDIR) == mask2.contains(Mask::ISDIR);
+        if !same || !in_order(*mask, *mask2) {
+            return false;
+        }
+        *mask |= *mask2;
+        true
+    }
+}
+
+/// Whether everything in `later` comes after, or repeats the last of, what is in `earlier`.
+fn in_order(earlier: Mask, later: Mask) -> bool {
+    let last = Mask::ORDER.iter().rposition(|bit| earlier.contains(*bit));
+    let first = Mask::ORDER.iter().position(|bit| later.contains(*bit));
+    last.is_none_or(|last| first.is_some_and(|first| last <= first))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Entry, FileKind, Name, Node};
+
+    fn event(name: &str, mask: Mask) -> Pending {
+        let entry = Entry { dir: Node::ROOT, name: Name::parse(name.as_bytes()).unwrap() };
+        let event =
+            GuestEvent::Entry { entry, mask, child: None, kind: FileKind::Unknown, link: false };
+        let object = Some(Fid::new([1, 2], 1, name.as_bytes()).unwrap());
+        Pending { event, object }
+    }
+
+    fn drain(backlog: &mut Backlog) -> Vec<(String, Mask)> {
+        std::iter::from_fn(|| backlog.pop())
+            .map(|pending| {
+                let GuestEvent::Entry { entry, mask, .. } = pending.event else {
+                    return (format!("{:?}", pending.event), Mask::empty());
+                };
+                (format!("{:?}", entry.name), mask)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_write_cycle_of_a_new_file_shares_one_message() {
+        let mut backlog = Backlog::default();
+        for mask in [Mask::CREATE, Mask::MODIFY, Mask::MODIFY, Mask::CLOSE_WRITE] {
+            backlog.push(event("f", mask));
+        }
+        let all = Mask::CREATE | Mask::MODIFY | Mask::CLOSE_WRITE;
+        assert_eq!(drain(&mut backlog), [("\"f\"".into(), all)]);
+    }
+
+    #[test]
+    fn events_out_of_the_delivery_order_stay_apart() {
+        let mut backlog = Backlog::default();
+        for mask in [Mask::CLOSE_WRITE, Mask::MODIFY, Mask::DELETE, Mask::CREATE] {
+            backlog.push(event("f", mask));
+        }
+        assert_eq!(backlog.len(), 4);
+    }
+
+    #[test]
+    fn an_event_of_another_entry_in_between_keeps_two_apart() {
+        let mut backlog = Backlog::default();
+        backlog.push(event("f", Mask::MODIFY));
+        backlog.push(event("g", Mask::MODIFY));
+        backlog.push(event("f", Mask::MODIFY));
+        assert_eq!(backlog.len(), 3);
+    }
+
+    #[test]
+    fn past_the_limit_events_are_counted_and_one_overflow_is_told() {
+        let mut backlog = Backlog::default();
+        for i in 0..Backlog::LEN_MAX + 5 {
+            backlog.push(event(&format!("f{i}"), Mask::CREATE));
+        }
+        assert_eq!(backlog.forgotten(), 5);
+        let events = drain(&mut backlog);
+        assert_eq!(events.len(), Backlog::LEN_MAX + 1);
+        assert_eq!(events.last().unwrap().0, "Overflow");
+        assert!(backlog.is_empty());
+    }
+
+    #[test]
+    fn what_is_under_way_is_counted_until_it_is_settled() {
+        let mut backlog = Backlog::default();
+        let create = event("f", Mask::CREATE);
+        let fid = create.object.clone().unwrap();
+        backlog.push(create);
+        backlog.push(event("f", Mask::DELETE));
+        assert_eq!(backlog.under_way(&fid), UnderWay { arrivals: 1, links: 0, removals: 1 });
+        let first = backlog.pop().unwrap();
+        assert_eq!(backlog.under_way(&fid).arrivals, 1, "handed out is still under way");
+        backlog.settled(&first);
+        assert_eq!(backlog.under_way(&fid), UnderWay { arrivals: 0, links: 0, removals: 1 });
+    }
+}

@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! [`Engine`]: host changes in, notifications out, and an answer for every marked request.
+
+use std::num::NonZeroU32;
+
+use thiserror::Error;
+
+use super::backlog::{Backlog, Pending};
+use super::change::{HostChange, HostEntry};
+use super::ledger::{Answer, Ledger, MarkedRequest, Object, Refusal};
+use super::split::{Split, split};
+use super::tree::Tree;
+use crate::wire::Notification;
+use crate::wire::abi::FARWATCH_LIMBO_NAME;
+use crate::{Cookie, Entry, Fid, FileKind, Generation, GuestEvent, Mask, Name, NodeId, Seq};
+
+/// Why an agent was not attached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum AttachError {
+    /// One is attached already (EBUSY).
+    #[error("another agent is attached to this mount")]
+    Busy,
+}
+
+/// Everything that the host side of one share decides. The daemon keeps it under one lock.
+///
+/// A change becomes an event only while somebody listens: an agent that has been welcomed. Before
+/// that there is nobody to tell, and the guest's own watchers see what its own programs do.
+#[derive(Debug)]
+pub struct Engine {
+    /// What the guest knows.
+    pub tree: Tree,
+    backlog: Backlog,
+    ledger: Ledger,
+    agent: Option<Agent>,
+    cookie: Cookie,
+    seq: Seq,
+    second_half: Option<(Notification, Pending)>,
+    phantoms: u64,
+    wanted: Mask,
+}
+
+/// The agent that has the control node open.
+#[derive(Debug)]
+struct Agent {
+    tid: u32,
+    listening: bool,
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self {
+            tree: Tree::default(),
+            backlog: Backlog::default(),
+            ledger: Ledger::default(),
+            agent: None,
+            cookie: Cookie(NonZeroU32::MIN),
+            seq: Seq::FIRST,
+            second_half: None,
+            phantoms: 0,
+            wanted: Mask::DEFAULT,
+        }
+    }
+}
+
+impl Engine {
+    /// A session begins (FUSE_INIT) or ends: nothing of the one before is left.
+    pub fn reset(&mut self, root: Option<Fid>) {
+        let generation = Generation(self.tree.generation().0.wrapping_add(1).max(1));
+        self.tree.reset(generation, root);
+        self.detach();
+    }
+
+    /// An agent's thread has opened the control node.
+    ///
+    /// # Errors
+    /// When there is one already.
+    pub fn attach(&mut self, tid: u32) -> Result<(), AttachError> {
+        if self.agent.is_some() {
+            return Err(AttachError::Busy);
+        }
+        self.detach();
+        self.agent = Some(Agent { tid, listening: false });
+        Ok(())
+    }
+
+    /// The agent has said hello and was seen to carry both marks: from now on changes become
+    /// notifications, counted from [`Seq::FIRST`].
+    pub fn listen(&mut self) {
+        if let Some(agent) = &mut self.agent {
+            agent.listening = true;
+        }
+    }
+
+    /// The agent has closed the control node, or the device was reset.
+    pub fn detach(&mut self) {
+        self.agent = None;
+        self.backlog.clear();
+        self.ledger.clear();
+        self.second_half = None;
+        self.seq = Seq::FIRST;
+    }
+
+    /// The thread that is registered as the agent's.
+    pub fn agent_tid(&self) -> Option<u32> {
+        self.agent.as_ref().map(|agent| agent.tid)
+    }
+
+    /// Whether changes become notifications.
+    pub fn is_listening(&self) -> bool {
+        self.agent.as_ref().is_some_and(|agent| agent.listening)
+    }
+
+    /// How many events wait for a buffer.
+    pub fn backlog_len(&self) -> usize {
+        self.backlog.len()
+    }
+
+    /// How many single events were given up since the daemon started.
+    pub fn events_forgotten(&self) -> u64 {
+        self.backlog.forgotten()
+    }
+
+    /// A nodeid for a stand-in. It is never given out twice within any guest's memory.
+    pub fn phantom(&mut self) -> NodeId {
+        const PHANTOMS_MAX: u64 = 1 << 48;
+        self.phantoms = (self.phantoms + 1) % PHANTOMS_MAX;
+        NodeId::new(NodeId::RESERVED_MIN + self.phantoms).unwrap_or(NodeId::LIMBO)
+    }
+
+    /// Takes in one change on the host.
+    pub fn handle_change(&mut self, change: HostChange) {
+        if !self.is_listening() {
+            return;
+        }
+        match change {
+            HostChange::Entry { entry, mask, object } => {
+                self.entry_changed(&entry, mask, object.as_ref());
+            }
+            HostChange::Object { object, mask } => self.object_changed(&object, mask),
+            HostChange::Move { from, to, object, directory } => {
+                self.moved(from.as_ref(), to.as_ref(), object.as_ref(), directory);
+            }
+            HostChange::Overflow => self.backlog.overflowed(),
+        }
+    }
+
+    /// Whether [`Engine::send`] would give a notification.
+    pub fn has_next(&self) -> bool {
+        self.is_listening() && (self.second_half.is_some() || !self.backlog.is_empty())
+    }
+
+    /// The next notification, for which a buffer is at hand: it counts as sent.
+    pub fn send(&mut self) -> Option<Notification> {
+        if !self.is_listening() {
+            return None;
+        }
+        let (notification, pending, second) = match self.second_half.take() {
+            Some((notification, pending)) => (notification, pending, true),
+            None => {
+                let pending = self.backlog.pop()?;
+                let Split { first, second } = split(&pending.event, self.cookie);
+                if let Some(second) = second {
+                    self.cookie = self.cookie.next();
+                    self.second_half = Some((second, pending.clone()));
+                }
+                (first, pending, false)
+            }
+        };
+        self.ledger.hand_out(self.seq, pending, second, &mut self.backlog);
+        self.seq = self.seq.next();
+        Some(notification)
+    }
+
+    /// Answers a request with an agent's marks. `seq` is the number that it carries.
+    pub fn answer(&mut self, seq: Option<Seq>, request: MarkedRequest<'_>) -> Answer {
+        if !self.is_listening() {
+            return Answer::Refused(Refusal::NotAsked);
+        }
+        if let MarkedRequest::Lookup(NodeId::ROOT, name) = request
+            && name.as_bytes() == FARWATCH_LIMBO_NAME
+        {
+            return Answer::Entry(Object::Limbo);
+        }
+        match seq {
+            Some(seq) => self.ledger.answer(seq, request, &mut self.tree, &mut self.backlog),
+            None => Answer::Refused(Refusal::NotAsked),
+        }
+    }
+
+    /// The object that the replay of notification `seq` is about, as the host names it.
+    pub fn object_of(&self, seq: Seq) -> Option<&Fid> {
+        self.ledger.object_of(seq)
+    }
+
+    fn entry_changed(&mut self, entry: &HostEntry, mask: Mask, object: Option<&Fid>) {
+        let child = object.and_then(|fid| self.tree.nodes_of(fid).first().copied());
+        let kind = if mask.contains(Mask::ISDIR) {
+            FileKind::Directory
+        } else {
+            child.and_then(|id| self.tree.kind(id)).unwrap_or_default()
+        };
+        let isdir = mask.intersection(Mask::ISDIR);
+        let wanted = mask.intersection(self.wanted);
+        let deleted = wanted.intersection(Mask::DELETE);
+        let rest = wanted.difference(Mask::DELETE.union(Mask::MOVE));
+        for dir in self.tree.nodes_of(&entry.dir).to_vec() {
+            // Merged by the kernel, the order is lost: an object that was there has been deleted and
+            // linked again, one that was not has been created and deleted.
+            let was_there = child.is_some_and(|id| self.tree.told(dir, &entry.name).contains(&id));
+            let delete_first = rest.contains(Mask::CREATE) && was_there;
+            for bits in if delete_first { [deleted, rest] } else { [rest, deleted] } {
+                if bits.is_empty() {
+                    continue;
+                }
+                let link = bits.contains(Mask::CREATE)
+                    && isdir.is_empty()
+                    && child.is_some_and(|id| self.tree.has_other_name(id, dir, &entry.name));
+                self.push_entry(dir, &entry.name, bits | isdir, object, kind, link);
+            }
+        }
+    }
+
+    fn push_entry(
+        &mut self,
+        dir: NodeId,
+        name: &Name,
+        mask: Mask,
+        object: Option<&Fid>,
+        kind: FileKind,
+        link: bool,
+    ) {
+        let child = object.and_then(|fid| self.tree.nodes_of(fid).first().copied());
+        let event = GuestEvent::Entry {
+            entry: Entry { dir: self.tree.node(dir), name: name.clone() },
+            mask,
+            child: child.map(|id| self.tree.node(id)),
+            kind,
+            link,
+        };
+        self.backlog.push(Pending { event, object: object.cloned() });
+    }
+
+    fn object_changed(&mut self, object: &Fid, mask: Mask) {
+        let bits = mask.intersection(Mask::CONTENT).intersection(self.wanted);
+        if bits.is_empty() {
+            return;
+        }
+        for id in self.tree.nodes_of(object).to_vec() {
+            let mask = bits | mask.intersection(Mask::ISDIR);
+            let event = GuestEvent::Object { node: self.tree.node(id), mask };
+            self.backlog.push(Pending { event, object: Some(object.clone()) });
+        }
+    }
+
+    fn moved(
+        &mut self,
+        from: Option<&HostEntry>,
+        to: Option<&HostEntry>,
+        object: Option<&Fid>,
+        directory: bool,
+    ) {
+        let dirs = |side: Option<&HostEntry>| {
+            side.map_or_else(Vec::new, |entry| self.tree.nodes_of(&entry.dir).to_vec())
+        };
+        let (from_dirs, to_dirs) = (dirs(from), dirs(to));
+        let child = object.and_then(|fid| self.tree.nodes_of(fid).first().copied());
+        let kind = if directory {
+            FileKind::Directory
+        } else {
+            child.and_then(|id| self.tree.kind(id)).unwrap_or_default()
+        };
+        let isdir = if directory { Mask::ISDIR } else { Mask::empty() };
+        for i in 0..from_dirs.len().max(to_dirs.len()) {
+            let old = from.zip(from_dirs.get(i));
+            let new = to.zip(to_dirs.get(i));
+            match (old, new) {
+                (Some((from, from_dir)), Some((to, to_dir))) => {
+                    let entry = |dir: NodeId, name: &Name| Entry {
+                        dir: self.tree.node(dir),
+                        name: name.clone(),
+                    };
+                    let event = GuestEvent::Rename {
+                        from: entry(*from_dir, &from.name),
+                        to: entry(*to_dir, &to.name),
+                        child: child.map(|id| self.tree.node(id)),
+                        kind,
+                    };
+                    self.backlog.push(Pending { event, object: object.cloned() });
+                }
+                (Some((from, dir)), None) => {
+                    let mask = Mask::MOVED_FROM | isdir;
+                    self.push_entry(*dir, &from.name, mask, object, kind, false);
+                }
+                (None, Some((to, dir))) => {
+                    let mask = Mask::MOVED_TO | isdir;
+                    self.push_entry(*dir, &to.name, mask, object, kind, false);
+                }
+                (None, None) => {}
+            }
+        }
+    }
+}

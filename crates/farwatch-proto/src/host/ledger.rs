@@ -1,0 +1,528 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! [`Ledger`]: the replays that this daemon has handed out, and what an agent's requests may do.
+//!
+//! An agent replays a notification by the system call that would cause the event, and the kernel
+//! turns that into FUSE requests with the agent's marks. Each is answered from the record of that
+//! very notification, from what is already true on the host: the answer never changes anything
+//! there, and a request that no record asks for gets EPERM. `docs/PROTOCOL.md` has the table.
+
+use std::collections::VecDeque;
+
+use super::backlog::{Backlog, Pending};
+use super::tree::Tree;
+use crate::{Entry, Fid, FileKind, GuestEvent, Mask, Name, NodeId, Seq};
+
+/// A request that carries an agent's marks and would change something if it were executed, or a
+/// LOOKUP. What the caller cannot express in this type gets EPERM without asking.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MarkedRequest<'a> {
+    /// LOOKUP
+    Lookup(NodeId, &'a Name),
+    /// MKNOD, MKDIR or SYMLINK, with the type that it would make.
+    Create(NodeId, &'a Name, FileKind),
+    /// LINK of a node to a new entry.
+    Link(NodeId, NodeId, &'a Name),
+    /// UNLINK, or RMDIR when true.
+    Remove(NodeId, &'a Name, bool),
+    /// RENAME, RENAME2 without flags: old entry, new entry.
+    Rename(NodeId, &'a Name, NodeId, &'a Name),
+    /// SETATTR of times alone: the mtime (MODIFY), or both (ATTRIB).
+    SetTimes(NodeId, Mask),
+    /// OPEN for writing, to be closed again (CLOSE_WRITE).
+    OpenWrite(NodeId),
+}
+
+/// An error that the guest's kernel gets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// EPERM: no record asks for this.
+    NotAsked,
+    /// ENOENT: at this point of the replay the entry is not there (yet, or any more).
+    NoEntry,
+    /// ESTALE: the guest's dentry stands for another object than the one that the change was about.
+    /// The kernel looks the name up again and repeats the call (`retry_estale()`).
+    Stale,
+}
+
+/// The object that an answer names.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Object {
+    /// A node that the guest knows. `links` is what to add to its `st_nlink` to have the count of
+    /// the moment that is being replayed.
+    Known {
+        /// The node.
+        id: NodeId,
+        /// Names lost since, less names won.
+        links: i64,
+        /// The entry may still lead to it: then the answer is the file server's own.
+        here: bool,
+    },
+    /// The object is not known to the guest, but the entry may still lead to it: then the answer may
+    /// make it known. If it does not, a phantom of this type.
+    Adopt(FileKind),
+    /// An object that is not there any more, or that nobody needs to know: a stand-in of this type
+    /// that lasts no longer than the call.
+    Phantom(FileKind),
+    /// The limbo directory.
+    Limbo,
+}
+
+/// What to answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// An error.
+    Refused(Refusal),
+    /// `fuse_entry_out` of the object.
+    Entry(Object),
+    /// `fuse_attr_out` of the object.
+    Attr(Object),
+    /// Success, and a file handle that reads and writes nothing.
+    Opened,
+    /// Success without a body.
+    Done,
+}
+
+const EPERM: Answer = Answer::Refused(Refusal::NotAsked);
+const ENOENT: Answer = Answer::Refused(Refusal::NoEntry);
+const ESTALE: Answer = Answer::Refused(Refusal::Stale);
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    records: VecDeque<Record>,
+}
+
+#[derive(Debug)]
+struct Record {
+    seq: Seq,
+    pending: Pending,
+    /// The bits that have not been replayed.
+    todo: Mask,
+    /// The second message of a rename: of use only when its mate got lost.
+    second: bool,
+    /// The guest has once been told to look again: it is not told twice.
+    stale_told: bool,
+}
+
+impl Ledger {
+    /// The most records that are kept: more than any client has buffers.
+    pub(super) const LEN_MAX: usize = 4096;
+    /// How long after its turn the record of a rename is kept, in notifications, since its halves
+    /// may have to wait for each other.
+    const HALF_KEPT_MAX: u32 = 1024;
+
+    /// A notification goes out as number `seq`. `second` is true for the second message of a rename.
+    pub(super) fn hand_out(
+        &mut self,
+        seq: Seq,
+        pending: Pending,
+        second: bool,
+        backlog: &mut Backlog,
+    ) {
+        if self.records.len() >= Self::LEN_MAX
+            && let Some(oldest) = self.records.pop_front()
+        {
+            oldest.settle(backlog);
+        }
+        let todo = match &pending.event {
+            GuestEvent::Entry { mask, .. } | GuestEvent::Object { mask, .. } => *mask,
+            GuestEvent::Rename { .. } if second => Mask::MOVED_TO,
+            GuestEvent::Rename { .. } => Mask::MOVE,
+            GuestEvent::Overflow => return,
+        };
+        let todo = todo.difference(Mask::ISDIR);
+        self.records.push_back(Record { seq, pending, todo, second, stale_told: false });
+    }
+
+    /// Drops every record: the agent is gone, and nothing that it may still ask for is answered.
+    pub(super) fn clear(&mut self) {
+        self.records.clear();
+    }
+
+    /// The object that notification `seq` is about, as the host names it.
+    pub(super) fn object_of(&self, seq: Seq) -> Option<&Fid> {
+        self.records.iter().find(|record| record.seq == seq)?.pending.object.as_ref()
+    }
+
+    /// Answers one request that belongs to notification `seq`. An agent works in order, so the
+    /// records of earlier notifications are done with.
+    pub(super) fn answer(
+        &mut self,
+        seq: Seq,
+        request: MarkedRequest<'_>,
+        tree: &mut Tree,
+        backlog: &mut Backlog,
+    ) -> Answer {
+        self.retire_before(seq, backlog);
+        let Some(record) = self.records.iter_mut().find(|record| record.seq == seq) else {
+            return EPERM;
+        };
+        match &record.pending.event {
+            GuestEvent::Entry { .. } => record.answer_entry(request, tree, backlog),
+            GuestEvent::Object { .. } => record.answer_object(request),
+            GuestEvent::Rename { .. } => record.answer_rename(request, tree, backlog),
+            GuestEvent::Overflow => EPERM,
+        }
+    }
+
+    fn retire_before(&mut self, seq: Seq, backlog: &mut Backlog) {
+        let half = Seq::MAX.get() / 2;
+        self.records.retain(|record| {
+            let age = seq.since(record.seq);
+            let before = age > 0 && age < half;
+            let waits = record.todo.intersects(Mask::MOVE) && age <= Self::HALF_KEPT_MAX;
+            if before && !waits {
+                record.settle(backlog);
+                return false;
+            }
+            true
+        });
+    }
+}
+
+impl Record {
+    fn settle(&self, backlog: &mut Backlog) {
+        if !self.second {
+            backlog.settled(&self.pending);
+        }
+    }
+
+    /// The node by which the guest knows the object, if it does now.
+    fn known(&self, tree: &Tree) -> Option<NodeId> {
+        match &self.pending.object {
+            Some(fid) => tree.nodes_of(fid).first().copied(),
+            None => match &self.pending.event {
+                GuestEvent::Entry { child, .. } | GuestEvent::Rename { child, .. } => {
+                    child.map(|child| child.id).filter(|id| tree.knows(*id))
+                }
+                GuestEvent::Object { .. } | GuestEvent::Overflow => None,
+            },
+        }
+    }
+
+    /// Names that the object has lost since this moment, less those it has won.
+    fn links_since(&self, backlog: &Backlog) -> i64 {
+        let Some(fid) = &self.pending.object else { return 0 };
+        let under_way = backlog.under_way(fid);
+        i64::from(under_way.removals) - i64::from(under_way.links)
+    }
+
+    fn answer_entry(
+        &mut self,
+        request: MarkedRequest<'_>,
+        tree: &mut Tree,
+        backlog: &Backlog,
+    ) -> Answer {
+        let GuestEvent::Entry { entry, kind, link, .. } = self.pending.event.clone() else {
+            return EPERM;
+        };
+        if self.todo.intersects(Mask::MOVE) {
+            return self.answer_half(&entry, kind, request, tree, backlog);
+        }
+        let is = |dir: NodeId, name: &Name| entry.dir.id == dir && entry.name == *name;
+        let known = self.known(tree);
+        match request {
+            MarkedRequest::Lookup(dir, name) if is(dir, name) => {
+                if self.todo.contains(Mask::CREATE) {
+                    tree.tell_current(dir, name, None);
+                    return ENOENT;
+                }
+                Answer::Entry(self.object(known, kind, backlog))
+            }
+            MarkedRequest::Create(dir, name, made)
+                if is(dir, name) && self.todo.contains(Mask::CREATE) =>
+            {
+                if (made == FileKind::Directory) != (kind == FileKind::Directory) {
+                    return EPERM;
+                }
+                self.todo.remove(Mask::CREATE);
+                let known = known.filter(|id| tree.kind(*id) == Some(made));
+                Answer::Entry(self.object(known, made, backlog))
+            }
+            MarkedRequest::Link(node, dir, name)
+                if is(dir, name)
+                    && link
+                    && known == Some(node)
+                    && self.todo.contains(Mask::CREATE) =>
+            {
+                self.todo.remove(Mask::CREATE);
+                Answer::Entry(Object::Known { id: node, links: 0, here: true })
+            }
+            MarkedRequest::Remove(dir, name, directory)
+                if is(dir, name)
+                    && self.todo.contains(Mask::DELETE)
+                    && directory == (kind == FileKind::Directory) =>
+            {
+                if self.wrong_dentry(dir, name, known, tree) {
+                    return ESTALE;
+                }
+                self.todo.remove(Mask::DELETE);
+                tree.removed(dir, name, known);
+                Answer::Done
+            }
+            MarkedRequest::SetTimes(node, event)
+                if self.todo.contains(event) && self.concerns(node, known, &entry, tree) =>
+            {
+                self.todo.remove(event);
+                Answer::Attr(by_node(node, kind))
+            }
+            MarkedRequest::OpenWrite(node)
+                if self.todo.contains(Mask::CLOSE_WRITE)
+                    && self.concerns(node, known, &entry, tree) =>
+            {
+                self.todo.remove(Mask::CLOSE_WRITE);
+                Answer::Opened
+            }
+            MarkedRequest::Lookup(..)
+            | MarkedRequest::Create(..)
+            | MarkedRequest::Link(..)
+            | MarkedRequest::Remove(..)
+            | MarkedRequest::Rename(..)
+            | MarkedRequest::SetTimes(..)
+            | MarkedRequest::OpenWrite(..) => EPERM,
+        }
+    }
+
+    fn answer_object(&mut self, request: MarkedRequest<'_>) -> Answer {
+        let GuestEvent::Object { node, .. } = &self.pending.event else { return EPERM };
+        match request {
+            MarkedRequest::SetTimes(id, event) if id == node.id && self.todo.contains(event) => {
+                self.todo.remove(event);
+                Answer::Attr(Object::Known { id, links: 0, here: false })
+            }
+            MarkedRequest::SetTimes(..)
+            | MarkedRequest::Lookup(..)
+            | MarkedRequest::Create(..)
+            | MarkedRequest::Link(..)
+            | MarkedRequest::Remove(..)
+            | MarkedRequest::Rename(..)
+            | MarkedRequest::OpenWrite(..) => EPERM,
+        }
+    }
+
+    fn answer_rename(
+        &mut self,
+        request: MarkedRequest<'_>,
+        tree: &mut Tree,
+        backlog: &Backlog,
+    ) -> Answer {
+        let GuestEvent::Rename { from, to, kind, .. } = self.pending.event.clone() else {
+            return EPERM;
+        };
+        let known = self.known(tree);
+        let is =
+            |entry: &Entry, dir: NodeId, name: &Name| entry.dir.id == dir && entry.name == *name;
+        match request {
+            MarkedRequest::Lookup(dir, name) if is(&from, dir, name) => {
+                if self.second {
+                    EPERM
+                } else {
+                    Answer::Entry(self.mover(known, kind, backlog))
+                }
+            }
+            MarkedRequest::Lookup(dir, name) if is(&to, dir, name) => {
+                self.lookup_target(&to, known, tree, backlog)
+            }
+            MarkedRequest::Lookup(NodeId::LIMBO, _) if self.second => {
+                Answer::Entry(self.mover(known, kind, backlog))
+            }
+            MarkedRequest::Lookup(NodeId::LIMBO, _) => ENOENT,
+            MarkedRequest::Rename(dir, name, NodeId::LIMBO, _)
+                if is(&from, dir, name) && self.todo.contains(Mask::MOVED_FROM) =>
+            {
+                self.move_out(&from, known, tree)
+            }
+            MarkedRequest::Rename(NodeId::LIMBO, _, dir, name)
+                if is(&to, dir, name) && self.second && self.todo.contains(Mask::MOVED_TO) =>
+            {
+                self.move_in(&to, known, tree, backlog)
+            }
+            MarkedRequest::Rename(dir, name, dir2, name2)
+                if is(&from, dir, name) && is(&to, dir2, name2) && self.todo == Mask::MOVE =>
+            {
+                if self.wrong_dentry(dir, name, known, tree) {
+                    return ESTALE;
+                }
+                let answer = self.move_in(&to, known, tree, backlog);
+                if answer == Answer::Done {
+                    tree.removed(dir, name, known);
+                    self.todo = Mask::empty();
+                }
+                answer
+            }
+            MarkedRequest::Lookup(..)
+            | MarkedRequest::Create(..)
+            | MarkedRequest::Link(..)
+            | MarkedRequest::Remove(..)
+            | MarkedRequest::Rename(..)
+            | MarkedRequest::SetTimes(..)
+            | MarkedRequest::OpenWrite(..) => EPERM,
+        }
+    }
+
+    /// One side of a rename is out of the guest's view: replay moves the object into limbo, or out
+    /// of it.
+    fn answer_half(
+        &mut self,
+        entry: &Entry,
+        kind: FileKind,
+        request: MarkedRequest<'_>,
+        tree: &mut Tree,
+        backlog: &Backlog,
+    ) -> Answer {
+        let known = self.known(tree);
+        let out = self.todo.contains(Mask::MOVED_FROM);
+        let is = |dir: NodeId, name: &Name| entry.dir.id == dir && entry.name == *name;
+        match request {
+            MarkedRequest::Lookup(dir, name) if is(dir, name) => {
+                if out {
+                    Answer::Entry(self.mover(known, kind, backlog))
+                } else {
+                    self.lookup_target(entry, known, tree, backlog)
+                }
+            }
+            MarkedRequest::Lookup(NodeId::LIMBO, _) => {
+                if out {
+                    ENOENT
+                } else {
+                    Answer::Entry(self.mover(known, kind, backlog))
+                }
+            }
+            MarkedRequest::Rename(dir, name, NodeId::LIMBO, _) if out && is(dir, name) => {
+                self.move_out(entry, known, tree)
+            }
+            MarkedRequest::Rename(NodeId::LIMBO, _, dir, name) if !out && is(dir, name) => {
+                self.move_in(entry, known, tree, backlog)
+            }
+            MarkedRequest::Lookup(..)
+            | MarkedRequest::Create(..)
+            | MarkedRequest::Link(..)
+            | MarkedRequest::Remove(..)
+            | MarkedRequest::Rename(..)
+            | MarkedRequest::SetTimes(..)
+            | MarkedRequest::OpenWrite(..) => EPERM,
+        }
+    }
+
+    fn move_out(&mut self, from: &Entry, known: Option<NodeId>, tree: &mut Tree) -> Answer {
+        if self.wrong_dentry(from.dir.id, &from.name, known, tree) {
+            return ESTALE;
+        }
+        self.todo.remove(Mask::MOVED_FROM);
+        tree.removed(from.dir.id, &from.name, known);
+        Answer::Done
+    }
+
+    fn move_in(
+        &mut self,
+        to: &Entry,
+        known: Option<NodeId>,
+        tree: &mut Tree,
+        backlog: &Backlog,
+    ) -> Answer {
+        let (dir, name) = (to.dir.id, &to.name);
+        let replaced = self.replaced(to, known, tree, backlog);
+        let current = tree.current(dir, name);
+        if current.is_some() && current != replaced && !self.stale_told {
+            self.stale_told = true;
+            return ESTALE;
+        }
+        self.todo.remove(Mask::MOVED_TO);
+        tree.removed(dir, name, replaced);
+        if let Some(id) = known {
+            tree.arrived(dir, name, id);
+        }
+        Answer::Done
+    }
+
+    /// The target of a rename: what the move replaced, as far as the guest knew it.
+    fn lookup_target(
+        &self,
+        to: &Entry,
+        known: Option<NodeId>,
+        tree: &mut Tree,
+        backlog: &Backlog,
+    ) -> Answer {
+        match self.replaced(to, known, tree, backlog) {
+            Some(id) => {
+                let removals = tree.fid(id).map_or(0, |fid| backlog.under_way(fid).removals);
+                Answer::Entry(Object::Known { id, links: 1 + i64::from(removals), here: false })
+            }
+            None => {
+                tree.tell_current(to.dir.id, &to.name, None);
+                ENOENT
+            }
+        }
+    }
+
+    /// The node that held the target's name when the host did the rename. A node whose own arrival
+    /// is still under way came later: the guest has looked ahead of the events.
+    fn replaced(
+        &self,
+        to: &Entry,
+        known: Option<NodeId>,
+        tree: &Tree,
+        backlog: &Backlog,
+    ) -> Option<NodeId> {
+        tree.told(to.dir.id, &to.name).iter().copied().find(|id| {
+            let arrives = tree.fid(*id).is_some_and(|fid| backlog.under_way(fid).arrivals > 0);
+            Some(*id) != known && !arrives
+        })
+    }
+
+    /// The object of a CREATE or of a change of content.
+    fn object(&self, known: Option<NodeId>, kind: FileKind, backlog: &Backlog) -> Object {
+        let gone = self.todo.contains(Mask::DELETE);
+        match known {
+            Some(id) => Object::Known {
+                id,
+                links: if gone { self.links_since(backlog) } else { 0 },
+                here: !gone,
+            },
+            None if gone || self.pending.object.is_none() => Object::Phantom(kind),
+            None => Object::Adopt(kind),
+        }
+    }
+
+    /// The object that a rename moves.
+    fn mover(&self, known: Option<NodeId>, kind: FileKind, backlog: &Backlog) -> Object {
+        match known {
+            Some(id) => Object::Known { id, links: self.links_since(backlog), here: false },
+            None => Object::Phantom(kind),
+        }
+    }
+
+    /// Whether the guest's dentry holds another node than the one that left the name, so that the
+    /// call would hit the wrong one. Said once for a record: a second time would not help.
+    fn wrong_dentry(
+        &mut self,
+        dir: NodeId,
+        name: &Name,
+        known: Option<NodeId>,
+        tree: &Tree,
+    ) -> bool {
+        let current = tree.current(dir, name);
+        let wrong = current.is_some() && current != known && !self.stale_told;
+        self.stale_told |= wrong;
+        wrong
+    }
+
+    /// Whether a request on `node` is about this record's entry.
+    fn concerns(&self, node: NodeId, known: Option<NodeId>, entry: &Entry, tree: &Tree) -> bool {
+        known == Some(node)
+            || is_phantom(node)
+            || tree.current(entry.dir.id, &entry.name) == Some(node)
+    }
+}
+
+fn is_phantom(node: NodeId) -> bool {
+    node.is_reserved() && node != NodeId::CONTROL && node != NodeId::LIMBO
+}
+
+fn by_node(node: NodeId, kind: FileKind) -> Object {
+    if is_phantom(node) {
+        Object::Phantom(kind)
+    } else {
+        Object::Known { id: node, links: 0, here: false }
+    }
+}

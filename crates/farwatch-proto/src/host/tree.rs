@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! [`Tree`]: what the guest knows, as far as its FUSE traffic tells.
+//!
+//! A node is in the tree from the reply that names it to the FORGET that gives the last of those
+//! references back. Beside the nodes the tree keeps, for every entry that the guest was told of,
+//! what the guest's dentry cache holds for it. It is no picture of the host: what changed there is
+//! put in only when the guest learns of it.
+
+use std::collections::BTreeMap;
+
+use crate::{Fid, FileKind, Generation, Name, Node, NodeId};
+
+/// What a reply told the guest about a node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Learned {
+    /// The nodeid.
+    pub id: NodeId,
+    /// How the host's watcher will name it; `None` when it cannot be told, and then no event for it
+    /// is ever delivered.
+    pub fid: Option<Fid>,
+    /// Its type.
+    pub kind: FileKind,
+}
+
+/// A node that the guest gave up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Forgotten {
+    /// The nodeid.
+    pub id: NodeId,
+    /// How many references the file server below has handed to us for it: they are given back now.
+    pub borrowed: u64,
+}
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub struct Tree {
+    nodes: BTreeMap<NodeId, State>,
+    by_fid: BTreeMap<Fid, Vec<NodeId>>,
+    generation: Generation,
+}
+
+#[derive(Debug)]
+struct State {
+    kind: FileKind,
+    fid: Option<Fid>,
+    /// The guest's references (`nlookup`). The root is never forgotten and has none.
+    nlookup: u64,
+    /// Ours on the file server below; at most `nlookup`, as replay hands out more than it borrows.
+    borrowed: u64,
+    /// Entries that lead here, the inverse of `children`.
+    names: Vec<(NodeId, Name)>,
+    children: BTreeMap<Name, Told>,
+}
+
+/// What the guest was told about one entry.
+#[derive(Debug, Default)]
+struct Told {
+    /// The node that its dentry cache holds; `None` for a phantom, which nobody keeps.
+    current: Option<NodeId>,
+    /// The nodes of the tree that it was told of and that no event has taken from this name since,
+    /// oldest first. More than one when the guest looked the name up again before it heard of the
+    /// change in between.
+    nodes: Vec<NodeId>,
+}
+
+impl Tree {
+    /// Empties the tree for a new session: the root alone is known. Nodeids may be given out again,
+    /// so every node but the root has the new `generation`.
+    pub fn reset(&mut self, generation: Generation, root: Option<Fid>) {
+        *self = Self { generation, ..Self::default() };
+        self.insert(Learned { id: NodeId::ROOT, fid: root, kind: FileKind::Directory });
+    }
+
+    /// True from the reply that names the node to its last FORGET.
+    pub fn knows(&self, id: NodeId) -> bool {
+        self.nodes.contains_key(&id)
+    }
+
+    /// How many nodes the guest knows.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// True before the first session.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// The node with its generation.
+    pub fn node(&self, id: NodeId) -> Node {
+        if id == NodeId::ROOT { Node::ROOT } else { Node { id, generation: self.generation } }
+    }
+
+    /// The generation that every `fuse_entry_out` of this session carries.
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// The type of a known node.
+    pub fn kind(&self, id: NodeId) -> Option<FileKind> {
+        self.nodes.get(&id).map(|node| node.kind)
+    }
+
+    /// The file handle of a known node.
+    pub fn fid(&self, id: NodeId) -> Option<&Fid> {
+        self.nodes.get(&id)?.fid.as_ref()
+    }
+
+    /// The nodes that one host object has: more than one when the share reaches it through two
+    /// mounts, none when the guest does not know it.
+    pub fn nodes_of(&self, fid: &Fid) -> &[NodeId] {
+        self.by_fid.get(fid).map_or(&[], Vec::as_slice)
+    }
+
+    /// A directory in which the guest was told of the node: its answer to LOOKUP "..".
+    pub fn parent(&self, id: NodeId) -> Option<NodeId> {
+        self.nodes.get(&id)?.names.last().map(|(dir, _)| *dir)
+    }
+
+    /// What the guest's dentry cache holds for an entry: the node it was told last.
+    pub fn current(&self, dir: NodeId, name: &Name) -> Option<NodeId> {
+        self.nodes.get(&dir)?.children.get(name)?.current
+    }
+
+    /// The nodes that the guest was told of under this name and that no event has taken from it,
+    /// oldest first.
+    pub fn told(&self, dir: NodeId, name: &Name) -> &[NodeId] {
+        self.nodes
+            .get(&dir)
+            .and_then(|node| node.children.get(name))
+            .map_or(&[], |told| told.nodes.as_slice())
+    }
+
+    /// Whether the node has a name other than this one.
+    pub fn has_other_name(&self, id: NodeId, dir: NodeId, name: &Name) -> bool {
+        self.nodes
+            .get(&id)
+            .is_some_and(|node| node.names.iter().any(|(d, n)| (*d, n) != (dir, name)))
+    }
+
+    /// A reply with the file server's own entry goes out: one more reference of the guest's, and one
+    /// of ours. Returns whether the node is new to the tree.
+    pub fn learn(&mut self, learned: Learned, dir: NodeId, name: &Name) -> bool {
+        let id = learned.id;
+        let new = !self.knows(id);
+        if new {
+            self.insert(learned);
+        }
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.nlookup = node.nlookup.saturating_add(1);
+            node.borrowed = node.borrowed.saturating_add(1);
+        }
+        self.tell(dir, name, id);
+        new
+    }
+
+    /// A replay's reply names a known node without having asked the file server for it. `false`, and
+    /// nothing is counted, when the guest has forgotten the node meanwhile.
+    pub fn lend(&mut self, id: NodeId, dir: NodeId, name: &Name) -> bool {
+        let lent = self.lend_dot(id);
+        if lent {
+            self.tell_current(dir, name, Some(id));
+        }
+        lent
+    }
+
+    /// A reply names a known node by `.` or `..`. `false` when the guest has forgotten it.
+    pub fn lend_dot(&mut self, id: NodeId) -> bool {
+        let Some(node) = self.nodes.get_mut(&id) else { return false };
+        node.nlookup = node.nlookup.saturating_add(1);
+        true
+    }
+
+    /// The guest was told that `name` leads to `id`, a node of the tree.
+    fn tell(&mut self, dir: NodeId, name: &Name, id: NodeId) {
+        let Some(parent) = self.nodes.get_mut(&dir) else { return };
+        let told = parent.children.entry(name.clone()).or_default();
+        told.current = Some(id);
+        if !told.nodes.contains(&id) {
+            told.nodes.push(id);
+            if let Some(node) = self.nodes.get_mut(&id) {
+                node.names.push((dir, name.clone()));
+            }
+        }
+    }
+
+    /// A replay's reply says what the dentry cache is to hold for an entry: a node of the tree, or
+    /// `None` for a phantom or nothing.
+    pub fn tell_current(&mut self, dir: NodeId, name: &Name, id: Option<NodeId>) {
+        let Some(parent) = self.nodes.get_mut(&dir) else { return };
+        if let Some(told) = parent.children.get_mut(name) {
+            told.current = id;
+            if id.is_none() && told.nodes.is_empty() {
+                parent.children.remove(name);
+            }
+        } else if id.is_some() {
+            parent.children.insert(name.clone(), Told { current: id, nodes: Vec::new() });
+        }
+    }
+
+    /// The guest has replayed that `id`, or an object that it does not know, left this name. What it
+    /// was told of the name's later holders stays.
+    pub fn removed(&mut self, dir: NodeId, name: &Name, id: Option<NodeId>) {
+        self.tell_current(dir, name, None);
+        if let Some(id) = id {
+            self.untell(dir, name, id);
+            if let Some(node) = self.nodes.get_mut(&id) {
+                node.names.retain(|(d, n)| (*d, n) != (dir, name));
+            }
+        }
+    }
+
+    /// The guest removed the entry itself: nothing that it was told of the name holds any longer.
+    pub fn cleared(&mut self, dir: NodeId, name: &Name) {
+        for id in self.told(dir, name).to_vec() {
+            self.removed(dir, name, Some(id));
+        }
+        self.tell_current(dir, name, None);
+    }
+
+    /// The guest renamed the entry itself, replacing what the target held.
+    pub fn renamed(&mut self, from: (NodeId, &Name), to: (NodeId, &Name)) {
+        let id = self.current(from.0, from.1);
+        self.cleared(from.0, from.1);
+        self.cleared(to.0, to.1);
+        if let Some(id) = id.filter(|id| self.knows(*id)) {
+            self.tell(to.0, to.1, id);
+        }
+    }
+
+    /// The guest exchanged two entries itself (`RENAME_EXCHANGE`).
+    pub fn exchanged(&mut self, one: (NodeId, &Name), two: (NodeId, &Name)) {
+        let ids = [self.current(one.0, one.1), self.current(two.0, two.1)];
+        self.cleared(one.0, one.1);
+        self.cleared(two.0, two.1);
+        for (id, (dir, name)) in ids.into_iter().zip([two, one]) {
+            if let Some(id) = id.filter(|id| self.knows(*id)) {
+                self.tell(dir, name, id);
+            }
+        }
+    }
+
+    /// The guest has replayed that `id` came to this name.
+    pub fn arrived(&mut self, dir: NodeId, name: &Name, id: NodeId) {
+        if self.knows(id) {
+            self.tell(dir, name, id);
+        }
+    }
+
+    /// The guest gives `count` references back. Returns the node when those were the last.
+    pub fn forget(&mut self, id: NodeId, count: u64) -> Option<Forgotten> {
+        if id == NodeId::ROOT {
+            return None;
+        }
+        let node = self.nodes.get_mut(&id)?;
+        node.nlookup = node.nlookup.saturating_sub(count);
+        if node.nlookup > 0 {
+            return None;
+        }
+        let state = self.nodes.remove(&id)?;
+        if let Some(fid) = &state.fid
+            && let Some(ids) = self.by_fid.get_mut(fid)
+        {
+            ids.retain(|other| *other != id);
+            if ids.is_empty() {
+                self.by_fid.remove(fid);
+            }
+        }
+        for (dir, name) in &state.names {
+            self.untell(*dir, name, id);
+        }
+        for (name, told) in &state.children {
+            for child in &told.nodes {
+                if let Some(child) = self.nodes.get_mut(child) {
+                    child.names.retain(|(d, n)| (*d, n) != (id, name));
+                }
+            }
+        }
+        Some(Forgotten { id, borrowed: state.borrowed })
+    }
+
+    fn untell(&mut self, dir: NodeId, name: &Name, id: NodeId) {
+        let Some(parent) = self.nodes.get_mut(&dir) else { return };
+        let Some(told) = parent.children.get_mut(name) else { return };
+        told.nodes.retain(|other| *other != id);
+        if told.current == Some(id) {
+            told.current = None;
+        }
+        if told.nodes.is_empty() && told.current.is_none() {
+            parent.children.remove(name);
+        }
+    }
+
+    fn insert(&mut self, learned: Learned) {
+        let Learned { id, fid, kind } = learned;
+        if let Some(fid) = &fid {
+            self.by_fid.entry(fid.clone()).or_default().push(id);
+        }
+        let (names, children) = (Vec::new(), BTreeMap::new());
+        self.nodes.insert(id, State { kind, fid, nlookup: 0, borrowed: 0, names, children });
+    }
+}

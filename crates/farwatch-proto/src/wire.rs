@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What travels: [`Notification`] from server to client, control frames both ways.
+//!
+//! `abi` holds the structs with the kernel's spelling, their sizes asserted; nothing outside this
+//! module sees raw bytes. `docs/PROTOCOL.md` is the reference.
+
+pub mod abi;
+pub mod control;
+mod notification;
+
+pub use notification::{DecodeError, Notification};

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What travels, byte by byte: structs and constants in the kernel's spelling, so that a search for
+//! a name of `include/uapi/linux/fuse.h` ends here.
+//!
+//! Nothing is checked here; [`Notification`](super::Notification) and [`control`](super::control)
+//! turn these into typed values. Every private number of the protocol is in this file, except the
+//! reserved nodeids ([`NodeId`](crate::NodeId)).
+//!
+//! FUSE speaks the guest's byte order. farwatch serves little-endian guests only, on any host: the
+//! fields are little-endian types of `zerocopy`, without alignment, so a message can be read where
+//! it lies.
+
+use std::mem::offset_of;
+
+use zerocopy::little_endian::{I32, U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// Notify code, `fuse_out_header.error` of a notification. Private: the kernel's codes go up from 1
+/// (9 in 7.45), and a kernel that does not know the code refuses it with EINVAL.
+pub const FUSE_NOTIFY_FSNOTIFY: i32 = 0x4657;
+
+/// Bit of `fuse_init_in.flags | flags2 << 32`: the guest's kernel takes [`FUSE_NOTIFY_FSNOTIFY`].
+/// Private: the kernel's bits go up from 0 (42 in 7.45).
+pub const FUSE_HAVE_FSNOTIFY: u64 = 1 << 62;
+
+/// Number of the feature bit by which the device offers its notification queue (virtio 1.2
+/// §5.11.3).
+pub const VIRTIO_FS_F_NOTIFICATION: u32 = 0;
+
+/// Bytes of the longest notification: both structs and a name of NAME_MAX bytes. What the device
+/// announces as `notify_buf_size` (virtio 1.2 §5.11.4).
+pub const NOTIFY_BUF_SIZE: usize = 319;
+
+/// Flag: this is one half of a rename, and the other half bears the same cookie (S7).
+pub const FUSE_FSNOTIFY_PAIRED: u32 = 1 << 0;
+/// Flag: `child_nodeid` and `child_generation` are set (S2).
+pub const FUSE_FSNOTIFY_CHILD: u32 = 1 << 1;
+/// Flag: the created entry is a further name of the child, which was there before (`link(2)`).
+pub const FUSE_FSNOTIFY_LINK: u32 = 1 << 2;
+/// The bits of `flags` that hold the object's `DT_*` number.
+pub const FUSE_FSNOTIFY_KIND_MASK: u32 = 0xf << FUSE_FSNOTIFY_KIND_SHIFT;
+/// Where that number begins.
+pub const FUSE_FSNOTIFY_KIND_SHIFT: u32 = 8;
+
+/// The fsuid of an agent's thread, `fuse_in_header.uid`. No account has it, and it is not (uid_t)-1,
+/// which `setfsuid(2)` does not take.
+pub const MARKER_UID: u32 = 0xffff_fffd;
+
+/// The version of the control frames and of what follows them.
+pub const FARWATCH_VERSION: u16 = 1;
+/// The name under which an agent looks up the limbo directory, in the root. Nobody else finds it.
+pub const FARWATCH_LIMBO_NAME: &[u8] = b".farwatch-limbo";
+/// First bytes of a hello.
+pub const FARWATCH_HELLO_MAGIC: u32 = u32::from_le_bytes(*b"fwHE");
+/// First bytes of a welcome.
+pub const FARWATCH_WELCOME_MAGIC: u32 = u32::from_le_bytes(*b"fwWE");
+/// `delivery` of a hello: notifications are to come through the notification queue.
+pub const FARWATCH_DELIVERY_QUEUE: u32 = 0;
+/// `delivery` of a hello: notifications are to come as answers to reads on the control node.
+pub const FARWATCH_DELIVERY_READS: u32 = 1;
+/// Flag of a welcome: the server can give both names of a rename (S12, S13).
+pub const FARWATCH_WELCOME_RENAME_PAIRS: u16 = 1 << 0;
+/// Flag of a welcome: the read that fetched it arrived with both marks, so replay is safe.
+pub const FARWATCH_WELCOME_MARKS_PROVED: u16 = 1 << 1;
+
+/// The head of every message from server to client.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct fuse_out_header {
+    /// Bytes of the message, this header included.
+    pub len: U32,
+    /// The notify code, positive, where a reply has its errno.
+    pub error: I32,
+    /// 0: an answer to no request.
+    pub unique: U64,
+}
+
+/// The body of a notification; the name follows.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct fuse_notify_fsnotify_out {
+    /// The directory for an event with a name, else the object; 0 for an overflow.
+    pub nodeid: U64,
+    /// The generation of `nodeid`, as sent in its `fuse_entry_out`.
+    pub generation: U32,
+    /// 0.
+    pub reserved: U32,
+    /// `FS_*` bits.
+    pub mask: U64,
+    /// Bytes of the name.
+    pub namelen: U32,
+    /// Joins two halves; 0 for none.
+    pub cookie: U32,
+    /// `FUSE_FSNOTIFY_*`.
+    pub flags: U32,
+    /// The generation of `child_nodeid`.
+    pub child_generation: U32,
+    /// The object that the entry names.
+    pub child_nodeid: U64,
+}
+
+/// What an agent writes to the control node first.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct farwatch_hello {
+    /// [`FARWATCH_HELLO_MAGIC`].
+    pub magic: U32,
+    /// The lowest version that the agent speaks.
+    pub version_min: U16,
+    /// The highest.
+    pub version_max: U16,
+    /// `FARWATCH_DELIVERY_*`.
+    pub delivery: U32,
+    /// 0.
+    pub reserved: U32,
+    /// `FS_*` bits that the agent wants.
+    pub events: U64,
+    /// 0.
+    pub reserved2: U64,
+}
+
+/// The server's answer, which the agent reads from the control node.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct farwatch_welcome {
+    /// [`FARWATCH_WELCOME_MAGIC`].
+    pub magic: U32,
+    /// The version to speak from now on.
+    pub version: U16,
+    /// `FARWATCH_WELCOME_*`.
+    pub flags: U16,
+    /// `FS_*` bits that the server can deliver.
+    pub events: U64,
+    /// The number of the first notification to come.
+    pub next_seq: U32,
+    /// The generation of every reserved nodeid but the control node's, which is 0.
+    pub generation: U32,
+    /// The nodeid of the control node.
+    pub control_nodeid: U64,
+    /// The nodeid of the limbo directory.
+    pub limbo_nodeid: U64,
+    /// 0.
+    pub reserved: U64,
+}
+
+const _: () = {
+    assert!(size_of::<fuse_out_header>() == 16);
+    assert!(offset_of!(fuse_out_header, error) == 4);
+    assert!(offset_of!(fuse_out_header, unique) == 8);
+
+    assert!(size_of::<fuse_notify_fsnotify_out>() == 48);
+    assert!(offset_of!(fuse_notify_fsnotify_out, generation) == 8);
+    assert!(offset_of!(fuse_notify_fsnotify_out, reserved) == 12);
+    assert!(offset_of!(fuse_notify_fsnotify_out, mask) == 16);
+    assert!(offset_of!(fuse_notify_fsnotify_out, namelen) == 24);
+    assert!(offset_of!(fuse_notify_fsnotify_out, cookie) == 28);
+    assert!(offset_of!(fuse_notify_fsnotify_out, flags) == 32);
+    assert!(offset_of!(fuse_notify_fsnotify_out, child_generation) == 36);
+    assert!(offset_of!(fuse_notify_fsnotify_out, child_nodeid) == 40);
+
+    assert!(size_of::<farwatch_hello>() == 32);
+    assert!(offset_of!(farwatch_hello, delivery) == 8);
+    assert!(offset_of!(farwatch_hello, events) == 16);
+    assert!(size_of::<farwatch_welcome>() == 48);
+    assert!(offset_of!(farwatch_welcome, events) == 8);
+    assert!(offset_of!(farwatch_welcome, next_seq) == 16);
+    assert!(offset_of!(farwatch_welcome, control_nodeid) == 24);
+    assert!(offset_of!(farwatch_welcome, limbo_nodeid) == 32);
+
+    let head = size_of::<fuse_out_header>() + size_of::<fuse_notify_fsnotify_out>();
+    assert!(NOTIFY_BUF_SIZE == head + crate::Name::LEN_MAX);
+};

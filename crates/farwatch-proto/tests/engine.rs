@@ -1,0 +1,380 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What the engine makes of host changes, and how it answers the requests of the replay. The guest's
+//! kernel is played by the test: it sends what `docs/PROTOCOL.md` says a kernel sends.
+
+use farwatch_proto::host::{
+    Answer, Engine, HostChange, HostEntry, Learned, MarkedRequest, Object, Refusal,
+};
+use farwatch_proto::wire::Notification;
+use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId, Seq};
+
+const EPERM: Answer = Answer::Refused(Refusal::NotAsked);
+const ENOENT: Answer = Answer::Refused(Refusal::NoEntry);
+const ESTALE: Answer = Answer::Refused(Refusal::Stale);
+
+fn name(text: &str) -> Name {
+    Name::parse(text.as_bytes()).expect("a name")
+}
+
+fn fid(number: u8) -> Fid {
+    Fid::new([7, 0], 1, &[number]).expect("a short handle")
+}
+
+fn id(number: u64) -> NodeId {
+    NodeId::new(number).expect("not 0")
+}
+
+/// An engine whose guest knows the root (fid 1), and whose agent listens.
+struct Host {
+    engine: Engine,
+    /// The number of the last notification; a request carries it.
+    seq: Seq,
+    sent: bool,
+}
+
+impl Host {
+    fn new() -> Self {
+        let mut engine = Engine::default();
+        engine.reset(Some(fid(1)));
+        engine.attach(42).expect("nobody is attached yet");
+        engine.listen();
+        Self { engine, seq: Seq::FIRST, sent: false }
+    }
+
+    /// The guest looks an entry of the root up and learns of node `number`, fid `number`.
+    fn guest_knows(&mut self, entry: &str, number: u8, kind: FileKind) {
+        let learned = Learned { id: id(number.into()), fid: Some(fid(number)), kind };
+        self.engine.tree.learn(learned, NodeId::ROOT, &name(entry));
+    }
+
+    fn knows_file(&mut self, entry: &str, number: u8) {
+        self.guest_knows(entry, number, FileKind::Regular);
+    }
+
+    fn changed(&mut self, entry: &str, mask: Mask, object: u8) {
+        let entry = HostEntry { dir: fid(1), name: name(entry) };
+        let object = Some(fid(object));
+        self.engine.handle_change(HostChange::Entry { entry, mask, object });
+    }
+
+    fn moved(&mut self, from: Option<(u8, &str)>, to: Option<(u8, &str)>, object: u8) {
+        let side = |side: Option<(u8, &str)>| {
+            side.map(|(dir, entry)| HostEntry { dir: fid(dir), name: name(entry) })
+        };
+        let (from, to, object) = (side(from), side(to), Some(fid(object)));
+        self.engine.handle_change(HostChange::Move { from, to, object, directory: false });
+    }
+
+    /// The next notification, whose number the requests from now on carry.
+    fn next(&mut self) -> Option<Notification> {
+        let notification = self.engine.send()?;
+        self.seq = if self.sent { self.seq.next() } else { self.seq };
+        self.sent = true;
+        Some(notification)
+    }
+
+    fn ask(&mut self, request: MarkedRequest<'_>) -> Answer {
+        self.engine.answer(Some(self.seq), request)
+    }
+
+    fn lookup(&mut self, entry: &str) -> Answer {
+        self.ask(MarkedRequest::Lookup(NodeId::ROOT, &name(entry)))
+    }
+
+    fn mknod(&mut self, entry: &str) -> Answer {
+        self.ask(MarkedRequest::Create(NodeId::ROOT, &name(entry), FileKind::Regular))
+    }
+
+    fn unlink(&mut self, entry: &str) -> Answer {
+        self.ask(MarkedRequest::Remove(NodeId::ROOT, &name(entry), false))
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> Answer {
+        let (from, to) = (name(from), name(to));
+        self.ask(MarkedRequest::Rename(NodeId::ROOT, &from, NodeId::ROOT, &to))
+    }
+}
+
+fn known(number: u64, links: i64, here: bool) -> Answer {
+    Answer::Entry(Object::Known { id: id(number), links, here })
+}
+
+fn summary(notification: Option<Notification>) -> Option<(String, Mask)> {
+    notification.map(|n| (format!("{:?}", n.name.expect("an entry")), n.mask))
+}
+
+#[test]
+fn without_an_agent_nothing_is_kept() {
+    let mut host = Host::new();
+    host.engine.detach();
+    host.changed("f", Mask::CREATE, 9);
+    assert_eq!(host.engine.backlog_len(), 0);
+    assert_eq!(host.next(), None);
+}
+
+#[test]
+fn a_change_in_a_directory_that_the_guest_does_not_know_is_not_told() {
+    let mut host = Host::new();
+    let entry = HostEntry { dir: fid(77), name: name("f") };
+    let object = Some(fid(9));
+    host.engine.handle_change(HostChange::Entry { entry, mask: Mask::CREATE, object });
+    assert_eq!(host.next(), None);
+}
+
+#[test]
+fn a_created_file_is_absent_until_it_has_been_made_and_made_once() {
+    let mut host = Host::new();
+    host.changed("f", Mask::CREATE, 9);
+    assert_eq!(summary(host.next()), Some(("\"f\"".into(), Mask::CREATE)));
+    // The kernel may look it up twice before it makes it.
+    assert_eq!(host.lookup("f"), ENOENT);
+    assert_eq!(host.lookup("f"), ENOENT);
+    assert_eq!(host.mknod("f"), Answer::Entry(Object::Adopt(FileKind::Regular)));
+    assert_eq!(host.mknod("f"), EPERM);
+    assert_eq!(host.lookup("f"), Answer::Entry(Object::Adopt(FileKind::Unknown)));
+}
+
+#[test]
+fn requests_that_the_notification_did_not_ask_for_are_refused() {
+    let mut host = Host::new();
+    host.knows_file("g", 5);
+    host.changed("f", Mask::CREATE, 9);
+    host.next();
+    assert_eq!(host.mknod("other"), EPERM);
+    assert_eq!(host.unlink("f"), EPERM);
+    assert_eq!(host.unlink("g"), EPERM);
+    assert_eq!(host.rename("g", "f"), EPERM);
+    let root = NodeId::ROOT;
+    assert_eq!(host.ask(MarkedRequest::Create(root, &name("f"), FileKind::Directory)), EPERM);
+    assert_eq!(host.ask(MarkedRequest::Link(id(5), root, &name("f"))), EPERM);
+    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Mask::MODIFY)), EPERM);
+    assert_eq!(host.ask(MarkedRequest::OpenWrite(id(5))), EPERM);
+    let later = host.seq.next();
+    let request = MarkedRequest::Create(root, &name("f"), FileKind::Regular);
+    assert_eq!(host.engine.answer(Some(later), request), EPERM);
+    assert_eq!(host.engine.answer(None, request), EPERM);
+}
+
+#[test]
+fn after_the_agent_has_gone_its_records_answer_nothing() {
+    let mut host = Host::new();
+    host.changed("f", Mask::CREATE, 9);
+    host.next();
+    host.engine.detach();
+    host.engine.attach(43).unwrap();
+    host.engine.listen();
+    assert_eq!(host.mknod("f"), EPERM);
+}
+
+#[test]
+fn a_second_agent_is_refused_while_one_is_attached() {
+    let mut host = Host::new();
+    assert!(host.engine.attach(43).is_err());
+    host.engine.detach();
+    assert!(host.engine.attach(43).is_ok());
+}
+
+#[test]
+fn a_deleted_file_is_shown_with_the_link_that_it_is_about_to_lose() {
+    let mut host = Host::new();
+    host.knows_file("f", 5);
+    host.changed("f", Mask::DELETE, 5);
+    host.next();
+    assert_eq!(host.lookup("f"), known(5, 1, false));
+    assert_eq!(host.unlink("f"), Answer::Done);
+    assert_eq!(host.unlink("f"), EPERM);
+    assert_eq!(host.engine.tree.current(NodeId::ROOT, &name("f")), None);
+}
+
+#[test]
+fn a_deleted_file_that_the_guest_never_knew_is_a_phantom() {
+    let mut host = Host::new();
+    host.changed("f", Mask::DELETE, 5);
+    host.next();
+    assert_eq!(host.lookup("f"), Answer::Entry(Object::Phantom(FileKind::Unknown)));
+    assert_eq!(host.unlink("f"), Answer::Done);
+}
+
+#[test]
+fn a_delete_does_not_hit_the_file_that_took_the_name_since() {
+    let mut host = Host::new();
+    host.knows_file("f", 5);
+    host.changed("f", Mask::DELETE, 5);
+    host.changed("f", Mask::CREATE, 6);
+    // The guest looks ahead of the events.
+    host.knows_file("f", 6);
+    host.next();
+    assert_eq!(host.unlink("f"), ESTALE);
+    assert_eq!(host.lookup("f"), known(5, 1, false));
+    host.engine.tree.lend(id(5), NodeId::ROOT, &name("f"));
+    assert_eq!(host.unlink("f"), Answer::Done);
+    assert_eq!(host.engine.tree.told(NodeId::ROOT, &name("f")), [id(6)]);
+}
+
+#[test]
+fn two_names_deleted_at_once_are_counted_down_one_by_one() {
+    let mut host = Host::new();
+    host.knows_file("a", 5);
+    host.knows_file("b", 5);
+    host.changed("a", Mask::DELETE, 5);
+    host.changed("b", Mask::DELETE, 5);
+    host.next();
+    assert_eq!(host.lookup("a"), known(5, 2, false));
+    assert_eq!(host.unlink("a"), Answer::Done);
+    host.next();
+    assert_eq!(host.lookup("b"), known(5, 1, false));
+}
+
+#[test]
+fn a_rename_over_a_file_shows_the_file_that_it_replaced() {
+    let mut host = Host::new();
+    host.knows_file("new", 5);
+    host.knows_file("f", 6);
+    host.moved(Some((1, "new")), Some((1, "f")), 5);
+    let from = host.next().unwrap();
+    assert!(from.paired && from.cookie.is_some(), "{from:?}");
+    assert_eq!(host.lookup("new"), known(5, 0, false));
+    assert_eq!(host.lookup("f"), known(6, 1, false));
+    host.engine.tree.lend(id(6), NodeId::ROOT, &name("f"));
+    assert_eq!(host.rename("new", "f"), Answer::Done);
+    assert_eq!(host.engine.tree.current(NodeId::ROOT, &name("f")), Some(id(5)));
+    assert_eq!(host.engine.tree.current(NodeId::ROOT, &name("new")), None);
+    assert_eq!(host.rename("new", "f"), EPERM);
+}
+
+#[test]
+fn a_rename_does_not_replace_a_file_that_came_later() {
+    let mut host = Host::new();
+    host.knows_file("f", 6);
+    host.moved(Some((1, "t1")), Some((1, "f")), 7);
+    host.moved(Some((1, "t2")), Some((1, "f")), 8);
+    // The guest has looked ahead of both.
+    host.knows_file("f", 8);
+    host.next();
+    assert_eq!(host.lookup("f"), known(6, 1, false), "and not 8");
+}
+
+#[test]
+fn a_renamed_file_that_the_guest_found_under_its_new_name_is_taken_from_there() {
+    let mut host = Host::new();
+    host.knows_file("a", 5);
+    host.moved(Some((1, "a")), Some((1, "b")), 5);
+    host.knows_file("b", 5);
+    host.next();
+    assert_eq!(host.rename("a", "b"), ESTALE, "the same inode twice would be no rename");
+    assert_eq!(host.lookup("b"), ENOENT);
+    assert_eq!(host.rename("a", "b"), Answer::Done);
+}
+
+#[test]
+fn a_move_out_of_view_goes_to_limbo_and_nowhere_else() {
+    let mut host = Host::new();
+    host.knows_file("f", 5);
+    host.moved(Some((1, "f")), None, 5);
+    let half = host.next().unwrap();
+    assert!(!half.paired, "S8: delivered at once");
+    let (f, n1) = (name("f"), name("1"));
+    assert_eq!(host.ask(MarkedRequest::Lookup(NodeId::LIMBO, &n1)), ENOENT);
+    let out = MarkedRequest::Rename(NodeId::ROOT, &f, NodeId::LIMBO, &n1);
+    assert_eq!(host.rename("f", "g"), EPERM);
+    assert_eq!(host.ask(out), Answer::Done);
+    assert_eq!(host.ask(out), EPERM);
+}
+
+#[test]
+fn a_move_into_view_comes_from_limbo() {
+    let mut host = Host::new();
+    host.moved(None, Some((1, "f")), 5);
+    host.next();
+    let (f, n1) = (name("f"), name("1"));
+    let phantom = Answer::Entry(Object::Phantom(FileKind::Unknown));
+    assert_eq!(host.ask(MarkedRequest::Lookup(NodeId::LIMBO, &n1)), phantom);
+    assert_eq!(host.lookup("f"), ENOENT);
+    let into = MarkedRequest::Rename(NodeId::LIMBO, &n1, NodeId::ROOT, &f);
+    assert_eq!(host.ask(into), Answer::Done);
+}
+
+#[test]
+fn each_half_of_a_pair_can_be_replayed_alone() {
+    let mut host = Host::new();
+    host.knows_file("a", 5);
+    host.moved(Some((1, "a")), Some((1, "b")), 5);
+    let (a, b, n1) = (name("a"), name("b"), name("1"));
+    let from = host.next().unwrap();
+    let out = MarkedRequest::Rename(NodeId::ROOT, &a, NodeId::LIMBO, &n1);
+    assert_eq!(host.ask(out), Answer::Done);
+    let to = host.next().unwrap();
+    assert_eq!(from.cookie, to.cookie, "S6");
+    assert!(from.paired && to.paired, "S7");
+    assert_eq!(host.ask(MarkedRequest::Lookup(NodeId::LIMBO, &n1)), known(5, 0, false));
+    let into = MarkedRequest::Rename(NodeId::LIMBO, &n1, NodeId::ROOT, &b);
+    assert_eq!(host.ask(into), Answer::Done);
+}
+
+#[test]
+fn a_second_name_is_linked_to_the_node_that_the_guest_knows() {
+    let mut host = Host::new();
+    host.knows_file("a", 5);
+    host.changed("b", Mask::CREATE, 5);
+    let create = host.next().unwrap();
+    assert!(create.link && create.child.is_some_and(|child| child.id == id(5)), "S2: {create:?}");
+    assert_eq!(host.lookup("b"), ENOENT);
+    let b = name("b");
+    assert_eq!(host.ask(MarkedRequest::Link(id(5), NodeId::ROOT, &b)), known(5, 0, true));
+}
+
+#[test]
+fn a_file_that_came_and_went_is_created_first_one_that_was_there_deleted_first() {
+    let mut host = Host::new();
+    let both = Mask::CREATE | Mask::DELETE;
+    host.changed("new", both, 9);
+    assert_eq!(summary(host.next()).unwrap().1, Mask::CREATE);
+    assert_eq!(summary(host.next()).unwrap().1, Mask::DELETE);
+    host.knows_file("old", 5);
+    host.changed("old", both, 5);
+    assert_eq!(summary(host.next()).unwrap().1, Mask::DELETE);
+    assert_eq!(summary(host.next()).unwrap().1, Mask::CREATE);
+}
+
+#[test]
+fn each_content_event_of_a_message_is_answered_once_and_for_its_own_object() {
+    let mut host = Host::new();
+    host.knows_file("f", 5);
+    host.knows_file("g", 6);
+    host.changed("f", Mask::MODIFY | Mask::CLOSE_WRITE, 5);
+    host.next();
+    assert_eq!(host.lookup("f"), known(5, 0, true));
+    assert_eq!(host.ask(MarkedRequest::SetTimes(id(6), Mask::MODIFY)), EPERM);
+    let five = Object::Known { id: id(5), links: 0, here: false };
+    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Mask::MODIFY)), Answer::Attr(five));
+    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Mask::MODIFY)), EPERM);
+    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Mask::ATTRIB)), EPERM);
+    assert_eq!(host.ask(MarkedRequest::OpenWrite(id(5))), Answer::Opened);
+    assert_eq!(host.ask(MarkedRequest::OpenWrite(id(5))), EPERM);
+}
+
+#[test]
+fn a_node_is_known_until_its_last_reference_is_given_back() {
+    let mut host = Host::new();
+    host.knows_file("f", 5);
+    host.knows_file("f", 5);
+    let tree = &mut host.engine.tree;
+    assert!(tree.lend(id(5), NodeId::ROOT, &name("f")));
+    assert_eq!(tree.forget(id(5), 2), None);
+    let forgotten = tree.forget(id(5), 1).unwrap();
+    assert_eq!(forgotten.borrowed, 2, "the one that was lent is not owed to the file server");
+    assert!(!tree.lend(id(5), NodeId::ROOT, &name("f")));
+    assert!(tree.told(NodeId::ROOT, &name("f")).is_empty());
+    assert_eq!(tree.forget(NodeId::ROOT, u64::MAX), None);
+}
+
+#[test]
+fn a_new_session_has_another_generation_and_knows_nothing() {
+    let mut host = Host::new();
+    host.knows_file("f", 5);
+    let before = host.engine.tree.node(id(5));
+    host.engine.reset(Some(fid(1)));
+    assert!(!host.engine.tree.knows(id(5)));
+    assert_ne!(host.engine.tree.node(id(5)), before, "S1");
+    assert_eq!(host.engine.tree.node(NodeId::ROOT).generation.0, 0);
+}

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What must hold for any bytes. Each function panics when it does not.
+//!
+//! The fuzz targets feed these functions, and so do `farwatch-proto`'s own tests, which include this
+//! file: they replay the corpus and draw random bytes on a stable compiler.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use farwatch_proto::guest::join::{Join, Joined};
+use farwatch_proto::wire::Notification;
+use farwatch_proto::wire::control::{Hello, Welcome};
+use farwatch_proto::{Cookie, FileKind, GuestEvent, Mask, Name, Node, Seq};
+
+/// Bytes that are a notification are its only encoding, and no shorter or longer one is.
+pub fn notification_decode(data: &[u8]) {
+    let Ok(notification) = Notification::decode(data) else { return };
+    assert_eq!(notification.encode(&mut [0; Notification::LEN_MAX]), data);
+    let longer = [data, b"x"].concat();
+    for other in (0..data.len()).map(|len| &data[..len]).chain([&longer[..]]) {
+        assert!(Notification::decode(other).is_err(), "{} of {} bytes", other.len(), data.len());
+    }
+}
+
+/// Bytes that are a frame are its only encoding, and of one sort.
+pub fn control_decode(data: &[u8]) {
+    let (hello, welcome) = (Hello::decode(data), Welcome::decode(data));
+    if let Ok(hello) = hello {
+        assert!(welcome.is_err());
+        assert_eq!(hello.encode(), data);
+        assert!(
+            hello.negotiate().is_none_or(|v| (hello.version_min..=hello.version_max).contains(&v))
+        );
+    }
+    if let Ok(welcome) = welcome {
+        assert_eq!(welcome.encode(), data);
+        assert!(welcome.control.is_reserved() && welcome.limbo.is_reserved());
+    }
+}
+
+/// Four bytes are one step: what comes, its cookie, and how many times 16 ms after the step before.
+/// Every message comes out once, in a rename if its mate waited, else as itself; only paired halves
+/// wait, not too many and not too long.
+pub fn join(start: Instant, data: &[u8]) {
+    let mut run = Run { now: start, join: Join::new(), next: Seq::FIRST, inside: BTreeMap::new() };
+    for step in data.chunks_exact(4) {
+        let cookie = Cookie::FIRST.0.saturating_add(u32::from(step[1]));
+        run.now += Duration::from_millis(16) * u32::from(step[2]);
+        let (mask, paired) = match step[0] % 8 {
+            0 | 1 => (Mask::MOVED_FROM, true),
+            2 | 3 => (Mask::MOVED_TO, true),
+            4 => (Mask::MOVED_FROM, false),
+            5 => (Mask::MOVED_TO, false),
+            6 => (Mask::MODIFY, false),
+            _ => {
+                run.timeout();
+                continue;
+            }
+        };
+        run.message(mask, paired, Cookie(cookie));
+    }
+    run.now += Join::WAIT_MAX;
+    run.timeout();
+    assert!(run.inside.is_empty(), "never came out: {:?}", run.inside);
+}
+
+struct Run {
+    now: Instant,
+    join: Join,
+    next: Seq,
+    /// Halves that have not come out: side, cookie, when they came.
+    inside: BTreeMap<u32, (Mask, Cookie, Instant)>,
+}
+
+impl Run {
+    fn message(&mut self, mask: Mask, paired: bool, cookie: Cookie) {
+        let seq = self.next;
+        self.next = seq.next();
+        let notification = Notification {
+            node: Some(Node::ROOT),
+            mask,
+            cookie: (mask != Mask::MODIFY).then_some(cookie),
+            paired,
+            link: false,
+            child: None,
+            kind: FileKind::Regular,
+            name: Some(name(seq)),
+        };
+        let mut waiting = self.inside.values();
+        let has_mate = paired && waiting.any(|(side, of, _)| *of == cookie && *side != mask);
+        self.inside.insert(seq.get(), (mask, cookie, self.now));
+        self.join.handle(self.now, seq, notification);
+        assert_eq!(self.drain(), usize::from(has_mate), "renames for {mask:?} {cookie:?}");
+        assert!(
+            paired || !self.inside.contains_key(&seq.get()),
+            "held {mask:?}, which is not paired"
+        );
+    }
+
+    fn timeout(&mut self) {
+        self.join.handle_timeout(self.now);
+        assert_eq!(self.drain(), 0, "a timeout joined something");
+        let too_long = |since: &Instant| self.now.duration_since(*since) >= Join::WAIT_MAX;
+        assert!(!self.inside.values().any(|(_, _, since)| too_long(since)));
+    }
+
+    /// Takes out everything, checks it and returns how many renames there were.
+    fn drain(&mut self) -> usize {
+        let mut renames = 0;
+        while let Some(Joined { seq, event }) = self.join.poll_output() {
+            match event {
+                GuestEvent::Entry { entry, mask, .. } => {
+                    assert_eq!(self.leave(&entry.name).0, mask);
+                    assert_eq!(entry.name, name(seq));
+                }
+                GuestEvent::Rename { from, to, .. } => {
+                    let (old, new) = (self.leave(&from.name), self.leave(&to.name));
+                    assert_eq!((old.0, new.0), (Mask::MOVED_FROM, Mask::MOVED_TO));
+                    assert_eq!(old.1, new.1, "halves of different renames");
+                    assert_eq!(from.name, name(seq));
+                    renames += 1;
+                }
+                GuestEvent::Object { .. } | GuestEvent::Overflow => {
+                    panic!("{event:?} from nowhere")
+                }
+            }
+        }
+        assert!(self.inside.len() <= Join::WAITING_MAX);
+        let oldest = self.inside.values().map(|(_, _, since)| *since + Join::WAIT_MAX).min();
+        assert_eq!(self.join.poll_timeout(), oldest);
+        renames
+    }
+
+    fn leave(&mut self, name: &Name) -> (Mask, Cookie, Instant) {
+        let seq = std::str::from_utf8(name.as_bytes()).ok().and_then(|seq| seq.parse().ok());
+        seq.and_then(|seq: u32| self.inside.remove(&seq)).expect("came out once, having gone in")
+    }
+}
+
+/// The name tells the message, so nothing can come out in the place of another.
+fn name(seq: Seq) -> Name {
+    Name::parse(seq.get().to_string().as_bytes()).expect("digits are a name")
+}
