@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! [`Error`]: why an agent cannot work on a mount. A replay that fails is none of these: it is
+//! counted and the next one is done.
+
+use std::io;
+
+use farwatch_proto::wire::control::FrameError;
+use rustix::io::Errno;
+use thiserror::Error;
+
+/// What an agent's caller tells its user.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No mount root could be had.
+    #[error("the mount cannot be opened for replay (this needs root)")]
+    Root(#[source] Errno),
+    /// The thread could not take on the marks.
+    #[error("the thread cannot take on the agent's marks (this needs root)")]
+    Marks(#[source] farwatch_sys::Error),
+    /// The control node cannot be opened.
+    #[error("no farwatch server behind this mount: events will not be delivered")]
+    NoControlNode(#[source] farwatch_sys::Error),
+    /// Another agent has it.
+    #[error("another agent serves this mount: stop it first")]
+    Busy,
+    /// The exchange of hello and welcome failed.
+    #[error("the server does not answer on the control node")]
+    Control(#[source] io::Error),
+    /// The server speaks another version.
+    #[error("the server's welcome makes no sense: use the same version on both sides")]
+    Welcome(#[source] FrameError),
+    /// The proof failed.
+    #[error("the server does not see the agent's marks on its requests: nothing is replayed")]
+    NotProved,
+    /// The notifications end with an error.
+    #[error("notifications cannot be received any more")]
+    Receive(#[source] io::Error),
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! [`Link`]: the agent's session on the control node, from hello to close.
+//!
+//! Opening it gives the calling thread its marks: everything that it does on the mount from then on
+//! is recognised by the server and never executed there. The marks belong to the thread for the rest
+//! of its life.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use farwatch_proto::wire::abi::{FARWATCH_VERSION, MARKER_UID};
+use farwatch_proto::wire::control::{Delivery, Hello, Welcome};
+use farwatch_proto::{Generation, Mask, Node, NodeId};
+use farwatch_sys::{handle, thread};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::OpenTreeFlags;
+
+use crate::error::Error;
+
+/// The root directory of a mount, open on a private copy of it, so that `umount(8)` of the mount
+/// point is not kept from working. The superblock lives until this is dropped.
+#[derive(Debug)]
+pub struct MountRoot(OwnedFd);
+
+impl MountRoot {
+    /// Opens a private copy of the mount that `path` is the mount point of.
+    ///
+    /// # Errors
+    /// Without CAP_SYS_ADMIN, or when nothing answers behind the mount.
+    pub fn open(path: &std::path::Path) -> Result<Self, Error> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let tree = rustix::mount::open_tree(CWD, path, flags).map_err(Error::Root)?;
+        // open_by_handle_at(2) refuses the O_PATH descriptor that open_tree(2) gives.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::openat(&tree, c".", flags, Mode::empty()).map_err(Error::Root)?;
+        Ok(Self(root))
+    }
+}
+
+impl AsFd for MountRoot {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Link {
+    control: OwnedFd,
+    welcome: Welcome,
+}
+
+impl Link {
+    /// Marks the calling thread, says hello and reads the welcome, which proves that both marks
+    /// arrive at the server.
+    ///
+    /// # Errors
+    /// See [`Error`]. Nothing has been replayed then, and nothing may be.
+    pub fn open(root: &MountRoot, delivery: Delivery) -> Result<Self, Error> {
+        thread::set_fsuid(MARKER_UID)
+            .and_then(|()| thread::set_fsgid(0))
+            .and_then(|()| thread::raise_capabilities())
+            .map_err(Error::Marks)?;
+        let control = open_control(root)?;
+        let version = FARWATCH_VERSION;
+        let hello =
+            Hello { version_min: version, version_max: version, delivery, events: Mask::DEFAULT };
+        let control_error = |errno: Errno| Error::Control(errno.into());
+        rustix::io::write(&control, &hello.encode()).map_err(control_error)?;
+        let mut frame = [0; Welcome::LEN];
+        let len = rustix::io::read(&control, &mut frame).map_err(control_error)?;
+        let frame = frame.get(..len).unwrap_or_default();
+        let welcome = Welcome::decode(frame).map_err(Error::Welcome)?;
+        if !welcome.marks_proved {
+            return Err(Error::NotProved);
+        }
+        Ok(Self { control, welcome })
+    }
+
+    /// What the server said.
+    pub fn welcome(&self) -> &Welcome {
+        &self.welcome
+    }
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.control.as_fd()
+    }
+}
+
+fn open_control(root: &MountRoot) -> Result<OwnedFd, Error> {
+    let node = Node { id: NodeId::CONTROL, generation: Generation(0) };
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    let handle = handle::fuse_handle(node);
+    handle::open(root.as_fd(), handle::FUSE_HANDLE_TYPE, &handle, flags).map_err(
+        |error| match error.errno() {
+            Errno::BUSY => Error::Busy,
+            _ => Error::NoControlNode(error),
+        },
+    )
+}

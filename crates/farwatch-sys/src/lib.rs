@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The system calls of farwatch that no library wraps: fanotify with its info records, file
+//! handles, the credentials and descriptors of one thread.
+//!
+//! This is the only crate with unsafe code, and all that it does is call the kernel: it decides
+//! nothing. Host, guest agent and `farwatch mount` are built on it. Each error names the call that
+//! failed, with its arguments.
+
+mod error;
+pub mod fanotify;
+pub mod handle;
+mod inherited;
+pub mod kernel;
+pub mod mount;
+pub mod thread;
+
+pub use error::Error;
+pub use inherited::inherited;
+/// What `statfs(2)` of a shared directory says, in the file server library's type.
+pub use libc::statvfs64;
