@@ -1,0 +1,400 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! [`Device`]: the virtio-fs device, as a vhost-user backend around virtiofsd's file server.
+//!
+//! It differs from virtiofsd's own backend in three ways: it has a notification queue (virtio 1.2
+//! §5.11.2, `VIRTIO_FS_F_NOTIFICATION`), it has several request queues, each with a thread of its
+//! own, and nothing that a guest does ends it.
+//!
+//! Queues, by what the driver acknowledged:
+//!
+//! | queue | with the feature | without it |
+//! |---|---|---|
+//! | 0 | hiprio | hiprio |
+//! | 1 | notification | requests |
+//! | 2.. | requests | requests, one queue fewer |
+//!
+//! The rooms: `request` decides about one request, on the copy that `desk` made of it; `ring`
+//! is the vring; `waiting` takes the agent's READs; `notification` delivers; [`serve()`] accepts
+//! connections and ends sessions. Called by the daemon's `main`; the file system behind it and the
+//! engine that makes notifications are other modules.
+//!
+//! Migration is not offered: neither LOG_ALL nor LOG_SHMFD nor DEVICE_STATE. What the guest knows of
+//! the file system (nodeids, open files) would have to move with the memory; a frontend that could
+//! log dirty pages, and no more, would move a guest to a device that knows none of its files. The
+//! memory's bitmap is the logging one, since virtiofsd's server takes no other.
+
+mod desk;
+mod notification;
+mod request;
+mod ring;
+mod serve;
+mod stats;
+mod waiting;
+
+use std::fmt;
+use std::io;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use farwatch_proto::wire::abi::{NOTIFY_BUF_SIZE, VIRTIO_FS_F_NOTIFICATION};
+use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
+use vhost_user_backend::bitmap::BitmapMmapRegion;
+use vhost_user_backend::{VhostUserBackend, VringT};
+use virtio_queue::DescriptorChain;
+use virtiofsd::filesystem::{FileSystem, SerializableFileSystem};
+use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryLoadGuard, GuestMemoryMmap};
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::event::{
+    EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
+};
+
+pub use self::notification::NotificationSource;
+pub use self::ring::Ring;
+pub use self::serve::{Ended, ServeError, StopHandle, serve};
+pub use self::stats::Stats;
+
+use self::desk::Desk;
+use self::notification::NotificationQueue;
+use self::request::{Requests, waits};
+use self::waiting::Waiting;
+
+type Memory = GuestMemoryMmap<BitmapMmapRegion>;
+type AtomicMemory = GuestMemoryAtomic<Memory>;
+type Chain = DescriptorChain<GuestMemoryLoadGuard<Memory>>;
+
+/// Entries of the largest queue that a driver may set up; what virtiofsd and QEMU offer.
+const QUEUE_SIZE_MAX: u16 = 1024;
+
+/// Feature bits (virtio 1.2 §5.11.3 and §6).
+const F_NOTIFICATION: u64 = 1 << VIRTIO_FS_F_NOTIFICATION;
+const F_INDIRECT_DESC: u64 = 1 << 28;
+const F_EVENT_IDX: u64 = 1 << 29;
+const F_VERSION_1: u64 = 1 << 32;
+
+/// Bytes of `struct virtio_fs_config` with the notification feature (virtio 1.2 §5.11.4).
+const CONFIG_LEN: usize = Tag::LEN_MAX + 4 + 4;
+/// Bytes of the longest reply to GET_CONFIG (`VHOST_USER_CONFIG_SIZE` of the vhost crate, which
+/// refuses to ask for more).
+const CONFIG_REPLY_LEN_MAX: usize = 256;
+
+/// The name by which the guest mounts the share: 1 to 36 bytes, without NUL (virtio 1.2 §5.11.4).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tag(String);
+
+/// Not a [`Tag`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum TagError {
+    /// The empty string.
+    #[error("a tag cannot be empty")]
+    Empty,
+    /// More than [`Tag::LEN_MAX`] bytes.
+    #[error("a tag of {0} bytes is longer than {max}", max = Tag::LEN_MAX)]
+    TooLong(usize),
+    /// A NUL, which is what the device fills the field up with.
+    #[error("a tag cannot contain a NUL byte")]
+    Nul,
+}
+
+impl Tag {
+    /// Bytes of the longest tag.
+    pub const LEN_MAX: usize = 36;
+
+    /// Checks a tag. Called by the command line.
+    pub fn new(tag: impl Into<String>) -> Result<Self, TagError> {
+        let tag = tag.into();
+        match tag.len() {
+            0 => Err(TagError::Empty),
+            len if len > Self::LEN_MAX => Err(TagError::TooLong(len)),
+            _ if tag.contains('\0') => Err(TagError::Nul),
+            _ => Ok(Self(tag)),
+        }
+    }
+}
+
+impl FromStr for Tag {
+    type Err = TagError;
+
+    fn from_str(tag: &str) -> Result<Self, TagError> {
+        Self::new(tag)
+    }
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The device cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// Not between 1 and [`REQUEST_QUEUES_MAX`].
+    #[error("{0} request queues, where 1 to {REQUEST_QUEUES_MAX} are possible")]
+    RequestQueues(u32),
+    /// No memory to copy requests to, or no thread for the agent's reads.
+    #[error("cannot set up the device's queues")]
+    Setup(#[from] io::Error),
+}
+
+/// Request queues of the largest device. Each is a thread.
+pub const REQUEST_QUEUES_MAX: u32 = 8;
+
+/// The device: the file server, the engine's outlet, and the state of the vhost-user session, if
+/// there is one. Served by [`serve()`], one session after the other.
+///
+/// Locks: a queue's desk before `requests`' admission before a vring's own; `notifications` has an
+/// order of its own ([`NotificationSource::next`]). `memory` is held for a clone only.
+pub struct Device<F: FileSystem + Sync> {
+    tag: Tag,
+    request_queues: u32,
+    requests: Arc<Requests<F>>,
+    /// One for each queue.
+    desks: Vec<Mutex<Desk>>,
+    waiting: Waiting,
+    notifications: NotificationQueue,
+    acked_features: AtomicU64,
+    memory: Mutex<Option<AtomicMemory>>,
+}
+
+/// What a queue is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Role {
+    /// Requests, urgent ones (queue 0) or others: the device treats them alike.
+    Requests,
+    /// Notifications.
+    Notification,
+}
+
+impl<F: FileSystem + Send + Sync + 'static> Device<F> {
+    /// A device with `request_queues` request queues (1 to [`REQUEST_QUEUES_MAX`]) around `fs`.
+    pub fn new(
+        fs: F,
+        tag: Tag,
+        request_queues: u32,
+        source: Arc<dyn NotificationSource>,
+    ) -> Result<Self, DeviceError> {
+        if !(1..=REQUEST_QUEUES_MAX).contains(&request_queues) {
+            return Err(DeviceError::RequestQueues(request_queues));
+        }
+        let requests = Arc::new(Requests::new(fs));
+        let desks = (0..2 + request_queues).map(|_| Desk::new().map(Mutex::new));
+        Ok(Self {
+            tag,
+            request_queues,
+            desks: desks.collect::<io::Result<_>>()?,
+            waiting: Waiting::start(Arc::clone(&requests))?,
+            requests,
+            notifications: NotificationQueue::new(source),
+            acked_features: AtomicU64::new(0),
+            memory: Mutex::new(None),
+        })
+    }
+
+    /// Delivers what the source has pending, as far as the driver has posted buffers. Called by the
+    /// watch thread when there is something new. It waits for nobody, and must not be called with a
+    /// lock held that [`NotificationSource::next`] takes.
+    pub fn pump(&self) {
+        self.notifications.pump();
+    }
+
+    /// True when the driver has taken the notification queue and posted to it: notifications will
+    /// be fetched from the source. Not so for the stock kernels, whose agent reads the control node.
+    pub fn wants_notifications(&self) -> bool {
+        self.has_acked(F_NOTIFICATION) && self.notifications.is_live()
+    }
+
+    /// What the device has done so far.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            requests: self.requests.dispatched.get(),
+            malformed: self.requests.malformed.get(),
+            refused: self.requests.refused.get(),
+            panics: self.requests.panics.get(),
+            notifications: self.notifications.delivered.get(),
+            bad_buffers: self.notifications.bad_buffers.get(),
+        }
+    }
+
+    fn has_acked(&self, feature: u64) -> bool {
+        self.acked_features.load(Ordering::Relaxed) & feature != 0
+    }
+
+    fn role(&self, queue: usize) -> Role {
+        if queue == 1 && self.has_acked(F_NOTIFICATION) {
+            Role::Notification
+        } else {
+            Role::Requests
+        }
+    }
+
+    /// `struct virtio_fs_config`.
+    fn config(&self) -> [u8; CONFIG_LEN] {
+        let mut config = [0; CONFIG_LEN];
+        let (tag, numbers) = config.split_at_mut(Tag::LEN_MAX);
+        tag[..self.tag.0.len()].copy_from_slice(self.tag.0.as_bytes());
+        let (num_request_queues, notify_buf_size) = numbers.split_at_mut(4);
+        num_request_queues.copy_from_slice(&self.request_queues.to_le_bytes());
+        let len = u32::try_from(NOTIFY_BUF_SIZE).expect("a notification has a few hundred bytes");
+        notify_buf_size.copy_from_slice(&len.to_le_bytes());
+        config
+    }
+
+    /// Serves a request queue until it is empty, with the kick asked for again.
+    fn serve_requests(&self, ring: &Ring, desk: &mut Desk, memory: &AtomicMemory) {
+        let mut idle = false;
+        while ring.disable_notification().is_ok() {
+            let served = self.serve_available(ring, desk, memory);
+            // A ring that claims to have chains and twice gives none is broken.
+            let broken = idle && !served;
+            idle = !served;
+            if broken || !matches!(ring.enable_notification(), Ok(true)) {
+                return;
+            }
+        }
+    }
+
+    /// Serves what is available; true if there was something.
+    fn serve_available(&self, ring: &Ring, desk: &mut Desk, memory: &AtomicMemory) -> bool {
+        let mut served = false;
+        while let Some(_admission) = self.requests.admit() {
+            let mem = memory.memory();
+            let Some(taken) = ring.take(mem.clone()) else { break };
+            served = true;
+            let fetched = desk.fetch(&mem, taken.chain.clone());
+            let taken = if fetched.as_ref().is_ok_and(|request| waits(&request.header)) {
+                match self.waiting.push(taken, mem.clone()) {
+                    Ok(()) => continue,
+                    Err(taken) => taken,
+                }
+            } else {
+                taken
+            };
+            let len = self.requests.serve(fetched);
+            taken.complete(len);
+        }
+        served
+    }
+
+    /// A driver may use the device from now on.
+    fn begin_session(&self) {
+        self.requests.open();
+    }
+
+    /// No request runs any more when this returns.
+    fn stop_requests(&self) {
+        self.requests.close();
+        self.waiting.drain();
+    }
+
+    /// The driver is gone, and the threads of its queues with it: forgets all about it.
+    fn end_session(&self) {
+        self.stop_requests();
+        self.forget_driver();
+        *self.memory.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn forget_driver(&self) {
+        self.acked_features.store(0, Ordering::Relaxed);
+        self.notifications.reset();
+        self.requests.reset();
+    }
+}
+
+impl<F> VhostUserBackend for Device<F>
+where
+    F: FileSystem + SerializableFileSystem + Send + Sync + 'static,
+{
+    type Bitmap = BitmapMmapRegion;
+    type Vring = Ring;
+
+    fn num_queues(&self) -> usize {
+        self.desks.len()
+    }
+
+    fn max_queue_size(&self) -> usize {
+        usize::from(QUEUE_SIZE_MAX)
+    }
+
+    fn features(&self) -> u64 {
+        F_NOTIFICATION
+            | F_INDIRECT_DESC
+            | F_EVENT_IDX
+            | F_VERSION_1
+            | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
+    }
+
+    fn acked_features(&self, features: u64) {
+        self.acked_features.store(features, Ordering::Relaxed);
+        let notifying = features & F_NOTIFICATION != 0;
+        self.requests.set_notifying(notifying);
+        if !notifying {
+            // A driver before this one may have had queue 1 for notifications.
+            self.notifications.forget_ring();
+        }
+    }
+
+    fn protocol_features(&self) -> VhostUserProtocolFeatures {
+        VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::CONFIG
+            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+            | VhostUserProtocolFeatures::RESET_DEVICE
+    }
+
+    /// The library has disabled all rings, so nothing is in flight.
+    fn reset_device(&self) {
+        self.forget_driver();
+    }
+
+    /// Each ring has been told.
+    fn set_event_idx(&self, _enabled: bool) {}
+
+    /// The config space from `offset` on, zeros behind its end: a driver that knows 40 bytes of it
+    /// reads 40, one that knows more than the 44 finds nothing there.
+    fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
+        let (offset, size) = (offset as usize, (size as usize).min(CONFIG_REPLY_LEN_MAX));
+        let mut part = self.config().into_iter().skip(offset).take(size).collect::<Vec<_>>();
+        part.resize(size, 0);
+        part
+    }
+
+    fn update_memory(&self, memory: AtomicMemory) -> io::Result<()> {
+        *self.memory.lock().unwrap_or_else(PoisonError::into_inner) = Some(memory);
+        Ok(())
+    }
+
+    fn queues_per_thread(&self) -> Vec<u64> {
+        (0..self.num_queues()).map(|queue| 1 << queue).collect()
+    }
+
+    /// Called once a thread and session. Without the event the threads could not be ended.
+    fn exit_event(&self, _thread: usize) -> Option<(EventConsumer, EventNotifier)> {
+        new_event_consumer_and_notifier(EventFlag::NONBLOCK).ok()
+    }
+
+    /// A kick. It never fails: an error would end the queue's thread without a word.
+    fn handle_event(
+        &self,
+        _event: u16,
+        _events: EventSet,
+        rings: &[Ring],
+        thread: usize,
+    ) -> io::Result<()> {
+        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // One queue a thread, so the thread's number is the queue's.
+        let (Some(ring), Some(memory), Some(desk)) =
+            (rings.first(), memory, self.desks.get(thread))
+        else {
+            return Ok(());
+        };
+        match self.role(thread) {
+            Role::Notification => self.notifications.kicked(ring, memory),
+            Role::Requests => {
+                let mut desk = desk.lock().unwrap_or_else(PoisonError::into_inner);
+                self.serve_requests(ring, &mut desk, &memory);
+            }
+        }
+        Ok(())
+    }
+}

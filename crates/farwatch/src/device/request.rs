@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! [`Requests`]: from one descriptor chain to one completion, around virtiofsd's server.
+//!
+//! Whatever the guest puts into a chain, the outcome is a length for the used ring: never a panic,
+//! never an error that reaches the queue's thread. This module decides what is handed on; the copy
+//! that it decides about is made by [`desk`](super::desk), the queue's mechanics are in
+//! [`device`](super).
+//!
+//! What virtiofsd's `server.rs` does not bear, and where it is kept away from it:
+//! - `read`, `readdir` and `readdirplus` cut the reply at byte 16 with an `unwrap` after
+//!   `split_at`: a guest that gives less room than an `fuse_out_header` would panic the thread. No
+//!   request that has a reply gets there with less.
+//! - `handle_message` trusts `fuse_in_header.len` to size its buffers (bounded by its own 1 MiB)
+//!   and to tell where the arguments end: it must equal what the chain holds.
+//! - `tmpfile` panics if the file system's `tmpfile` succeeds, and a lock of the file system that
+//!   was poisoned by a panic panics again: `catch_unwind`, and EIO.
+//! - A request that it cannot decode ends in `Err` without a reply, which upstream's device takes
+//!   as the end of the process: EINVAL.
+
+use std::cell::Cell;
+use std::io::Write;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+
+use farwatch_proto::NodeId;
+use farwatch_proto::wire::abi::FUSE_HAVE_FSNOTIFY;
+use farwatch_sys::thread::unshare_fs;
+use rustix::io::Errno;
+use tracing::{error, trace};
+use virtiofsd::descriptor_utils::{Reader, Writer};
+use virtiofsd::filesystem::FileSystem;
+use virtiofsd::fuse::{InHeader, Opcode, OutHeader};
+use virtiofsd::server::Server;
+use vm_memory::ByteValued;
+
+use super::desk::{HEADER_LEN, Malformed, REQUEST_LEN_MAX, Request};
+use super::stats::Counter;
+
+/// Bytes of `fuse_out_header`, the least that a reply has.
+const REPLY_HEADER_LEN: usize = 16;
+const _: () = assert!(REPLY_HEADER_LEN == size_of::<OutHeader>());
+
+/// `fuse_init_in.flags2` within an INIT request.
+const INIT_IN_FLAGS2: Range<usize> = HEADER_LEN + 16..HEADER_LEN + 20;
+/// `fuse_init_out.flags2` within the reply.
+const INIT_OUT_FLAGS2: Range<usize> = REPLY_HEADER_LEN + 32..REPLY_HEADER_LEN + 36;
+/// `FUSE_ALLOW_IDMAP` (bit 40) as it stands in `flags2`.
+const ALLOW_IDMAP2: u32 = 1 << (40 - 32);
+/// [`FUSE_HAVE_FSNOTIFY`] as it stands in `flags2`.
+const HAVE_FSNOTIFY2: u32 = (FUSE_HAVE_FSNOTIFY >> 32) as u32;
+
+thread_local! {
+    /// This thread has a working directory and a umask of its own.
+    static HAS_OWN_FS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The file server and what is counted about it, shared by the threads of all queues.
+pub(super) struct Requests<F: FileSystem + Sync> {
+    server: Server<F>,
+    /// Whether requests may run. A request runs with this lock held for reading.
+    open: RwLock<bool>,
+    /// Whether there is a notification queue, so that INIT may grant `FUSE_HAVE_FSNOTIFY`.
+    notifying: AtomicBool,
+    pub(super) dispatched: Counter,
+    pub(super) malformed: Counter,
+    pub(super) refused: Counter,
+    pub(super) panics: Counter,
+    trouble_logged: AtomicBool,
+}
+
+/// While it exists, the session does not end.
+pub(super) struct Admission<'a>(#[expect(dead_code, reason = "held")] RwLockReadGuard<'a, bool>);
+
+impl<F: FileSystem + Sync> Requests<F> {
+    pub(super) fn new(fs: F) -> Self {
+        Self {
+            server: Server::new(fs),
+            open: RwLock::new(false),
+            notifying: AtomicBool::new(false),
+            dispatched: Counter::default(),
+            malformed: Counter::default(),
+            refused: Counter::default(),
+            panics: Counter::default(),
+            trouble_logged: AtomicBool::new(false),
+        }
+    }
+
+    /// Lets requests run from now on.
+    pub(super) fn open(&self) {
+        *self.open.write().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
+    /// Lets no request run any more and waits for those that do.
+    pub(super) fn close(&self) {
+        *self.open.write().unwrap_or_else(PoisonError::into_inner) = false;
+    }
+
+    /// `None` when no request may run.
+    pub(super) fn admit(&self) -> Option<Admission<'_>> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        open.then_some(Admission(open))
+    }
+
+    /// Tells whether the driver has taken the notification queue.
+    pub(super) fn set_notifying(&self, notifying: bool) {
+        self.notifying.store(notifying, Ordering::Relaxed);
+    }
+
+    /// Forgets what the guest knows and has open, as FUSE_DESTROY does. No request may be running.
+    pub(super) fn reset(&self) {
+        if catch_unwind(AssertUnwindSafe(|| self.server.destroy())).is_err() {
+            self.note_panic();
+        }
+    }
+
+    /// Executes one request and returns the number of bytes written to its chain.
+    pub(super) fn serve(&self, fetched: Result<Request<'_>, Malformed>) -> u32 {
+        let Ok(mut request) = fetched else {
+            self.malformed.add();
+            return 0;
+        };
+        if has_reply(&request.header) && request.writer.available_bytes() < REPLY_HEADER_LEN {
+            self.malformed.add();
+            return 0;
+        }
+        let written = self.execute(&mut request);
+        let written = written.unwrap_or_else(|errno| self.refuse(&request, errno));
+        u32::try_from(written).unwrap_or(u32::MAX)
+    }
+
+    fn execute(&self, request: &mut Request<'_>) -> Result<usize, Errno> {
+        if request.len > REQUEST_LEN_MAX {
+            return Err(Errno::NOMEM);
+        }
+        if usize::try_from(request.header.len) != Ok(request.len) {
+            return Err(Errno::INVAL);
+        }
+        self.prepare_thread()?;
+        self.dispatched.add();
+        if is(&request.header, Opcode::Init) {
+            self.init(request)
+        } else {
+            self.dispatch(request.reader()?, request.writer.clone())
+        }
+    }
+
+    /// Answers a request with an error; not one that has no reply.
+    fn refuse(&self, request: &Request<'_>, errno: Errno) -> usize {
+        self.refused.add();
+        if !has_reply(&request.header) {
+            return 0;
+        }
+        let reply =
+            OutHeader { len: 16, error: -errno.raw_os_error(), unique: request.header.unique };
+        // A clone starts at the beginning: what was written before the error is overwritten.
+        match request.writer.clone().write_all(reply.as_slice()) {
+            Ok(()) => REPLY_HEADER_LEN,
+            Err(_) => 0,
+        }
+    }
+
+    /// INIT, whose flags virtiofsd's server knows only in part.
+    ///
+    /// `FUSE_ALLOW_IDMAP` is taken out of what the guest offers: the server would grant it, and the
+    /// kernel would then send no uid with most requests, so that the marks of a replay were gone.
+    /// `FUSE_HAVE_FSNOTIFY` is ours: the server drops it, so it is put into the reply. The reply is
+    /// made in private memory, since the guest may have cut its buffer anywhere.
+    fn init(&self, request: &mut Request<'_>) -> Result<usize, Errno> {
+        let flags2 = request.bytes_mut().get_mut(INIT_IN_FLAGS2);
+        let offered = flags2.map_or(0, |flags2| change_le32(flags2, |flags| flags & !ALLOW_IDMAP2));
+
+        let room = request.writer.available_bytes();
+        let written = self.dispatch(request.reader()?, request.private_writer(room)?)?;
+        let mut reply = request.private_reply(written)?;
+        if self.notifying.load(Ordering::Relaxed)
+            && let Some(flags2) = reply.get_mut(INIT_OUT_FLAGS2)
+        {
+            change_le32(flags2, |flags| flags | offered & HAVE_FSNOTIFY2);
+        }
+        request.writer.clone().write_all(&reply).map_err(|_| Errno::INVAL)?;
+        Ok(reply.len())
+    }
+
+    fn dispatch(&self, reader: Reader<'_>, writer: Writer<'_>) -> Result<usize, Errno> {
+        let handle = || self.server.handle_message(reader, writer, None::<&mut ()>);
+        match catch_unwind(AssertUnwindSafe(handle)) {
+            Ok(Ok(written)) => Ok(written),
+            Ok(Err(error)) => {
+                trace!(%error, "a request could not be decoded");
+                Err(Errno::INVAL)
+            }
+            Err(_) => {
+                self.note_panic();
+                Err(Errno::IO)
+            }
+        }
+    }
+
+    /// Gives the calling thread a working directory and a umask of its own, since the file system
+    /// changes both while it serves a request: once in a thread's life.
+    fn prepare_thread(&self) -> Result<(), Errno> {
+        if HAS_OWN_FS.get() {
+            return Ok(());
+        }
+        unshare_fs().map_err(|error| {
+            if !self.trouble_logged.swap(true, Ordering::Relaxed) {
+                error!(%error, "a thread cannot get a working directory of its own");
+            }
+            Errno::IO
+        })?;
+        HAS_OWN_FS.set(true);
+        Ok(())
+    }
+
+    /// Every panic is counted; the first is an error that somebody should look at, and the guest
+    /// must not be able to fill the log with more.
+    fn note_panic(&self) {
+        self.panics.add();
+        if !self.trouble_logged.swap(true, Ordering::Relaxed) {
+            error!("the file system panicked during a request, which is answered with EIO");
+        }
+    }
+}
+
+impl From<Malformed> for Errno {
+    fn from(Malformed: Malformed) -> Self {
+        Self::INVAL
+    }
+}
+
+/// True for a READ on the control node. It is answered when there is something to tell.
+pub(super) fn waits(header: &InHeader) -> bool {
+    is(header, Opcode::Read) && header.nodeid == NodeId::CONTROL.get()
+}
+
+/// False for the requests that the kernel sends without room for a reply.
+fn has_reply(header: &InHeader) -> bool {
+    !(is(header, Opcode::Forget)
+        || is(header, Opcode::BatchForget)
+        || is(header, Opcode::Interrupt))
+}
+
+fn is(header: &InHeader, opcode: Opcode) -> bool {
+    header.opcode == opcode as u32
+}
+
+/// Changes the number that the four bytes are, and returns what it was.
+fn change_le32(bytes: &mut [u8], change: impl FnOnce(u32) -> u32) -> u32 {
+    let Ok(old) = <[u8; 4]>::try_from(&*bytes) else { return 0 };
+    let old = u32::from_le_bytes(old);
+    bytes.copy_from_slice(&change(old).to_le_bytes());
+    old
+}
+
+#[cfg(test)]
+mod tests;

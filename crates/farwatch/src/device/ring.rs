@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! [`Ring`]: a vring that is not stopped while something taken from it is in flight.
+//!
+//! vhost-user stops a ring with GET_VRING_BASE, and after its answer the device must not touch the
+//! ring: a chain that was taken and not given back would be lost over a pause of the virtual
+//! machine, or be given back to a driver that never posted it. vhost-user-backend 0.22 tells the
+//! device nothing about it, but it does it through [`VringT`]. So this is a [`VringMutex`] whose
+//! `set_queue_ready(false)` and `set_enabled(false)` return when all is given back.
+
+use std::fs::File;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use tracing::trace;
+use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
+use virtio_queue::{Error as QueueError, QueueOwnedT};
+use vm_memory::GuestMemoryLoadGuard;
+
+use super::{AtomicMemory, Chain, Memory};
+
+/// A vring and the number of its chains that are in flight. Clones are the same ring.
+#[derive(Clone)]
+pub struct Ring {
+    vring: VringMutex<AtomicMemory>,
+    in_flight: Arc<InFlight>,
+}
+
+/// Counts what is in flight, and lets one wait until nothing is.
+#[derive(Default)]
+struct InFlight {
+    count: Mutex<usize>,
+    changed: Condvar,
+}
+
+/// A chain taken from a ring. It must be given back with [`Taken::complete`]; dropped without, it
+/// is lost to the driver, which is right only if the driver is gone.
+pub(super) struct Taken {
+    /// What the driver posted.
+    pub(super) chain: Chain,
+    ring: Ring,
+}
+
+impl Ring {
+    /// Takes the next chain that the driver has made available; `None` if there is none, or the
+    /// ring is not to be processed, or the driver has broken it.
+    pub(super) fn take(&self, mem: GuestMemoryLoadGuard<Memory>) -> Option<Taken> {
+        let mut state = self.vring.get_mut();
+        if !state.is_enabled() {
+            return None;
+        }
+        let chain = state.get_queue_mut().iter(mem).ok()?.next()?;
+        *self.in_flight.count() += 1;
+        Some(Taken { chain, ring: self.clone() })
+    }
+}
+
+impl Taken {
+    /// Gives the chain back with `len` bytes written to it, and calls the driver if it wants to be
+    /// called.
+    pub(super) fn complete(self, len: u32) {
+        let mut state = self.ring.vring.get_mut();
+        give_back(&mut state, self.chain.head_index(), len);
+        call(&mut state);
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        *self.ring.in_flight.count() -= 1;
+        self.ring.in_flight.changed.notify_all();
+    }
+}
+
+/// Puts a chain into the used ring.
+pub(super) fn give_back(state: &mut VringState<AtomicMemory>, head: u16, len: u32) {
+    if let Err(error) = state.add_used(head, len) {
+        // The used ring is not in memory, or the head was none.
+        trace!(%error, "the driver has broken its ring");
+    }
+}
+
+/// Signals the call eventfd, unless the driver has said that it need not be (EVENT_IDX).
+pub(super) fn call(state: &mut VringState<AtomicMemory>) {
+    if state.needs_notification().unwrap_or(true)
+        && let Err(error) = state.signal_used_queue()
+    {
+        trace!(%error, "the driver cannot be called");
+    }
+}
+
+impl InFlight {
+    fn count(&self) -> MutexGuard<'_, usize> {
+        self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait_for_none(&self) {
+        let none = self.changed.wait_while(self.count(), |count| *count > 0);
+        drop(none.unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl<'a> VringStateGuard<'a, AtomicMemory> for Ring {
+    type G = MutexGuard<'a, VringState<AtomicMemory>>;
+}
+
+impl<'a> VringStateMutGuard<'a, AtomicMemory> for Ring {
+    type G = MutexGuard<'a, VringState<AtomicMemory>>;
+}
+
+impl VringT<AtomicMemory> for Ring {
+    fn new(mem: AtomicMemory, max_queue_size: u16) -> Result<Self, QueueError> {
+        let vring = VringMutex::new(mem, max_queue_size)?;
+        Ok(Self { vring, in_flight: Arc::default() })
+    }
+
+    fn set_enabled(&self, enabled: bool) {
+        self.vring.set_enabled(enabled);
+        if !enabled {
+            self.in_flight.wait_for_none();
+        }
+    }
+
+    fn set_queue_ready(&self, ready: bool) {
+        self.vring.set_queue_ready(ready);
+        if !ready {
+            self.in_flight.wait_for_none();
+        }
+    }
+
+    fn get_ref(&self) -> MutexGuard<'_, VringState<AtomicMemory>> {
+        self.vring.get_ref()
+    }
+
+    fn get_mut(&self) -> MutexGuard<'_, VringState<AtomicMemory>> {
+        self.vring.get_mut()
+    }
+
+    fn add_used(&self, desc_index: u16, len: u32) -> Result<(), QueueError> {
+        self.vring.add_used(desc_index, len)
+    }
+
+    fn signal_used_queue(&self) -> io::Result<()> {
+        self.vring.signal_used_queue()
+    }
+
+    fn enable_notification(&self) -> Result<bool, QueueError> {
+        self.vring.enable_notification()
+    }
+
+    fn disable_notification(&self) -> Result<(), QueueError> {
+        self.vring.disable_notification()
+    }
+
+    fn needs_notification(&self) -> Result<bool, QueueError> {
+        self.vring.needs_notification()
+    }
+
+    fn set_queue_info(&self, desc: u64, avail: u64, used: u64) -> Result<(), QueueError> {
+        self.vring.set_queue_info(desc, avail, used)
+    }
+
+    fn queue_next_avail(&self) -> u16 {
+        self.vring.queue_next_avail()
+    }
+
+    fn set_queue_next_avail(&self, base: u16) {
+        self.vring.set_queue_next_avail(base);
+    }
+
+    fn set_queue_next_used(&self, idx: u16) {
+        self.vring.set_queue_next_used(idx);
+    }
+
+    fn queue_used_idx(&self) -> Result<u16, QueueError> {
+        self.vring.queue_used_idx()
+    }
+
+    fn set_queue_size(&self, num: u16) {
+        self.vring.set_queue_size(num);
+    }
+
+    fn set_queue_event_idx(&self, enabled: bool) {
+        self.vring.set_queue_event_idx(enabled);
+    }
+
+    fn set_kick(&self, file: Option<File>) {
+        self.vring.set_kick(file);
+    }
+
+    fn read_kick(&self) -> io::Result<bool> {
+        self.vring.read_kick()
+    }
+
+    fn set_call(&self, file: Option<File>) {
+        self.vring.set_call(file);
+    }
+
+    fn set_err(&self, file: Option<File>) {
+        self.vring.set_err(file);
+    }
+}

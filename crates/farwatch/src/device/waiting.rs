@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! [`Waiting`]: READs on the control node, off the queues' threads.
+//!
+//! The agent of a stock guest posts a READ and gets its answer when there is something to tell, or
+//! after a bounded time (the file system's). A stock guest has one request queue, or one a CPU: a
+//! READ that waited on the queue's own thread would make every other request wait with it. So it is
+//! handed to this thread, and the queue goes on.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread;
+
+use virtiofsd::filesystem::FileSystem;
+use vm_memory::GuestMemoryLoadGuard;
+
+use super::Memory;
+use super::desk::Desk;
+use super::request::Requests;
+use super::ring::Taken;
+
+/// READs that may wait for the thread. A mount has one agent, and an agent one READ; a few more are
+/// those of an agent that was killed. Beyond that the queue's own thread executes them.
+const WAITING_MAX: usize = 4;
+
+/// The way to the thread, which ends when this is dropped.
+pub(super) struct Waiting(SyncSender<Job>);
+
+enum Job {
+    /// A READ, and the memory that it lies in.
+    Read(Taken, GuestMemoryLoadGuard<Memory>),
+    /// Dropped when all that was sent before is done.
+    Barrier(#[expect(dead_code, reason = "its end is the signal")] SyncSender<()>),
+}
+
+impl Waiting {
+    /// Starts the thread.
+    pub(super) fn start<F>(requests: Arc<Requests<F>>) -> io::Result<Self>
+    where
+        F: FileSystem + Send + Sync + 'static,
+    {
+        let (sender, jobs) = sync_channel(WAITING_MAX);
+        let desk = Desk::new()?;
+        thread::Builder::new()
+            .name("control_reads".to_owned())
+            .spawn(move || run(&requests, desk, &jobs))?;
+        Ok(Self(sender))
+    }
+
+    /// Hands a READ to the thread, or gives it back when too many wait.
+    pub(super) fn push(
+        &self,
+        taken: Taken,
+        mem: GuestMemoryLoadGuard<Memory>,
+    ) -> Result<(), Taken> {
+        match self.0.try_send(Job::Read(taken, mem)) {
+            Err(TrySendError::Full(Job::Read(taken, _))) => Err(taken),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns when no READ of the past is waiting. With the requests closed, that is soon.
+    pub(super) fn drain(&self) {
+        let (barrier, reached) = sync_channel(0);
+        if self.0.send(Job::Barrier(barrier)).is_ok() {
+            // The other end is never used: this ends with an error, when it is dropped.
+            let _ = reached.recv();
+        }
+    }
+}
+
+fn run<F: FileSystem + Sync>(requests: &Requests<F>, mut desk: Desk, jobs: &Receiver<Job>) {
+    for job in jobs {
+        let Job::Read(taken, mem) = job else { continue };
+        // When the session is over, so is the ring: the chain is dropped.
+        let Some(_admission) = requests.admit() else { continue };
+        let len = requests.serve(desk.fetch(&mem, taken.chain.clone()));
+        taken.complete(len);
+    }
+}

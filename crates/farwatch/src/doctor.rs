@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `farwatch doctor`: what farwatch can do with this kernel, as this user, in this directory.
+//!
+//! It looks (`probe`), judges (`judge`) and prints; it repairs nothing
+//! and leaves nothing behind. The command line calls [`run`].
+
+mod facts;
+mod judge;
+mod probe;
+
+use std::io;
+use std::path::Path;
+
+/// How good one thing is, or the worst of all. Only [`Verdict::Missing`] is a failure.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Verdict {
+    /// As it should be.
+    Ok,
+    /// farwatch works, but not with everything or not for everyone.
+    Limited,
+    /// `farwatch mount` cannot work without it.
+    Missing,
+}
+
+impl Verdict {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Limited => "limited",
+            Self::Missing => "missing",
+        }
+    }
+}
+
+/// One line of the report.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Finding {
+    subject: &'static str,
+    verdict: Verdict,
+    /// What is so, and what follows from it.
+    meaning: String,
+    /// What to do about it.
+    remedy: Option<String>,
+}
+
+impl Finding {
+    fn ok(subject: &'static str, meaning: impl Into<String>) -> Self {
+        Self { subject, verdict: Verdict::Ok, meaning: meaning.into(), remedy: None }
+    }
+
+    fn limited(subject: &'static str, meaning: impl Into<String>) -> Self {
+        Self { verdict: Verdict::Limited, ..Self::ok(subject, meaning) }
+    }
+
+    fn missing(subject: &'static str, meaning: impl Into<String>) -> Self {
+        Self { verdict: Verdict::Missing, ..Self::ok(subject, meaning) }
+    }
+
+    fn remedy(self, remedy: impl Into<String>) -> Self {
+        Self { remedy: Some(remedy.into()), ..self }
+    }
+}
+
+/// Looks at kernel, user and limits, and at `dir` if there is one to be shared; writes what it finds
+/// to `out` and returns the worst of it. Nothing is written into `dir`.
+///
+/// # Errors
+/// When `out` cannot be written to. What cannot be looked at is part of the report.
+pub fn run(dir: Option<&Path>, out: &mut impl io::Write) -> io::Result<Verdict> {
+    report(&judge::findings(&probe::facts(dir)), out)
+}
+
+fn report(findings: &[Finding], out: &mut impl io::Write) -> io::Result<Verdict> {
+    let width = findings.iter().map(|finding| finding.subject.len()).max().unwrap_or_default();
+    for Finding { subject, verdict, meaning, remedy } in findings {
+        writeln!(out, "{:<8} {subject:<width$}  {meaning}", verdict.word())?;
+        if let Some(remedy) = remedy {
+            writeln!(out, "{:<8} {:<width$}  -> {remedy}", "", "")?;
+        }
+    }
+    let worst = findings.iter().map(|finding| finding.verdict).max().unwrap_or(Verdict::Ok);
+    let summary = match worst {
+        Verdict::Ok => "farwatch has all it needs here.",
+        Verdict::Limited => "farwatch works here, within the limits above.",
+        Verdict::Missing => "`farwatch mount` cannot work here: see what is missing above.",
+    };
+    writeln!(out, "\n{summary}")?;
+    Ok(worst)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_aligned_and_the_worst_verdict_is_the_result() {
+        let findings = [
+            Finding::ok("kernel", "6.12"),
+            Finding::missing("/dev/fuse", "no such device").remedy("modprobe fuse"),
+            Finding::limited("CAP_MKNOD", "no device nodes"),
+        ];
+        let mut out = Vec::new();
+        assert_eq!(report(&findings, &mut out).unwrap(), Verdict::Missing);
+        let expected = "\
+ok       kernel     6.12
+missing  /dev/fuse  no such device
+                    -> modprobe fuse
+limited  CAP_MKNOD  no device nodes
+
+`farwatch mount` cannot work here: see what is missing above.
+";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_directory_to_be_shared_is_looked_at_and_not_written_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let before = dir.path().metadata().unwrap().modified().unwrap();
+        let mut out = Vec::new();
+        run(Some(dir.path()), &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains("file system"), "{text}");
+        assert_eq!(dir.path().read_dir().unwrap().count(), 0);
+        assert_eq!(dir.path().metadata().unwrap().modified().unwrap(), before);
+    }
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Asks the kernel. Nothing is judged here, and nothing stays: the one directory that is made, in
+//! the temporary directory, is removed.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use farwatch_proto::Mask;
+use farwatch_sys::fanotify::{EVENT_LEN_MAX, Fanotify, records};
+use farwatch_sys::thread::CapabilitySet;
+use farwatch_sys::{handle, kernel, mount};
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit};
+
+use super::facts::{Dir, Facts, NoFile, RoundTripError, SYSCTLS};
+
+/// Looks at everything, and at `dir` if there is one.
+pub(super) fn facts(dir: Option<&Path>) -> Facts {
+    let group = Fanotify::open().map_err(|error| error.errno());
+    let Rlimit { current: soft, maximum: hard } = getrlimit(Resource::Nofile);
+    let sets = rustix::thread::capabilities(None);
+    Facts {
+        kernel: kernel::release(),
+        fanotify: group.as_ref().map(Fanotify::level).map_err(|errno| *errno),
+        round_trip: group.as_ref().map_err(|_| RoundTripError::NoGroup).and_then(round_trip),
+        fuse_device: open("/dev/fuse", OFlags::RDWR).map(drop),
+        capabilities: sets.map_or(CapabilitySet::empty(), |sets| sets.effective),
+        sysctls: SYSCTLS.map(|sysctl| read_sysctl(sysctl.name)),
+        nofile: NoFile { soft, hard },
+        dir: dir.map(|dir| look_at(dir, group.as_ref().ok())),
+    }
+}
+
+fn open(path: impl rustix::path::Arg, flags: OFlags) -> Result<OwnedFd, Errno> {
+    openat(CWD, path, flags | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn read_sysctl(name: &str) -> Option<u64> {
+    let path = format!("/proc/sys/{}", name.replace('.', "/"));
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+fn look_at(dir: &Path, group: Option<&Fanotify>) -> Result<Dir, Errno> {
+    let dir = open(dir, OFlags::PATH | OFlags::DIRECTORY)?;
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mount_id = mount::mount_id(&dir).ok();
+    let mask = Mask::DEFAULT.bits();
+    let mark = group.map(|group| {
+        group.mark(dir.as_fd(), mask)?;
+        group.unmark(dir.as_fd(), mask)
+    });
+    Ok(Dir {
+        fs_type: mount_id.and_then(|id| fs_type(&mountinfo, id)).map(str::to_owned),
+        handle: handle::fid(dir.as_fd()).map(drop).map_err(|error| error.errno()),
+        mark: mark.map(|mark| mark.map_err(|error| error.errno())),
+    })
+}
+
+/// The type of mount `id`: the field after the lone hyphen (proc_pid_mountinfo(5)).
+fn fs_type(mountinfo: &str, id: u64) -> Option<&str> {
+    let has_id = |line: &&str| line.split(' ').next().is_some_and(|field| field.parse() == Ok(id));
+    let line = mountinfo.lines().find(has_id)?;
+    line.split(' ').skip_while(|&field| field != "-").nth(1)
+}
+
+/// Creates a file in a directory of our own and reads the event. It is in the queue when the call
+/// that caused it returns, so there is nothing to wait for.
+fn round_trip(group: &Fanotify) -> Result<(), RoundTripError> {
+    let dir = PrivateDir::new().map_err(|error| failed(&error))?;
+    let fd = open(&dir.0, OFlags::PATH | OFlags::DIRECTORY).map_err(RoundTripError::Failed)?;
+    let mask = Mask::CREATE.bits();
+    group.mark(fd.as_fd(), mask).map_err(|error| RoundTripError::Failed(error.errno()))?;
+    File::create(dir.0.join(FILE)).map_err(|error| failed(&error))?;
+    let mut buf = [0; EVENT_LEN_MAX];
+    let len = group.read(&mut buf).map_err(|error| failed(&error))?;
+    let own_pid = i32::try_from(std::process::id());
+    let mut events = records(buf.get(..len).unwrap_or_default());
+    let seen = events.any(|event| {
+        event.is_ok_and(|event| {
+            let named = event.dir.is_some_and(|dir| dir.name == FILE.as_bytes());
+            named && event.mask == mask && Ok(event.pid) == own_pid
+        })
+    });
+    if seen { Ok(()) } else { Err(RoundTripError::NoEvent) }
+}
+
+/// The file that [`round_trip`] creates.
+const FILE: &str = "event";
+
+fn failed(error: &io::Error) -> RoundTripError {
+    RoundTripError::Failed(Errno::from_io_error(error).unwrap_or(Errno::IO))
+}
+
+/// A directory for this process alone; removed, with [`FILE`], when dropped.
+struct PrivateDir(PathBuf);
+
+impl PrivateDir {
+    fn new() -> io::Result<Self> {
+        let path = std::env::temp_dir().join(format!("farwatch-doctor-{}", std::process::id()));
+        DirBuilder::new().mode(0o700).create(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for PrivateDir {
+    fn drop(&mut self) {
+        drop(fs::remove_file(self.0.join(FILE)));
+        if let Err(error) = fs::remove_dir(&self.0) {
+            tracing::warn!(%error, path = %self.0.display(), "a temporary directory stays behind");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_system_type_comes_after_the_optional_fields() {
+        let mountinfo = "\
+36 35 98:0 /a /mnt1 rw,noatime master:1 shared:3 - ext4 /dev/root rw,errors=continue
+3 36 0:50 / /mnt2 rw - fuse.sshfs host:/ rw
+";
+        assert_eq!(fs_type(mountinfo, 36), Some("ext4"));
+        assert_eq!(fs_type(mountinfo, 3), Some("fuse.sshfs"));
+        assert_eq!(fs_type(mountinfo, 4), None);
+        assert_eq!(fs_type("3 36", 3), None);
+    }
+
+    #[test]
+    fn what_is_there_on_every_linux_is_found() {
+        let facts = facts(Some(Path::new("/proc/self")));
+        assert!(facts.kernel.is_some());
+        assert_eq!(facts.fanotify.is_ok(), facts.round_trip.is_ok());
+        let proc = facts.dir.unwrap().unwrap();
+        assert_eq!(proc.fs_type.as_deref(), Some("proc"));
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_a_fact_too() {
+        let facts = facts(Some(Path::new("/nonexistent")));
+        assert!(matches!(facts.dir, Some(Err(Errno::NOENT))));
+    }
+}

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! [`Supervisor`]: the thread that notices why a session ends, and ends the workers.
+//!
+//! It serves no request and waits for nothing that the device owes us. It exists apart from the
+//! workers, and from the caller's thread, so that the death of the device is noticed while either
+//! waits for the device.
+//!
+//! ```text
+//!             ┌─ stop request ──▶ Stopped ───── the session unmounts, at most UNMOUNT_WAIT ──┐
+//!   serving ──┼─ mount gone ────▶ Unmounted ─── the last user of the superblock goes ────────┤
+//!             ├─ device gone ───▶ DeviceGone ────────────────────────────────────────────────┤
+//!             └─ a worker ended ▶ Unmounted or an error ─────────────────────────────────────┴▶ halt
+//! ```
+//! Each arrow out of a later state is also taken when the device or a worker goes.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use vmm_sys_util::epoll::{Epoll, EpollEvent, EventSet};
+
+use super::Ended;
+use super::error::Error;
+use super::forward::{Halt, Worker};
+use super::fuse::FuseDevice;
+use super::mountinfo::{MountId, MountWatch};
+use super::signal::{self, Signal};
+
+/// How long unmounting may wait for the device before the connection is cut.
+const UNMOUNT_WAIT: Duration = Duration::from_secs(10);
+
+/// How the session ended, once that is known.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    ended: Mutex<Option<Result<Ended, Arc<Error>>>>,
+    known: Condvar,
+}
+
+impl Outcome {
+    /// Waits until it is known.
+    pub(super) fn wait(&self) -> Result<Ended, Arc<Error>> {
+        let mut ended = self.lock();
+        loop {
+            match &*ended {
+                Some(ended) => return ended.clone(),
+                None => ended = self.known.wait(ended).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+
+    /// Whether it is known to be `ended`.
+    pub(super) fn is(&self, ended: Ended) -> bool {
+        matches!(&*self.lock(), Some(Ok(known)) if *known == ended)
+    }
+
+    /// The first one counts.
+    fn set(&self, ended: Result<Ended, Arc<Error>>) {
+        self.lock().get_or_insert(ended);
+        self.known.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Result<Ended, Arc<Error>>>> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the session and its supervisor tell each other.
+#[derive(Clone, Debug)]
+pub(super) struct Orders {
+    /// Someone wants the session to end.
+    pub(super) stop: Signal,
+    /// The session has begun to unmount.
+    pub(super) unmounting: Signal,
+    /// The session has unmounted.
+    pub(super) unmounted: Signal,
+    /// The end of the workers.
+    pub(super) halt: Halt,
+    /// The end of the notification queue, raised as soon as the outcome is known.
+    pub(super) closed: Signal,
+    /// The outcome.
+    pub(super) outcome: Arc<Outcome>,
+}
+
+impl Orders {
+    /// Nothing told yet.
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            stop: Signal::new()?,
+            unmounting: Signal::new()?,
+            unmounted: Signal::new()?,
+            halt: Halt { stop: Signal::new()?, at_once: Signal::new()? },
+            closed: Signal::new()?,
+            outcome: Arc::default(),
+        })
+    }
+}
+
+/// What wakes a supervisor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Input {
+    Stop,
+    Unmounting,
+    Unmounted,
+    DeviceGone,
+    MountGone,
+    WorkerEnded,
+    TimedOut,
+}
+
+/// Watches over the workers of a session.
+#[derive(Debug)]
+pub(super) struct Supervisor {
+    orders: Orders,
+    device: UnixStream,
+    mount: MountWatch,
+    worker_ended: Signal,
+    workers: Vec<JoinHandle<Result<(), Error>>>,
+}
+
+impl Supervisor {
+    /// Starts `workers` on `fuse`, and the supervisor over them; `device` is the socket of the
+    /// device, `mount` the mount of `fuse`. The threads have the only references to `fuse`, so it
+    /// closes when they have ended.
+    pub(super) fn start(
+        orders: Orders,
+        device: UnixStream,
+        mount: MountId,
+        workers: Vec<Worker>,
+        fuse: FuseDevice,
+    ) -> Result<JoinHandle<()>, Error> {
+        let mount = MountWatch::new(mount).map_err(Error::system("opening the mount table"))?;
+        let worker_ended = Signal::new().map_err(Error::system("making an eventfd"))?;
+        let mut supervisor = Self { orders, device, mount, worker_ended, workers: Vec::new() };
+        let started = supervisor.start_workers(workers, fuse);
+        let stop = supervisor.orders.halt.stop.clone();
+        started
+            .and_then(|()| {
+                thread::Builder::new()
+                    .name("farwatch-super".into())
+                    .spawn(move || supervisor.run())
+                    .map_err(Error::system("starting a thread"))
+            })
+            .inspect_err(|_| stop.raise())
+    }
+
+    fn start_workers(&mut self, workers: Vec<Worker>, fuse: FuseDevice) -> Result<(), Error> {
+        let fuse = Arc::new(fuse);
+        for (nth, worker) in workers.into_iter().enumerate() {
+            let (fuse, ended) = (Arc::clone(&fuse), RaiseOnDrop(self.worker_ended.clone()));
+            let thread = thread::Builder::new()
+                .name(format!("farwatch-q{nth}"))
+                .spawn(move || {
+                    let _ended = ended;
+                    worker.run(&fuse)
+                })
+                .map_err(Error::system("starting a thread"))?;
+            self.workers.push(thread);
+        }
+        Ok(())
+    }
+
+    fn run(mut self) {
+        let mut ended = self.supervise();
+        if ended.is_err() {
+            self.orders.halt.at_once.raise();
+        }
+        self.orders.halt.stop.raise();
+        for worker in self.workers.drain(..) {
+            match worker.join() {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => ended = Err(error),
+                Err(_) => ended = Err(Error::Panicked),
+            }
+        }
+        // The workers are gone and with them the FUSE connection: every request has failed by now.
+        self.tell(ended.map_err(Arc::new));
+    }
+
+    /// From serving to the point where the workers are to end; gives the last reason.
+    fn supervise(&mut self) -> Result<Ended, Error> {
+        use Input::{MountGone, Stop, TimedOut, Unmounted, Unmounting};
+        Ok(match self.next(&[Stop, MountGone], None)? {
+            Stop => {
+                self.tell(Ok(Ended::Stopped));
+                if self.next(&[Unmounting], None)? == Unmounting {
+                    let deadline = Instant::now() + UNMOUNT_WAIT;
+                    if self.next(&[Unmounted], Some(deadline))? == TimedOut {
+                        tracing::warn!("unmounting takes too long, cutting the connection");
+                        self.orders.halt.at_once.raise();
+                    }
+                }
+                Ended::Stopped
+            }
+            MountGone => {
+                self.tell(Ok(Ended::Unmounted));
+                self.next(&[Stop], None)?;
+                Ended::Unmounted
+            }
+            Input::DeviceGone => Ended::DeviceGone,
+            Input::WorkerEnded | Unmounting | Unmounted | TimedOut => Ended::Unmounted,
+        })
+    }
+
+    fn tell(&self, ended: Result<Ended, Arc<Error>>) {
+        self.orders.outcome.set(ended);
+        self.orders.closed.raise();
+    }
+
+    /// Sleeps until one of `wanted` happens, the device goes, a worker ends, or `until` comes.
+    fn next(&mut self, wanted: &[Input], until: Option<Instant>) -> Result<Input, Error> {
+        let input =
+            self.sleep(wanted, until).map_err(Error::system("supervising the session"))?;
+        if input == Input::DeviceGone {
+            self.orders.halt.at_once.raise();
+        }
+        Ok(input)
+    }
+
+    fn sleep(&mut self, wanted: &[Input], until: Option<Instant>) -> io::Result<Input> {
+        let epoll = Epoll::new()?;
+        let always = [Input::DeviceGone, Input::WorkerEnded];
+        let sources: Vec<Input> = always.iter().chain(wanted).copied().collect();
+        for (token, input) in (0u64..).zip(&sources) {
+            match input {
+                Input::Stop => self.orders.stop.register(&epoll, token)?,
+                Input::Unmounting => self.orders.unmounting.register(&epoll, token)?,
+                Input::Unmounted => self.orders.unmounted.register(&epoll, token)?,
+                Input::WorkerEnded => self.worker_ended.register(&epoll, token)?,
+                Input::DeviceGone => {
+                    signal::register(&epoll, &self.device, EventSet::READ_HANG_UP, token)?;
+                }
+                Input::MountGone => self.mount.register(&epoll, token)?,
+                Input::TimedOut => {}
+            }
+        }
+        loop {
+            if wanted.contains(&Input::MountGone) && self.mount.mount_point()?.is_none() {
+                return Ok(Input::MountGone);
+            }
+            let mut event = [EpollEvent::default()];
+            if signal::wait(&epoll, &mut event, until)? == 0 {
+                return Ok(Input::TimedOut);
+            }
+            let nth = usize::try_from(event[0].data()).expect("a token of ours");
+            if sources[nth] != Input::MountGone {
+                return Ok(sources[nth]);
+            }
+        }
+    }
+}
+
+/// Raises a signal when a thread ends, be it in a panic.
+#[derive(Debug)]
+struct RaiseOnDrop(Signal);
+
+impl Drop for RaiseOnDrop {
+    fn drop(&mut self) {
+        self.0.raise();
+    }
+}

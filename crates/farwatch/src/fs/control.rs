@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The control node: a file that no directory lists, by which an agent makes itself known.
+//!
+//! Opening it registers the thread, writing a hello and reading the welcome begins the session,
+//! closing it ends it: `docs/PROTOCOL.md`. There is one agent at a time. What is decided about it is
+//! the engine's; this is the file.
+
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use farwatch_proto::wire::abi::MARKER_UID;
+use farwatch_proto::wire::control::{Delivery, Hello, Welcome};
+use farwatch_proto::{FileKind, Generation, Mask, NodeId, Seq};
+use rustix::fs::MemfdFlags;
+use rustix::io::Errno;
+use virtiofsd::filesystem::{Context, Entry, OpenOptions, ZeroCopyReader, ZeroCopyWriter};
+use virtiofsd::soft_idmap::Id;
+
+use super::{Handle, attr};
+use crate::share::Share;
+
+/// File handles from here up are ours: the file server counts its own from 0.
+const HANDLE_MIN: Handle = 1 << 62;
+/// The handle of every file that a replay has opened: it stands for no file on the host.
+pub(super) const REPLAY_HANDLE: Handle = HANDLE_MIN;
+
+/// Whether a file handle is the control node's or a replay's.
+pub(super) fn is_ours(handle: Handle) -> bool {
+    handle >= HANDLE_MIN
+}
+
+/// The reply that makes the node known. Its generation is 0 by definition: an agent has to know its
+/// handle before it has heard anything.
+pub(super) fn entry() -> Entry {
+    let attr = attr::of_reserved(NodeId::CONTROL, true).unwrap_or_default();
+    attr::passing(NodeId::CONTROL, Generation(0), attr)
+}
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(super) struct Control {
+    session: Mutex<Session>,
+}
+
+#[derive(Debug, Default)]
+struct Session {
+    /// The handle of the open file; the next one is higher, so that a late RELEASE of an earlier
+    /// agent's ends nobody else's session.
+    handle: Option<Handle>,
+    opened: u64,
+    state: State,
+}
+
+#[derive(Debug, Default)]
+enum State {
+    /// Waits for the hello.
+    #[default]
+    Opened,
+    /// Has the hello; the version is agreed.
+    Greeted(u16),
+    /// The welcome has been read.
+    Welcomed,
+}
+
+impl Control {
+    fn lock(&self) -> MutexGuard<'_, Session> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A session of the file system ends, and the agent's with it.
+    pub(super) fn close(&self) {
+        self.lock().handle = None;
+    }
+
+    /// OPEN: registers the thread. It must come with the marker uid, which proves that it is the
+    /// guest's root and that uids arrive at all.
+    pub(super) fn open(
+        &self,
+        share: &Share,
+        ctx: &Context,
+    ) -> io::Result<(Option<Handle>, OpenOptions)> {
+        if ctx.uid.into_inner() != MARKER_UID {
+            return Err(Errno::PERM.into());
+        }
+        let tid = u32::try_from(ctx.pid).map_err(|_| Errno::INVAL)?;
+        let mut session = self.lock();
+        share.lock().engine.attach(tid).map_err(|_| Errno::BUSY)?;
+        session.opened += 1;
+        let handle = HANDLE_MIN + session.opened;
+        session.handle = Some(handle);
+        session.state = State::Opened;
+        tracing::info!(tid, "an agent has opened the control node");
+        Ok((Some(handle), OpenOptions::DIRECT_IO | OpenOptions::NOFLUSH))
+    }
+
+    /// WRITE: the hello.
+    pub(super) fn write<R: ZeroCopyReader>(
+        &self,
+        handle: Handle,
+        mut reader: R,
+        size: u32,
+    ) -> io::Result<usize> {
+        let mut session = self.lock();
+        if session.handle != Some(handle) || !matches!(session.state, State::Opened) {
+            return Err(Errno::BADF.into());
+        }
+        if usize::try_from(size) != Ok(Hello::LEN) {
+            return Err(Errno::INVAL.into());
+        }
+        let frame = memfd()?;
+        reader.write_to_file_at(&frame, Hello::LEN, 0, None)?;
+        let mut bytes = [0; Hello::LEN];
+        rustix::io::pread(&frame, &mut bytes, 0)?;
+        let hello = Hello::decode(&bytes).map_err(|_| Errno::INVAL)?;
+        let version = hello.negotiate().ok_or(Errno::PROTONOSUPPORT)?;
+        if hello.delivery != Delivery::Queue {
+            return Err(Errno::OPNOTSUPP.into());
+        }
+        session.state = State::Greeted(version);
+        Ok(Hello::LEN)
+    }
+
+    /// READ: the welcome. `proved` says that this very request carries both marks; only then does
+    /// the session begin.
+    pub(super) fn read<W: ZeroCopyWriter>(
+        &self,
+        share: &Share,
+        handle: Handle,
+        proved: bool,
+        mut writer: W,
+        size: u32,
+    ) -> io::Result<usize> {
+        let mut session = self.lock();
+        if session.handle != Some(handle) {
+            return Err(Errno::BADF.into());
+        }
+        let State::Greeted(version) = session.state else { return Err(Errno::AGAIN.into()) };
+        if usize::try_from(size).is_ok_and(|size| size < Welcome::LEN) {
+            return Err(Errno::INVAL.into());
+        }
+        let mut state = share.lock();
+        let engine = &mut state.engine;
+        let rename_pairs = share.fanotify().is_some_and(|group| group.level().rename);
+        let welcome = Welcome {
+            version,
+            rename_pairs,
+            marks_proved: proved,
+            events: Mask::DEFAULT,
+            next_seq: Seq::FIRST,
+            generation: engine.tree.generation(),
+            control: NodeId::CONTROL,
+            limbo: NodeId::LIMBO,
+        };
+        let frame = memfd()?;
+        rustix::io::pwrite(&frame, &welcome.encode(), 0)?;
+        let len = writer.read_from_file_at(&frame, Welcome::LEN, 0, None)?;
+        session.state = State::Welcomed;
+        if proved {
+            engine.listen();
+            tracing::info!(version, "the agent is welcome: notifications begin");
+        } else {
+            tracing::warn!("the agent's marks do not arrive together: it is told nothing");
+        }
+        Ok(len)
+    }
+
+    /// RELEASE: of the agent's descriptor, or of a file that a replay has opened.
+    pub(super) fn release(&self, share: &Share, handle: Handle) {
+        let mut session = self.lock();
+        if session.handle == Some(handle) {
+            session.handle = None;
+            share.lock().engine.detach();
+            tracing::info!("the agent has closed the control node");
+        }
+    }
+}
+
+/// The library moves data between a request and a file, and nothing else.
+fn memfd() -> io::Result<std::fs::File> {
+    Ok(rustix::fs::memfd_create(c"farwatch-frame", MemfdFlags::CLOEXEC)?.into())
+}
+
+/// The directory into which replay moves what leaves the guest's view.
+pub(super) fn limbo(generation: Generation) -> Entry {
+    let attr = attr::phantom(NodeId::LIMBO, FileKind::Directory);
+    attr::passing(NodeId::LIMBO, generation, attr)
+}

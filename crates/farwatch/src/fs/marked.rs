@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Requests with both of an agent's marks: the engine says what each is to be told, this makes the
+//! reply. Of the file system below only `lookup` and `getattr` are called here, which read.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::time::Duration;
+
+use farwatch_proto::host::{Answer, MarkedRequest, Object, Refusal};
+use farwatch_proto::{FileKind, Mask, Name, NodeId, Seq};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use virtiofsd::filesystem::{Context, Entry, FileSystem, OpenOptions, SetattrValid};
+use virtiofsd::fuse::Attr;
+use virtiofsd::soft_idmap::Id;
+
+use super::{Handle, Inode, Interposer, attr, control, entry, node};
+
+/// The number of the notification that a request belongs to: the agent's fsgid.
+fn seq(ctx: &Context) -> Option<Seq> {
+    Seq::new(ctx.gid.into_inner())
+}
+
+fn refusal(refusal: Refusal) -> io::Error {
+    match refusal {
+        Refusal::NotAsked => Errno::PERM,
+        Refusal::NoEntry => Errno::NOENT,
+        Refusal::Stale => Errno::STALE,
+    }
+    .into()
+}
+
+fn not_asked() -> io::Error {
+    refusal(Refusal::NotAsked)
+}
+
+impl Interposer {
+    fn ask(&self, ctx: &Context, request: MarkedRequest<'_>) -> Answer {
+        let answer = self.share.lock().engine.answer(seq(ctx), request);
+        tracing::trace!(seq = ctx.gid.into_inner(), ?request, ?answer, "marked");
+        answer
+    }
+
+    /// `None` when the notification being replayed has nothing to say about this entry: the agent
+    /// looks for something on its way, and finds what is there.
+    pub(super) fn lookup_marked(
+        &self,
+        ctx: Context,
+        dir: NodeId,
+        name: &Name,
+    ) -> Option<io::Result<Entry>> {
+        match self.ask(&ctx, MarkedRequest::Lookup(dir, name)) {
+            Answer::Entry(object) => Some(self.entry_of(ctx, dir, name, object)),
+            Answer::Refused(Refusal::NotAsked) => None,
+            Answer::Refused(refused) => Some(Err(refusal(refused))),
+            Answer::Attr(_) | Answer::Opened | Answer::Done => Some(Err(not_asked())),
+        }
+    }
+
+    pub(super) fn create_marked(
+        &self,
+        ctx: Context,
+        parent: Inode,
+        name: &CStr,
+        kind: FileKind,
+    ) -> io::Result<Entry> {
+        let (dir, name) = entry(parent, name)?;
+        let answer = self.ask(&ctx, MarkedRequest::Create(dir, &name, kind));
+        self.entry_or_refusal(ctx, dir, &name, answer)
+    }
+
+    pub(super) fn link_marked(
+        &self,
+        ctx: Context,
+        inode: Inode,
+        parent: Inode,
+        name: &CStr,
+    ) -> io::Result<Entry> {
+        let (dir, name) = entry(parent, name)?;
+        let answer = self.ask(&ctx, MarkedRequest::Link(node(inode)?, dir, &name));
+        self.entry_or_refusal(ctx, dir, &name, answer)
+    }
+
+    pub(super) fn remove_marked(
+        &self,
+        parent: Inode,
+        name: &CStr,
+        ctx: Context,
+        directory: bool,
+    ) -> io::Result<()> {
+        let (dir, name) = entry(parent, name)?;
+        done(self.ask(&ctx, MarkedRequest::Remove(dir, &name, directory)))
+    }
+
+    pub(super) fn rename_marked(
+        &self,
+        ctx: Context,
+        old: (Inode, &CStr),
+        new: (Inode, &CStr),
+        flags: u32,
+    ) -> io::Result<()> {
+        if flags != 0 {
+            return Err(not_asked());
+        }
+        let (old, old_name) = entry(old.0, old.1)?;
+        let (new, new_name) = entry(new.0, new.1)?;
+        done(self.ask(&ctx, MarkedRequest::Rename(old, &old_name, new, &new_name)))
+    }
+
+    pub(super) fn setattr_marked(
+        &self,
+        ctx: Context,
+        inode: Inode,
+        valid: SetattrValid,
+    ) -> io::Result<(Attr, Duration)> {
+        let id = node(inode)?;
+        let mtime = SetattrValid::MTIME | SetattrValid::MTIME_NOW;
+        let atime = SetattrValid::ATIME | SetattrValid::ATIME_NOW;
+        if !(mtime | atime).contains(valid) || !valid.contains(SetattrValid::MTIME) {
+            return Err(not_asked());
+        }
+        let event = if valid.intersects(atime) { Mask::ATTRIB } else { Mask::MODIFY };
+        match self.ask(&ctx, MarkedRequest::SetTimes(id, event)) {
+            Answer::Attr(Object::Phantom(kind)) => Ok((attr::phantom(id, kind), Duration::ZERO)),
+            Answer::Attr(_) => Ok((self.attr_of(ctx, id, 0, true), Duration::ZERO)),
+            Answer::Refused(refused) => Err(refusal(refused)),
+            Answer::Entry(_) | Answer::Opened | Answer::Done => Err(not_asked()),
+        }
+    }
+
+    /// A file that is opened by a replay is not opened on the host.
+    pub(super) fn open_marked(
+        &self,
+        ctx: &Context,
+        inode: Inode,
+        flags: u32,
+    ) -> io::Result<(Option<Handle>, OpenOptions)> {
+        let refused = OFlags::TRUNC | OFlags::CREATE | OFlags::APPEND;
+        let flags = OFlags::from_bits_retain(flags);
+        if flags.intersection(OFlags::RWMODE) != OFlags::WRONLY || flags.intersects(refused) {
+            return Err(not_asked());
+        }
+        match self.ask(ctx, MarkedRequest::OpenWrite(node(inode)?)) {
+            // Without KEEP_CACHE the guest's kernel drops the pages of the old content.
+            Answer::Opened => Ok((Some(control::REPLAY_HANDLE), OpenOptions::NOFLUSH)),
+            Answer::Refused(refused) => Err(refusal(refused)),
+            Answer::Entry(_) | Answer::Attr(_) | Answer::Done => Err(not_asked()),
+        }
+    }
+
+    fn entry_or_refusal(
+        &self,
+        ctx: Context,
+        dir: NodeId,
+        name: &Name,
+        answer: Answer,
+    ) -> io::Result<Entry> {
+        match answer {
+            Answer::Entry(object) => self.entry_of(ctx, dir, name, object),
+            Answer::Refused(refused) => Err(refusal(refused)),
+            Answer::Attr(_) | Answer::Opened | Answer::Done => Err(not_asked()),
+        }
+    }
+
+    fn entry_of(
+        &self,
+        ctx: Context,
+        dir: NodeId,
+        name: &Name,
+        object: Object,
+    ) -> io::Result<Entry> {
+        match object {
+            Object::Known { id, here: true, .. } => {
+                let found = self.found_here(ctx, dir, name, |entry| entry.inode == id.get());
+                match found {
+                    Some(entry) => Ok(self.learn(dir, name, entry)),
+                    None => Ok(self.known(ctx, dir, name, id, 0)),
+                }
+            }
+            Object::Known { id, links, here: false } => Ok(self.known(ctx, dir, name, id, links)),
+            Object::Adopt(kind) => Ok(self.adopt(ctx, dir, name, kind)),
+            Object::Phantom(kind) => Ok(self.phantom(dir, name, kind)),
+            Object::Limbo => Ok(control::limbo(self.share.lock().engine.tree.generation())),
+        }
+    }
+
+    /// The file server's own entry, when it is the one that the replay is about. Otherwise the
+    /// reference is given back, and the guest hears nothing of it.
+    fn found_here(
+        &self,
+        ctx: Context,
+        dir: NodeId,
+        name: &Name,
+        is_it: impl FnOnce(&Entry) -> bool,
+    ) -> Option<Entry> {
+        let c_name = CString::new(name.as_bytes()).ok()?;
+        let entry = self.inner.lookup(ctx, dir.get(), &c_name).ok()?;
+        if is_it(&entry) {
+            return Some(entry);
+        }
+        self.inner.forget(ctx, entry.inode, 1);
+        None
+    }
+
+    /// A node that the guest knows, by a name that need not lead to it any more.
+    fn known(&self, ctx: Context, dir: NodeId, name: &Name, id: NodeId, links: i64) -> Entry {
+        let (lent, generation, kind) = {
+            let tree = &mut self.share.lock().engine.tree;
+            let kind = tree.kind(id).unwrap_or_default();
+            (tree.lend(id, dir, name), tree.generation(), kind)
+        };
+        if !lent {
+            return self.phantom(dir, name, kind);
+        }
+        attr::passing(id, generation, self.attr_of(ctx, id, links, false))
+    }
+
+    /// Makes an object known to the guest if it is still where the change left it.
+    fn adopt(&self, ctx: Context, dir: NodeId, name: &Name, kind: FileKind) -> Entry {
+        let object = match seq(&ctx) {
+            Some(seq) if self.adopts => self.share.lock().engine.object_of(seq).cloned(),
+            Some(_) | None => None,
+        };
+        let Some(fid) = object else { return self.phantom(dir, name, kind) };
+        let mut identity = None;
+        let found = self.found_here(ctx, dir, name, |entry| {
+            let found = FileKind::from_mode(entry.attr.mode);
+            let fits = found == kind
+                || (kind == FileKind::Unknown && found != FileKind::Directory);
+            identity = if fits { self.identify(dir, name, entry) } else { None };
+            identity.as_ref().is_some_and(|identity| identity.fid == fid)
+        });
+        let Some(entry) = found else { return self.phantom(dir, name, kind) };
+        if let Some(id) = NodeId::new(entry.inode) {
+            let kind = FileKind::from_mode(entry.attr.mode);
+            self.share.learn(id, kind, dir, name, || identity);
+        }
+        self.stamped(entry)
+    }
+
+    fn phantom(&self, dir: NodeId, name: &Name, kind: FileKind) -> Entry {
+        let mut state = self.share.lock();
+        let engine = &mut state.engine;
+        engine.tree.tell_current(dir, name, None);
+        let id = engine.phantom();
+        attr::passing(id, engine.tree.generation(), attr::phantom(id, kind))
+    }
+
+    /// What is true of a known node now, or a stand-in's attributes if it is gone. `links` is added
+    /// to its link count.
+    ///
+    /// After a SETATTR the guest's kernel takes the mtime over without a look at the pages that it
+    /// has cached, so it would never find out that they are old: `fuse_do_setattr()`, unlike
+    /// `fuse_change_attributes()`. With `other_mtime` it gets one that is a nanosecond off, at once
+    /// out of date, and drops the pages when it asks for the true one.
+    fn attr_of(&self, ctx: Context, id: NodeId, links: i64, other_mtime: bool) -> Attr {
+        let mut attr = match self.inner.getattr(ctx, id.get(), None) {
+            Ok((attr, _)) => attr,
+            Err(_) => {
+                let kind = self.share.lock().engine.tree.kind(id).unwrap_or_default();
+                return attr::phantom(id, kind);
+            }
+        };
+        let nlink = i64::from(attr.nlink).saturating_add(links).max(0);
+        attr.nlink = u32::try_from(nlink).unwrap_or(u32::MAX);
+        if other_mtime {
+            attr.mtimensec ^= 1;
+        }
+        attr
+    }
+}
+
+fn done(answer: Answer) -> io::Result<()> {
+    match answer {
+        Answer::Done => Ok(()),
+        Answer::Refused(refused) => Err(refusal(refused)),
+        Answer::Entry(_) | Answer::Attr(_) | Answer::Opened => Err(not_asked()),
+    }
+}

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The host side of farwatch: a virtio-fs device that tells its guest what changes on the host, and
+//! `farwatch mount`, which drives such a device on the same machine.
+//!
+//! From the guest to the host: `device` (virtqueues) calls `fs` (the interposer around virtiofsd's
+//! file server). From the host to the guest: `watch` (fanotify) feeds the engine in `share`, and the
+//! device's notification queue takes from it. `driver` is the guest's part on one machine; `mount`,
+//! `serve` and `doctor` are the commands.
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod device;
+pub mod doctor;
+pub mod driver;
+pub mod fs;
+mod mount;
+mod serve;
+pub mod share;
+mod signals;
+pub mod watch;

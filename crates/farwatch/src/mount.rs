@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `farwatch mount`: a device, a driver and an agent on one machine.
+//!
+//! The device is a process of its own, so that a request that waits in the kernel never waits for
+//! the process that has to answer it. The agent is a thread of this one: what it does on the mount is
+//! answered by the device, and the driver's workers carry it there.
+
+mod agent;
+mod device;
+mod place;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+
+use crate::cli::MountArgs;
+use crate::driver::{Driver, Ended, Endpoint, Options};
+use crate::signals;
+use agent::Agent;
+use device::Device;
+
+/// Runs until the mount ends.
+///
+/// # Errors
+/// One sentence for the user, and what caused it.
+pub(crate) fn run(mut args: MountArgs, log: &str) -> anyhow::Result<()> {
+    let mount_point = args.paths.pop().context("a mount point is needed")?;
+    let shared = args.paths.pop();
+    let (shared, socket) = match (shared, args.socket.take()) {
+        (Some(shared), None) => (Some(shared), None),
+        (None, Some(socket)) => (None, Some(socket)),
+        (Some(_), Some(_)) => bail!("--socket says what to mount: name no shared directory"),
+        (None, None) => bail!("name the directory to share and the mount point, in this order"),
+    };
+    place::check(shared.as_deref(), &mount_point)?;
+    let mount_point = mount_point.canonicalize().context("the mount point")?;
+    let (source, endpoint, device) = match (shared, socket) {
+        (Some(shared), _) => {
+            let shared = shared.canonicalize().context("the shared directory")?;
+            let (device, endpoint) = Device::start(&shared, &args.sharing, log)?;
+            (shared, endpoint, Some(device))
+        }
+        (None, socket) => {
+            let socket = socket.unwrap_or_default();
+            (socket.clone(), Endpoint::Path(socket), None)
+        }
+    };
+    let ended = serve(&mount_point, &source, endpoint, args.notification_buffers);
+    let device_ended = device.map_or(Ok(()), Device::join);
+    // A device that failed is the better explanation of a mount that did.
+    device_ended.and(ended)
+}
+
+fn serve(
+    mount_point: &std::path::Path,
+    source: &PathBuf,
+    endpoint: Endpoint,
+    notification_buffers: u16,
+) -> anyhow::Result<()> {
+    let options = Options { notification_buffers, ..Options::default() };
+    let mut driver = Driver::connect(endpoint, &options)?;
+    let stopper = driver.stopper();
+    signals::on_end(move || stopper.stop()).context("signals cannot be waited for")?;
+    // Before /dev/fuse is opened: the agent's thread must not hold it.
+    let agent = driver.notification_queue().map(Agent::prepare).transpose()?;
+    let session = driver.mount(mount_point, &source.to_string_lossy())?;
+    let agent = match agent {
+        Some(agent) => agent.attach(mount_point, session.stopper())?,
+        None => None,
+    };
+    if agent.is_none() {
+        tracing::warn!("no events: there is no farwatch behind this mount");
+    }
+    let mut stdout = io::stdout().lock();
+    let events = if agent.is_some() { "" } else { ", without events" };
+    writeln!(stdout, "mounted {} on {}{events}", source.display(), mount_point.display())
+        .and_then(|()| stdout.flush())
+        .context("standard output")?;
+    drop(stdout);
+    let ended = session.wait();
+    if let Some(agent) = agent {
+        agent.join();
+    }
+    session.close()?;
+    match ended {
+        Ok(Ended::Stopped | Ended::Unmounted) => Ok(()),
+        Ok(Ended::DeviceGone) => bail!("the device has gone: {} is unmounted", mount_point.display()),
+        Err(error) => bail!(error),
+    }
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The agent of a mount: a thread that replays what the notification queue brings.
+//!
+//! The thread has a descriptor table of its own from before `/dev/fuse` is opened. While it waits in
+//! the kernel for the answer to a request, it must not be the one who keeps that file open: if the
+//! process is killed, the kernel closes the file, every request fails, and the thread can go.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use anyhow::Context as _;
+use farwatch_guest::{Error, Link, MountRoot, Receive, Received, Replayer, Report};
+use farwatch_proto::wire::Notification;
+use farwatch_proto::wire::control::Delivery;
+
+use crate::driver::{self, NotificationQueue, Stopper};
+
+/// A thread that waits to be told the mount point.
+pub(super) struct Prepared {
+    mount_point: Sender<PathBuf>,
+    attached: Receiver<Result<(), Error>>,
+    thread: JoinHandle<()>,
+}
+
+/// A thread that replays.
+pub(super) struct Agent(JoinHandle<()>);
+
+struct Queue(NotificationQueue);
+
+impl Receive for Queue {
+    fn receive(
+        &mut self,
+        deadline: Option<Instant>,
+        buf: &mut [u8; Notification::LEN_MAX],
+    ) -> io::Result<Received> {
+        match self.0.receive(deadline, buf).map_err(io::Error::other)? {
+            driver::Received::Message(len) => Ok(Received::Message(len)),
+            driver::Received::TimedOut => Ok(Received::TimedOut),
+            driver::Received::Closed => Ok(Received::Closed),
+        }
+    }
+}
+
+impl Agent {
+    /// Starts the thread. To be called before `/dev/fuse` is opened.
+    pub(super) fn prepare(queue: NotificationQueue) -> anyhow::Result<Prepared> {
+        let (mount_point, mounted) = channel::<PathBuf>();
+        let (ready, is_ready) = channel();
+        let (attached_tx, attached) = channel();
+        let thread = thread::Builder::new().name("agent".into()).spawn(move || {
+            let unshared = farwatch_sys::thread::unshare_files();
+            let go = unshared.is_ok();
+            if ready.send(unshared).is_err() || !go {
+                return;
+            }
+            let Ok(mount_point) = mounted.recv() else { return };
+            run(&mount_point, Queue(queue), &attached_tx);
+        })?;
+        is_ready.recv().context("the agent's thread has ended")??;
+        Ok(Prepared { mount_point, attached, thread })
+    }
+
+    /// Waits for the agent to end: it does when the queue is closed.
+    pub(super) fn join(self) {
+        if self.0.join().is_err() {
+            tracing::error!("the agent had panicked");
+        }
+    }
+}
+
+impl Prepared {
+    /// Tells the thread where the share is mounted now, and waits until it is welcome there. `None`
+    /// when no farwatch is behind the mount.
+    pub(super) fn attach(
+        self,
+        mount_point: &Path,
+        stopper: Stopper,
+    ) -> anyhow::Result<Option<Agent>> {
+        let sent = self.mount_point.send(mount_point.to_owned());
+        sent.ok().context("the agent's thread has ended")?;
+        match self.attached.recv().context("the agent's thread has ended")? {
+            Ok(()) => Ok(Some(Agent(self.thread))),
+            Err(error @ Error::NoControlNode(_)) => {
+                tracing::warn!(%error);
+                Ok(None)
+            }
+            Err(error) => {
+                stopper.stop();
+                Err(error.into())
+            }
+        }
+    }
+}
+
+fn run(mount_point: &Path, mut queue: Queue, attached: &Sender<Result<(), Error>>) {
+    let linked = MountRoot::open(mount_point)
+        .and_then(|root| Link::open(&root, Delivery::Queue).map(|link| (root, link)));
+    let (root, link) = match linked {
+        Ok(linked) => linked,
+        Err(error) => {
+            // Whoever waits for this has it, or has given up.
+            drop(attached.send(Err(error)));
+            return;
+        }
+    };
+    if attached.send(Ok(())).is_err() {
+        return;
+    }
+    let mut replayer = Replayer::new(root);
+    match farwatch_guest::run(&mut queue, &mut replayer, link.welcome().next_seq) {
+        Ok(Report { received, undecoded, calls, failed, overflows }) => {
+            tracing::info!(received, undecoded, calls, failed, overflows, "the agent ends");
+        }
+        Err(error) => tracing::error!(%error, "events are not delivered any more: mount again"),
+    }
+}

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The device of a mount: `farwatch serve` as a child process, on a socket that only this process
+//! can reach.
+
+use std::fs::DirBuilder;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context as _, bail};
+use clap::ValueEnum;
+
+use crate::cli::{LOG_VARIABLE, SharingArgs};
+use crate::driver::Endpoint;
+
+/// The running child.
+#[derive(Debug)]
+pub(super) struct Device(Child);
+
+impl Device {
+    /// Starts it, and connects to it.
+    pub(super) fn start(
+        shared: &Path,
+        sharing: &SharingArgs,
+        log: &str,
+    ) -> anyhow::Result<(Self, Endpoint)> {
+        let (listener, stream) = private_socket().context("a socket for the device")?;
+        let program = std::env::current_exe().context("the path of this program")?;
+        let cache = sharing.cache.to_possible_value().context("a cache policy has a name")?;
+        let mut command = Command::new(program);
+        command
+            .args(["serve", "--once", "--fd", "0", "--no-announce-submounts", "--cache"])
+            .arg(cache.get_name())
+            .args(["--request-queues", &sharing.request_queues.to_string()])
+            .args(sharing.no_xattr.then_some("--no-xattr"))
+            .arg("--shared-dir")
+            .arg(shared)
+            .env(LOG_VARIABLE, log)
+            .stdin(Stdio::from(OwnedFd::from(listener)))
+            .stdout(Stdio::null())
+            // Ctrl-C is for this process, which unmounts before the device goes.
+            .process_group(0);
+        let child = command.spawn().context("the device cannot be started")?;
+        Ok((Self(child), Endpoint::Stream(stream)))
+    }
+
+    /// Waits for its end: it ends by itself when its client has gone.
+    pub(super) fn join(mut self) -> anyhow::Result<()> {
+        let status = self.0.wait().context("the device")?;
+        match (status.code(), status.signal()) {
+            (Some(0), _) => Ok(()),
+            (_, Some(signal)) => bail!("the device was killed by signal {signal}"),
+            _ => bail!("the device failed; it has said why"),
+        }
+    }
+}
+
+/// A listening socket and a connection to it, which nobody else can make: the path is in a directory
+/// that only root enters, and is gone when this returns.
+fn private_socket() -> std::io::Result<(UnixListener, UnixStream)> {
+    let dir = std::env::temp_dir().join(format!("farwatch-{}", std::process::id()));
+    DirBuilder::new().mode(0o700).create(&dir)?;
+    let path = dir.join("socket");
+    let connected = UnixListener::bind(&path).and_then(|listener| {
+        let stream = UnixStream::connect(&path)?;
+        Ok((listener, stream))
+    });
+    let removed = std::fs::remove_file(&path).and(std::fs::remove_dir(&dir));
+    let connected = connected?;
+    removed?;
+    Ok(connected)
+}

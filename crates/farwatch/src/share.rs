@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! [`Share`]: what the request workers, the watch thread and the notification queue have in common.
+//!
+//! It joins the engine, which decides, with the marks and directory descriptors that its decisions
+//! need. Nothing here talks FUSE (`fs`), virtio (`device`) or reads the fanotify group (`watch`).
+//!
+//! Lock order: the state lock is a leaf. It is held across `fanotify_mark(2)`, so that a mark is
+//! never set for a node that is being forgotten, and across nothing that can wait for the guest.
+
+use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Unbounded};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use farwatch_proto::host::{Engine, Learned};
+use farwatch_proto::wire::Notification;
+use farwatch_proto::{Fid, FileKind, Name, NodeId};
+use farwatch_sys::fanotify::Fanotify;
+
+use crate::device::NotificationSource;
+use crate::watch;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Share {
+    state: Mutex<State>,
+    fanotify: Option<Fanotify>,
+    unwatched: AtomicU64,
+}
+
+/// What the lock guards.
+#[derive(Debug, Default)]
+pub struct State {
+    /// The decisions.
+    pub engine: Engine,
+    dirs: Dirs,
+}
+
+/// Descriptors of known directories, from which their entries are resolved and by which they are
+/// marked: a cache, since a user may have fewer descriptors than the guest knows directories.
+#[derive(Debug, Default)]
+struct Dirs {
+    open: BTreeMap<NodeId, Arc<OwnedFd>>,
+    /// The one that was closed last to make room; the next is after it.
+    hand: Option<NodeId>,
+}
+
+impl Dirs {
+    /// The most directories that are kept open.
+    const LEN_MAX: usize = 4096;
+
+    fn insert(&mut self, id: NodeId, fd: OwnedFd) -> Arc<OwnedFd> {
+        if self.open.len() >= Self::LEN_MAX {
+            let after = (self.hand.map_or(Unbounded, Excluded), Unbounded);
+            let next = self.open.range(after).next().or_else(|| self.open.iter().next());
+            self.hand = next.map(|(id, _)| *id);
+            if let Some(id) = self.hand {
+                self.open.remove(&id);
+            }
+        }
+        let fd = Arc::new(fd);
+        self.open.insert(id, Arc::clone(&fd));
+        fd
+    }
+}
+
+/// How the host names an object that a reply is about to make known.
+#[derive(Debug)]
+pub struct Identity {
+    /// The object, opened with `O_PATH`.
+    pub fd: OwnedFd,
+    /// Its file handle, as fanotify reports it.
+    pub fid: Fid,
+}
+
+impl Share {
+    /// `fanotify` is `None` when this kernel or user cannot have a group: then nothing is watched.
+    pub fn new(fanotify: Option<Fanotify>) -> Self {
+        Self { state: Mutex::default(), fanotify, unwatched: AtomicU64::new(0) }
+    }
+
+    /// The group that the watch thread reads.
+    pub fn fanotify(&self) -> Option<&Fanotify> {
+        self.fanotify.as_ref()
+    }
+
+    /// The engine, locked. A panic elsewhere does not make its state unusable: every change to it is
+    /// one call.
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Known directories that carry no mark, since the start: what changes in them goes unseen.
+    pub fn unwatched(&self) -> u64 {
+        self.unwatched.load(Ordering::Relaxed)
+    }
+
+    /// A session begins or ends: all marks and descriptors of the one before go. `root` is the
+    /// share's directory, known from the first moment on.
+    pub fn reset(&self, root: Option<Identity>) {
+        let mut state = self.lock();
+        state.dirs = Dirs::default();
+        if let Some(fanotify) = &self.fanotify
+            && let Err(error) = fanotify.unmark_all()
+        {
+            tracing::warn!(%error, "marks of the last session stay");
+        }
+        let (fd, fid) = root.map(|root| (root.fd, root.fid)).unzip();
+        state.engine.reset(fid);
+        if let Some(fd) = fd {
+            self.mark(&fd);
+            state.dirs.insert(NodeId::ROOT, fd);
+        }
+    }
+
+    /// A descriptor of a known directory, which `open` makes if none is at hand.
+    pub fn dir(
+        &self,
+        id: NodeId,
+        open: impl FnOnce() -> Option<OwnedFd>,
+    ) -> Option<Arc<OwnedFd>> {
+        if let Some(fd) = self.lock().dirs.open.get(&id) {
+            return Some(Arc::clone(fd));
+        }
+        let fd = open()?;
+        let mut state = self.lock();
+        state.engine.tree.knows(id).then(|| state.dirs.insert(id, fd))
+    }
+
+    /// A reply that names node `id` under `name` is about to go out. A directory is marked before
+    /// this returns, so no change in it falls between the reply and the mark.
+    ///
+    /// `identity` is asked for only when the node is new to the tree.
+    pub fn learn(
+        &self,
+        id: NodeId,
+        kind: FileKind,
+        dir: NodeId,
+        name: &Name,
+        identity: impl FnOnce() -> Option<Identity>,
+    ) {
+        let known = Learned { id, fid: None, kind };
+        {
+            let mut state = self.lock();
+            if state.engine.tree.knows(id) {
+                state.engine.tree.learn(known, dir, name);
+                return;
+            }
+        }
+        let identity = identity();
+        let mut state = self.lock();
+        let fid = identity.as_ref().map(|identity| identity.fid.clone());
+        let new = state.engine.tree.learn(Learned { fid, ..known }, dir, name);
+        if !new || kind != FileKind::Directory {
+            return;
+        }
+        match identity {
+            Some(identity) => {
+                self.mark(&identity.fd);
+                state.dirs.insert(id, identity.fd);
+            }
+            None => {
+                self.unwatched.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(%id, "a directory could not be identified and is not watched");
+            }
+        }
+    }
+
+    /// The guest gives `count` references back. Returns how many of ours go with the last of them.
+    /// The mark of a directory goes too; `open` opens it if no descriptor is at hand.
+    pub fn forget(
+        &self,
+        id: NodeId,
+        count: u64,
+        open: impl FnOnce() -> Option<OwnedFd>,
+    ) -> Option<u64> {
+        let mut state = self.lock();
+        let fid = state.engine.tree.fid(id).cloned();
+        let directory = state.engine.tree.kind(id) == Some(FileKind::Directory);
+        let forgotten = state.engine.tree.forget(id, count)?;
+        let dir = state.dirs.open.remove(&id);
+        // Another mount of the same directory has the same mark.
+        let marked = fid.is_some_and(|fid| state.engine.tree.nodes_of(&fid).is_empty());
+        if directory
+            && marked
+            && let Some(dir) = dir.or_else(|| open().map(Arc::new))
+        {
+            self.unmark(&dir);
+        }
+        Some(forgotten.borrowed)
+    }
+
+    fn mark(&self, dir: &OwnedFd) {
+        let Some(fanotify) = &self.fanotify else { return };
+        if let Err(error) = fanotify.mark(dir.as_fd(), watch::mark_mask(fanotify.level())) {
+            let before = self.unwatched.fetch_add(1, Ordering::Relaxed);
+            if before == 0 {
+                tracing::warn!(%error, "a directory cannot be watched: changes in it will not be \
+                    seen by the guest (`farwatch doctor` tells the limits)");
+            }
+        }
+    }
+
+    fn unmark(&self, dir: &OwnedFd) {
+        let Some(fanotify) = &self.fanotify else { return };
+        if let Err(error) = fanotify.unmark(dir.as_fd(), watch::mark_mask(fanotify.level())) {
+            // The directory itself is gone, and the mark with it.
+            tracing::trace!(%error, "mark not removed");
+        }
+    }
+}
+
+impl NotificationSource for Share {
+    fn next(&self, buf: &mut [u8; Notification::LEN_MAX]) -> Option<usize> {
+        let notification = self.lock().engine.send()?;
+        tracing::trace!(?notification, "sent");
+        Some(notification.encode(buf).len())
+    }
+
+    fn reset(&self) {
+        self.lock().engine.detach();
+    }
+}

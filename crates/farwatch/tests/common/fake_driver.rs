@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! [`FakeDriver`]: a virtual machine in one struct, as far as a virtio-fs device can tell.
+//!
+//! It is the frontend that sets the device up over its socket, the memory that both share, and the
+//! driver that posts chains and reads the used rings. It does what it is told, also what no driver
+//! would do; what it finds in a used ring it checks.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+use std::sync::atomic::{Ordering, fence};
+use std::time::Duration;
+
+use vhost::vhost_user::message::{
+    VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures,
+};
+use vhost::vhost_user::{Frontend, VhostUserFrontend};
+use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use virtio_queue::desc::split::Descriptor;
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemory, GuestMemoryMmap};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+/// `VIRTIO_FS_F_NOTIFICATION`.
+pub(crate) const F_NOTIFICATION: u64 = 1;
+/// `VIRTIO_F_EVENT_IDX`.
+pub(crate) const F_EVENT_IDX: u64 = 1 << 29;
+/// `VIRTIO_F_VERSION_1`, and the bit by which vhost-user has protocol features.
+const F_ALWAYS: u64 = 1 << 32 | 1 << 30;
+
+/// Memory of one queue: its ring at the start, buffers from [`BUFFERS`] on.
+const QUEUE_SPACE: u64 = 4 << 20;
+const AVAIL: u64 = 0x8000;
+const USED: u64 = 0xc000;
+const BUFFERS: u64 = 0x1_0000;
+
+/// How long a test waits for the device before it fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const F_NEXT: u16 = 1;
+const F_WRITE: u16 = 2;
+
+/// One buffer of a chain.
+#[derive(Clone, Debug)]
+pub(crate) enum Buffer {
+    /// For the device to read.
+    In(Vec<u8>),
+    /// For the device to write, so many bytes.
+    Out(u32),
+}
+
+/// The machine. Dropped, it is gone, and so is its connection.
+pub(crate) struct FakeDriver {
+    /// The connection to the device.
+    pub(crate) frontend: Frontend,
+    mem: GuestMemoryMmap<()>,
+    queues: Vec<Queue>,
+    event_idx: bool,
+}
+
+struct Queue {
+    index: usize,
+    size: u16,
+    base: u64,
+    next_avail: u16,
+    /// `next_avail` at the last kick.
+    kicked: u16,
+    last_used: u16,
+    next_slot: u16,
+    next_buffer: u64,
+    /// The writable buffers of the chains in flight, by head.
+    posted: Vec<Option<Vec<(u64, u32)>>>,
+    kick: EventFd,
+    call: EventFd,
+}
+
+impl FakeDriver {
+    /// Connects, takes those of `features` that the device offers, and starts `queues` queues of
+    /// `size` entries.
+    pub(crate) fn connect(socket: &Path, queues: usize, size: u16, features: u64) -> Self {
+        let frontend = Frontend::connect(socket, queues as u64).unwrap();
+        let len = usize::try_from(QUEUE_SPACE).unwrap() * queues;
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(len as u64).unwrap();
+        let range = (GuestAddress(0), len, Some(FileOffset::new(file, 0)));
+        let mem = GuestMemoryMmap::from_ranges_with_files([range]).unwrap();
+        let queues = (0..queues).map(|index| Queue::new(index, size)).collect();
+        let mut driver = Self { frontend, mem, queues, event_idx: features & F_EVENT_IDX != 0 };
+        driver.negotiate(features);
+        driver.start();
+        driver
+    }
+
+    fn negotiate(&mut self, features: u64) {
+        let frontend = &mut self.frontend;
+        frontend.set_owner().unwrap();
+        let offered = frontend.get_features().unwrap();
+        assert_eq!(offered & F_ALWAYS, F_ALWAYS);
+        let protocol = frontend.get_protocol_features().unwrap();
+        frontend
+            .set_protocol_features(
+                protocol
+                    & (VhostUserProtocolFeatures::MQ
+                        | VhostUserProtocolFeatures::CONFIG
+                        | VhostUserProtocolFeatures::REPLY_ACK
+                        | VhostUserProtocolFeatures::RESET_DEVICE),
+            )
+            .unwrap();
+        frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
+        frontend.set_features(F_ALWAYS | features & offered).unwrap();
+        let region = self.mem.iter().next().unwrap();
+        let region = VhostUserMemoryRegionInfo::from_guest_region(region).unwrap();
+        frontend.set_mem_table(&[region]).unwrap();
+    }
+
+    /// Starts all queues afresh, with empty rings.
+    pub(crate) fn start(&mut self) {
+        for queue in &mut self.queues {
+            *queue = Queue::new(queue.index, queue.size);
+            let ring = vec![0; usize::try_from(BUFFERS).unwrap()];
+            self.mem.write_slice(&ring, GuestAddress(queue.base)).unwrap();
+            let host = self.mem.get_host_address(GuestAddress(queue.base)).unwrap() as u64;
+            let frontend = &mut self.frontend;
+            frontend.set_vring_num(queue.index, queue.size).unwrap();
+            frontend.set_vring_base(queue.index, 0).unwrap();
+            let addresses = VringConfigData {
+                queue_max_size: queue.size,
+                queue_size: queue.size,
+                flags: 0,
+                desc_table_addr: host,
+                used_ring_addr: host + USED,
+                avail_ring_addr: host + AVAIL,
+                log_addr: None,
+            };
+            frontend.set_vring_addr(queue.index, &addresses).unwrap();
+            frontend.set_vring_call(queue.index, &queue.call).unwrap();
+            frontend.set_vring_kick(queue.index, &queue.kick).unwrap();
+            frontend.set_vring_enable(queue.index, true).unwrap();
+        }
+    }
+
+    /// A part of the config space.
+    pub(crate) fn config(&mut self, offset: u32, size: u32) -> Vec<u8> {
+        let room = vec![0xff; size as usize];
+        let flags = VhostUserConfigFlags::empty();
+        self.frontend.get_config(offset, size, flags, &room).unwrap().1
+    }
+
+    /// Posts a chain, without a kick, and returns its head.
+    pub(crate) fn post(&mut self, queue: usize, buffers: &[Buffer]) -> u16 {
+        let queue = &mut self.queues[queue];
+        let slots: Vec<u16> = buffers.iter().map(|_| queue.take_slot()).collect();
+        let mut writable = Vec::new();
+        for (n, buffer) in buffers.iter().enumerate() {
+            let (len, flags) = match buffer {
+                Buffer::In(bytes) => (u32::try_from(bytes.len()).unwrap(), 0),
+                Buffer::Out(len) => (*len, F_WRITE),
+            };
+            let addr = queue.take_buffer(len);
+            match buffer {
+                Buffer::In(bytes) => self.mem.write_slice(bytes, GuestAddress(addr)).unwrap(),
+                Buffer::Out(_) => writable.push((addr, len)),
+            }
+            let (flags, next) = match slots.get(n + 1) {
+                Some(next) => (flags | F_NEXT, *next),
+                None => (flags, 0),
+            };
+            let slot = queue.base + 16 * u64::from(slots[n]);
+            let descriptor = Descriptor::new(addr, len, flags, next);
+            self.mem.write_obj(descriptor, GuestAddress(slot)).unwrap();
+        }
+        queue.posted[usize::from(slots[0])] = Some(writable);
+        queue.offer(&self.mem, slots[0]);
+        slots[0]
+    }
+
+    /// Offers a head that need not be one, `times` times over.
+    pub(crate) fn post_nonsense(&mut self, queue: usize, head: u16, times: u16) {
+        for _ in 0..times {
+            self.queues[queue].offer(&self.mem, head);
+        }
+    }
+
+    /// Tells the device to look at the queue, unless it has said that it need not be told.
+    pub(crate) fn kick(&mut self, queue: usize) {
+        let queue = &mut self.queues[queue];
+        if !self.event_idx || queue.needs_kick(&self.mem) {
+            queue.kick.write(1).unwrap();
+        }
+        queue.kicked = queue.next_avail;
+    }
+
+    /// The next chain that the device has given back, as what was written to it; `None` if there is
+    /// none now.
+    pub(crate) fn used(&mut self, queue: usize) -> Option<Vec<u8>> {
+        let queue = &mut self.queues[queue];
+        let (id, len) = queue.pop(&self.mem)?;
+        let writable = queue.posted[id as usize].take().expect("the chain was posted");
+        let mut written = Vec::new();
+        for (addr, len) in writable {
+            let mut part = vec![0; len as usize];
+            self.mem.read_slice(&mut part, GuestAddress(addr)).unwrap();
+            written.extend(part);
+        }
+        assert!(written.len() >= len as usize, "the used length exceeds the buffers");
+        written.truncate(len as usize);
+        Some(written)
+    }
+
+    /// Waits for the device to give a chain back.
+    pub(crate) fn wait(&mut self, queue: usize) -> Vec<u8> {
+        loop {
+            if let Some(written) = self.used(queue) {
+                return written;
+            }
+            if self.event_idx {
+                self.queues[queue].want_call(&self.mem);
+                if let Some(written) = self.used(queue) {
+                    return written;
+                }
+            }
+            self.queues[queue].wait_for_call();
+        }
+    }
+
+    /// Posts a request with room for a reply and returns the reply.
+    pub(crate) fn request(&mut self, queue: usize, request: Vec<u8>, room: u32) -> Vec<u8> {
+        self.post(queue, &[Buffer::In(request), Buffer::Out(room)]);
+        self.kick(queue);
+        self.wait(queue)
+    }
+
+    /// How often the device has called since the last time this was asked.
+    pub(crate) fn calls(&self, queue: usize) -> u64 {
+        self.queues[queue].call.read().unwrap_or(0)
+    }
+}
+
+impl Queue {
+    fn new(index: usize, size: u16) -> Self {
+        let base = QUEUE_SPACE * index as u64;
+        Self {
+            index,
+            size,
+            base,
+            next_avail: 0,
+            kicked: 0,
+            last_used: 0,
+            next_slot: 0,
+            next_buffer: base + BUFFERS,
+            posted: vec![None; usize::from(size)],
+            kick: EventFd::new(EFD_NONBLOCK).unwrap(),
+            call: EventFd::new(EFD_NONBLOCK).unwrap(),
+        }
+    }
+
+    /// Descriptors are taken in turn: tests have few chains in flight.
+    fn take_slot(&mut self) -> u16 {
+        let slot = self.next_slot;
+        assert!(self.posted[usize::from(slot)].is_none(), "too much in flight");
+        self.next_slot = (slot + 1) % self.size;
+        slot
+    }
+
+    fn take_buffer(&mut self, len: u32) -> u64 {
+        if self.next_buffer + u64::from(len) > self.base + QUEUE_SPACE {
+            self.next_buffer = self.base + BUFFERS;
+        }
+        let addr = self.next_buffer;
+        self.next_buffer += u64::from(len);
+        addr
+    }
+
+    fn offer(&mut self, mem: &GuestMemoryMmap<()>, head: u16) {
+        let slot = 4 + 2 * u64::from(self.next_avail % self.size);
+        mem.write_obj(head, GuestAddress(self.base + AVAIL + slot)).unwrap();
+        self.next_avail = self.next_avail.wrapping_add(1);
+        let idx = GuestAddress(self.base + AVAIL + 2);
+        mem.store(self.next_avail, idx, Ordering::Release).unwrap();
+    }
+
+    fn pop(&mut self, mem: &GuestMemoryMmap<()>) -> Option<(u32, u32)> {
+        let used = self.base + USED;
+        let idx: u16 = mem.load(GuestAddress(used + 2), Ordering::Acquire).unwrap();
+        if idx == self.last_used {
+            return None;
+        }
+        let entry = used + 4 + 8 * u64::from(self.last_used % self.size);
+        self.last_used = self.last_used.wrapping_add(1);
+        let id = mem.read_obj(GuestAddress(entry)).unwrap();
+        Some((id, mem.read_obj(GuestAddress(entry + 4)).unwrap()))
+    }
+
+    /// `vring_need_event` of `include/uapi/linux/virtio_ring.h`.
+    fn needs_kick(&self, mem: &GuestMemoryMmap<()>) -> bool {
+        fence(Ordering::SeqCst);
+        let avail_event = self.base + USED + 4 + 8 * u64::from(self.size);
+        let event: u16 = mem.load(GuestAddress(avail_event), Ordering::Relaxed).unwrap();
+        let since_event = self.next_avail.wrapping_sub(event).wrapping_sub(1);
+        since_event < self.next_avail.wrapping_sub(self.kicked)
+    }
+
+    /// Sets `used_event`: the next chain given back is to be called for.
+    fn want_call(&self, mem: &GuestMemoryMmap<()>) {
+        let used_event = self.base + AVAIL + 4 + 2 * u64::from(self.size);
+        mem.store(self.last_used, GuestAddress(used_event), Ordering::Relaxed).unwrap();
+        fence(Ordering::SeqCst);
+    }
+
+    fn wait_for_call(&self) {
+        use std::os::fd::AsRawFd;
+        let epoll = Epoll::new().unwrap();
+        let event = EpollEvent::new(EventSet::IN, 0);
+        epoll.ctl(ControlOperation::Add, self.call.as_raw_fd(), event).unwrap();
+        let timeout = i32::try_from(PATIENCE.as_millis()).unwrap();
+        let ready = epoll.wait(timeout, &mut [EpollEvent::default()]).unwrap();
+        assert_eq!(ready, 1, "the device does not give back a chain of queue {}", self.index);
+        self.call.read().unwrap();
+    }
+}
