@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The product, mounted for a test; or a local directory in its place.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::thread;
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::process::Process;
+use crate::share::Share;
+
+/// Names the `farwatch` program to test; without it, the one built beside the tests is taken.
+const PROGRAM_VARIABLE: &str = "FARWATCH_BIN";
+/// Inherited by every process of one fixture, so that one left behind can be found.
+const MARK_VARIABLE: &str = "FARWATCH_TEST_MARK";
+
+/// A shared directory, its mount, and the processes between them.
+///
+/// Dropping it ends the product with SIGTERM and fails the test if a mount or a process is left.
+#[derive(Debug)]
+pub struct Mount {
+    dir: TempDir,
+    /// Device first, driver last; empty for a local directory.
+    processes: Vec<Process>,
+    local: bool,
+}
+
+impl Mount {
+    /// A directory mounted by `farwatch mount SRC MNT`.
+    pub fn start() -> Result<Self> {
+        let mut mount = Self::unmounted()?;
+        let mut command = mount.farwatch()?;
+        command.arg("mount").arg(mount.host()).arg(mount.mount_point());
+        mount.start_driver(command)?;
+        Ok(mount)
+    }
+
+    /// A directory shared by `device` and mounted by `farwatch mount --socket`.
+    ///
+    /// `device` turns the socket path and the directory to share into a command.
+    pub fn start_through_socket(
+        device: impl FnOnce(&Self, &Path) -> Result<Command>,
+    ) -> Result<Self> {
+        let mut mount = Self::unmounted()?;
+        let socket = mount.socket();
+        let listening = SocketDir::watch(mount.dir.path())?;
+        let device = device(&mount, &socket)?;
+        mount.processes.push(Process::start(device)?);
+        listening.wait_for(&socket).with_context(|| mount.log())?;
+        mount.mount_through_socket()?;
+        Ok(mount)
+    }
+
+    /// Mounts the device of [`start_through_socket`](Self::start_through_socket), again if an
+    /// earlier driver has ended.
+    pub fn mount_through_socket(&mut self) -> Result<()> {
+        let mut command = self.farwatch()?;
+        command.arg("mount").arg("--socket").arg(self.socket()).arg(self.mount_point());
+        self.start_driver(command)
+    }
+
+    /// The directories alone, for a test that starts the product itself.
+    pub fn unmounted() -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("farwatch-test-").tempdir()?;
+        let mount = Self { dir, processes: Vec::new(), local: false };
+        for dir in [mount.host(), mount.mount_point(), mount.outside()] {
+            fs::create_dir(dir)?;
+        }
+        Ok(mount)
+    }
+
+    /// A local directory: what is "mounted" is the shared directory itself.
+    pub fn local() -> Result<Self> {
+        let mut mount = Self::unmounted()?;
+        mount.local = true;
+        Ok(mount)
+    }
+
+    /// The shared directory.
+    #[must_use]
+    pub fn host(&self) -> PathBuf {
+        self.dir.path().join("src")
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn mount_point(&self) -> PathBuf {
+        if self.local { self.host() } else { self.dir.path().join("mnt") }
+    }
+
+    /// A fresh directory below the shared one. `name` must be new and have no dot.
+    pub fn share(&self, name: &str) -> Result<Share> {
+        Share::create(&self.host(), &self.mount_point(), &self.outside(), name)
+    }
+
+    /// A fresh local directory beside the share, for the oracle's run of the same commands.
+    pub fn local_twin(&self, name: &str) -> Result<Share> {
+        let twin = self.dir.path().join("twin");
+        fs::create_dir_all(&twin)?;
+        Share::create(&twin, &twin, &self.outside(), &format!("{name}-twin"))
+    }
+
+    /// The product's command, marked so that its processes can be found again.
+    pub fn farwatch(&self) -> Result<Command> {
+        let mut command = farwatch()?;
+        command.env(MARK_VARIABLE, self.dir.path());
+        Ok(command)
+    }
+
+    /// The process that the mount depends on last: the driver, or the device when it is alone.
+    pub fn driver(&mut self) -> &mut Process {
+        self.processes.last_mut().expect("a started mount has a process")
+    }
+
+    /// The first process: the device, or driver and device in one.
+    pub fn device(&mut self) -> &mut Process {
+        self.processes.first_mut().expect("a started mount has a process")
+    }
+
+    /// Waits for the driver's end and checks that it left nothing: no mount, and nothing running
+    /// but a device that was started on its own.
+    pub fn ended(&mut self) -> Result<ExitStatus> {
+        let status = self.driver().wait()?;
+        let log = self.driver().log();
+        ensure!(!is_mount_point(&self.mount_point())?, "still mounted after {status}:\n{log}");
+        self.processes.pop();
+        if self.processes.is_empty() {
+            let left = self.processes_left()?;
+            ensure!(left.is_empty(), "processes left behind: {left:?}\n{log}");
+        }
+        Ok(status)
+    }
+
+    /// What all processes have said.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.processes.iter().map(Process::log).collect::<Vec<_>>().join("\n")
+    }
+
+    fn start_driver(&mut self, command: Command) -> Result<()> {
+        self.processes.push(Process::start(command)?);
+        self.driver().wait_for_line(|line| line.starts_with("mounted "))?;
+        ensure!(is_mount_point(&self.mount_point())?, "not mounted, although it said so");
+        Ok(())
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join("socket")
+    }
+
+    fn outside(&self) -> PathBuf {
+        self.dir.path().join("outside")
+    }
+
+    fn end_all(&mut self) -> Result<()> {
+        while !self.processes.is_empty() {
+            // An error means that it has ended already, which `ended` looks into.
+            drop(self.driver().signal(Signal::TERM));
+            self.ended()?;
+        }
+        ensure!(self.local || !is_mount_point(&self.mount_point())?, "still mounted");
+        Ok(())
+    }
+
+    fn processes_left(&self) -> Result<Vec<String>> {
+        let mark = format!("{MARK_VARIABLE}={}", self.dir.path().display());
+        let mut left = Vec::new();
+        for entry in fs::read_dir("/proc")? {
+            let process = entry?.path();
+            // A process may end while we look, and what is not a process has no environment.
+            let Ok(environment) = fs::read(process.join("environ")) else { continue };
+            if environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()) {
+                left.push(fs::read_to_string(process.join("comm")).unwrap_or_default());
+            }
+        }
+        Ok(left)
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let ended = self.end_all();
+        if ended.is_err() {
+            // Leave the machine clean whatever failed; each may have nothing to do.
+            self.processes.clear();
+            let _nothing_mounted = unmount(self.mount_point(), UnmountFlags::DETACH);
+        }
+        if let Err(error) = ended
+            && !thread::panicking()
+        {
+            panic!("the mount did not end cleanly: {error:?}");
+        }
+    }
+}
+
+/// The `farwatch` program under test.
+pub fn farwatch() -> Result<Command> {
+    let program = match std::env::var_os(PROGRAM_VARIABLE) {
+        Some(program) => PathBuf::from(program),
+        // Test programs lie in target/<profile>/deps.
+        None => std::env::current_exe()?
+            .ancestors()
+            .nth(2)
+            .context("a test program lies in target/<profile>/deps")?
+            .join("farwatch"),
+    };
+    ensure!(
+        program.is_file(),
+        "{} is missing: build it with `cargo build -p farwatch`, or set {PROGRAM_VARIABLE}",
+        program.display()
+    );
+    Ok(Command::new(program))
+}
+
+/// Whether something is mounted at `path`, by the kernel's own list: asking the file system could
+/// block when its server is dead.
+pub fn is_mount_point(path: &Path) -> Result<bool> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let path = path.to_str().context("the temporary directory has an unusual name")?;
+    Ok(mounts.lines().any(|line| line.split(' ').nth(1) == Some(path)))
+}
+
+/// Waits for a socket to appear in a directory.
+struct SocketDir(inotify::Inotify);
+
+impl SocketDir {
+    fn watch(dir: &Path) -> Result<Self> {
+        let inotify = inotify::Inotify::init()?;
+        inotify.watches().add(dir, inotify::WatchMask::CREATE)?;
+        Ok(Self(inotify))
+    }
+
+    fn wait_for(mut self, socket: &Path) -> Result<()> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        while !socket.exists() {
+            let patience = Timespec::try_from(crate::PATIENCE)?;
+            let ready = poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&patience))?;
+            ensure!(ready > 0, "no socket appeared at {}", socket.display());
+            self.0.read_events(&mut [0; 4096])?.for_each(drop);
+        }
+        Ok(())
+    }
+}

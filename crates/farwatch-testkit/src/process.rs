@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A child process whose output is waited for line by line, with a deadline.
+
+use std::io::{BufRead as _, BufReader, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+
+use crate::PATIENCE;
+
+/// A running program. Dropping it kills it: what must end well is ended by the test.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    /// A mutex only because a `Receiver` alone would keep a fixture from being shared by trials.
+    lines: Mutex<Receiver<String>>,
+    log: Vec<String>,
+}
+
+impl Process {
+    /// Starts `command` with both outputs captured and nothing on standard input.
+    pub fn start(mut command: Command) -> Result<Self> {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
+        let (sender, lines) = channel();
+        forward(child.stdout.take().context("no stdout")?, sender.clone());
+        forward(child.stderr.take().context("no stderr")?, sender);
+        Ok(Self { child, lines: Mutex::new(lines), log: vec![format!("{command:?}")] })
+    }
+
+    /// The next line of either output, or `None` when both have ended.
+    pub fn next_line(&mut self) -> Result<Option<String>> {
+        let lines = self.lines.get_mut().unwrap_or_else(PoisonError::into_inner);
+        match lines.recv_timeout(PATIENCE) {
+            Ok(line) => {
+                self.log.push(line.clone());
+                Ok(Some(line))
+            }
+            Err(RecvTimeoutError::Disconnected) => Ok(None),
+            Err(RecvTimeoutError::Timeout) => {
+                bail!("nothing more came from\n{}", self.log())
+            }
+        }
+    }
+
+    /// Reads on until a line that `wanted` accepts.
+    pub fn wait_for_line(&mut self, wanted: impl Fn(&str) -> bool) -> Result<String> {
+        while let Some(line) = self.next_line()? {
+            if wanted(&line) {
+                return Ok(line);
+            }
+        }
+        let status = self.wait()?;
+        bail!("ended early ({status}):\n{}", self.log())
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        kill_process(self.pid()?, signal).with_context(|| format!("cannot send {signal:?}"))
+    }
+
+    /// Waits until the program has ended, and reads the rest of its output into the log.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
+        if let Some(status) = self.child.try_wait()? {
+            while self.next_line()?.is_some() {}
+            return Ok(status);
+        }
+        let pidfd = pidfd_open(self.pid()?, PidfdFlags::empty()).context("pidfd_open")?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now()))?;
+            match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&left)) {
+                Ok(0) => bail!("still running:\n{}", self.log()),
+                Ok(_) => break,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(errno).context("poll on a pidfd"),
+            }
+        }
+        let status = self.child.wait()?;
+        while self.next_line()?.is_some() {}
+        Ok(status)
+    }
+
+    /// The command and all lines read so far, for messages and for tests of what a program says.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.log.join("\n")
+    }
+
+    fn pid(&self) -> Result<Pid> {
+        Pid::from_raw(self.child.id().try_into()?).context("a process id is never 0")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both fail harmlessly when the program has ended already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Sends every line of `output` to `lines`, from a thread that ends with the output.
+fn forward(output: impl Read + Send + 'static, lines: Sender<String>) {
+    thread::spawn(move || {
+        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+            if lines.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+                break;
+            }
+        }
+    });
+}

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What a program may rely on at the moment it is told of a change: what no stream of events shows.
+//!
+//! Each promise is kept by a local directory as well, and checked there.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::{Need, trial};
+use farwatch_testkit::{Kind, Mount, PATIENCE, Recorder, shell};
+use libtest_mimic::Trial;
+
+const ROUNDS: usize = 50;
+
+type Promise = fn(&Mount) -> Result<()>;
+
+fn main() -> ExitCode {
+    let promises: [(&str, Promise); 4] = [
+        ("a_program_told_of_a_write_reads_the_new_content", fresh_content),
+        ("a_program_told_of_a_write_sees_the_new_mtime", fresh_mtime),
+        ("a_program_told_of_a_new_name_finds_it_in_a_listing", fresh_listing),
+        ("directories_made_in_one_go_are_all_found_by_watching_and_listing", nothing_between),
+    ];
+    e2e::run(promises.into_iter().flat_map(on_both).collect())
+}
+
+fn on_both((name, promise): (&str, Promise)) -> [Trial; 2] {
+    [
+        trial(&format!("{name}::mounted"), &[Need::Mount], move || promise(&Mount::start()?)),
+        trial(&format!("{name}::local"), &[], move || promise(&Mount::local()?)),
+    ]
+}
+
+/// Waits for `kind` of `object`, and not a moment longer: what follows runs on the event's heels.
+fn told(recorder: &mut Recorder, kind: Kind, object: &str) -> Result<()> {
+    recorder.take_events();
+    recorder.wait_until(PATIENCE, |recorder| {
+        recorder.events().iter().any(|event| event.kind == kind && event.object == object)
+    })
+}
+
+fn fresh_content(mount: &Mount) -> Result<()> {
+    let share = mount.share("content")?;
+    let mut file = fs::File::create_new(share.host().join("f"))?;
+    let mut recorder = Recorder::new(&share, Recorder::CHANGES)?;
+    recorder.watch(Path::new("."))?;
+    let mut written = String::new();
+    for round in 0..ROUNDS {
+        // Before each round the reader has the old content in its cache.
+        ensure!(fs::read_to_string(share.mount().join("f"))? == written, "old content");
+        let line = format!("line {round}\n");
+        file.write_all(line.as_bytes())?;
+        written += &line;
+        told(&mut recorder, Kind::Modify, "f")?;
+        ensure!(
+            fs::metadata(share.mount().join("f"))?.len() == u64::try_from(written.len())?,
+            "stale size in round {round}"
+        );
+        ensure!(
+            fs::read_to_string(share.mount().join("f"))? == written,
+            "stale content in round {round}"
+        );
+    }
+    Ok(())
+}
+
+fn fresh_mtime(mount: &Mount) -> Result<()> {
+    let share = mount.share("mtime")?;
+    let file = fs::File::create_new(share.host().join("f"))?;
+    let mut recorder = Recorder::new(&share, Recorder::CHANGES)?;
+    recorder.watch(Path::new("f"))?;
+    for round in 0..ROUNDS {
+        fs::metadata(share.mount().join("f"))?;
+        (&file).write_all(b"x")?;
+        told(&mut recorder, Kind::Modify, "[f]")?;
+        let modified =
+            |dir: &Path| -> Result<SystemTime> { Ok(fs::metadata(dir.join("f"))?.modified()?) };
+        ensure!(
+            modified(share.mount())? == modified(share.host())?,
+            "stale mtime in round {round}"
+        );
+    }
+    Ok(())
+}
+
+fn fresh_listing(mount: &Mount) -> Result<()> {
+    let share = mount.share("listing")?;
+    let mut recorder = Recorder::new(&share, Recorder::CHANGES)?;
+    recorder.watch(Path::new("."))?;
+    let names = || -> Result<Vec<OsString>> {
+        fs::read_dir(share.mount())?.map(|entry| Ok(entry?.file_name())).collect()
+    };
+    for round in 0..ROUNDS {
+        let (name, renamed) = (format!("f{round}"), format!("g{round}"));
+        names()?;
+        fs::File::create_new(share.host().join(&name))?;
+        told(&mut recorder, Kind::Create, &name)?;
+        ensure!(names()?.contains(&OsString::from(&name)), "{name} is not listed");
+        fs::rename(share.host().join(&name), share.host().join(&renamed))?;
+        told(&mut recorder, Kind::MovedTo, &renamed)?;
+        ensure!(names()?.contains(&OsString::from(&renamed)), "{renamed} is not listed");
+        ensure!(!names()?.contains(&OsString::from(&name)), "{name} is still listed");
+    }
+    Ok(())
+}
+
+/// `mkdir -p a/b/c && touch a/b/c/f` is faster than any watcher. On a local directory a program
+/// that first watches a new directory and then lists it misses nothing: what came before the watch
+/// is listed, what came later is an event. So it must be here.
+fn nothing_between(mount: &Mount) -> Result<()> {
+    let share = mount.share("deep")?;
+    let mut recorder = Recorder::new(&share, Recorder::CHANGES)?;
+    recorder.watch_recursively(Path::new("."))?;
+    for round in 0..ROUNDS {
+        let script = format!("mkdir -p a{round}/b/c && touch a{round}/b/c/f");
+        let mut commands = shell(&script, share.host()).spawn()?;
+        let wanted: Vec<PathBuf> = ["", "b", "b/c", "b/c/f"]
+            .iter()
+            .map(|below| Path::new(&format!("a{round}")).join(below).iter().collect())
+            .collect();
+        let found = |recorder: &Recorder, path: &Path| {
+            recorder.listed().contains(path)
+                || recorder
+                    .events()
+                    .iter()
+                    .any(|event| event.kind == Kind::Create && Path::new(&event.object) == path)
+        };
+        recorder
+            .wait_until(PATIENCE, |recorder| wanted.iter().all(|path| found(recorder, path)))
+            .with_context(|| format!("round {round}"))?;
+        ensure!(commands.wait()?.success(), "the commands failed");
+        recorder.take_events();
+    }
+    Ok(())
+}

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The checks and chores of this repository: `cargo xtask <task>`. One file a task.
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool")]
+
+mod ci;
+mod tally;
+mod tidy;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask <task>
+
+  ci     all that must pass before a commit: fmt, tidy, clippy, doc, every test
+  tidy   the house rules that no other tool checks";
+
+fn main() -> ExitCode {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the root");
+    let tasks: Vec<String> = std::env::args().skip(1).collect();
+    let result = match tasks.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["ci"] => ci::run(root),
+        ["tidy"] => tidy::run(root),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Counts checks and tests from what the test runners print.
+
+use std::collections::BTreeMap;
+
+/// The sum of a run.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) passed: u32,
+    pub(crate) failed: u32,
+    pub(crate) skipped: u32,
+    /// Why tests were skipped → how many.
+    reasons: BTreeMap<String, u32>,
+    failures: Vec<String>,
+}
+
+impl Tally {
+    /// Adds one check that is not a test.
+    pub(crate) fn gate(&mut self, name: &str, passed: bool) {
+        if passed {
+            self.passed += 1;
+        } else {
+            self.failed += 1;
+            self.failures.push(name.to_owned());
+        }
+    }
+
+    /// Adds what one line of output tells: a summary of nextest or libtest, a skipped or failed
+    /// test, or nothing.
+    pub(crate) fn add_line(&mut self, line: &str) {
+        let line = line.trim();
+        if let Some((_, counts)) =
+            line.split_once("tests run: ").or_else(|| line.split_once("test run: "))
+        {
+            // `Summary [ 3.2s] 9 tests run: 7 passed (1 slow), 2 failed, 1 skipped`
+            self.add_counts(counts.split(", "));
+        } else if let Some(counts) = line.strip_prefix("test result: ") {
+            // `test result: ok. 7 passed; 2 failed; 1 ignored; 0 measured; …`
+            let (_, counts) = counts.split_once(". ").unwrap_or_default();
+            self.add_counts(counts.split("; "));
+        } else if line.starts_with("SKIP ") || line.ends_with(" ... ignored") {
+            let test = line.trim_end_matches(" ... ignored");
+            if let Some((_, reason)) = test.rsplit_once(" (") {
+                *self.reasons.entry(reason.trim_end_matches(')').to_owned()).or_default() += 1;
+            }
+        }
+    }
+
+    /// The closing lines; the last one is `N passed, N failed, N skipped`.
+    pub(crate) fn report(&self) -> String {
+        let mut report = String::new();
+        for failure in &self.failures {
+            report += &format!("failed: {failure}\n");
+        }
+        for (reason, count) in &self.reasons {
+            report += &format!("skipped: {count} ({reason})\n");
+        }
+        let Self { passed, failed, skipped, .. } = self;
+        report + &format!("{passed} passed, {failed} failed, {skipped} skipped")
+    }
+
+    fn add_counts<'a>(&mut self, counts: impl Iterator<Item = &'a str>) {
+        for count in counts {
+            let Some((number, what)) = count.split_once(' ') else { continue };
+            let Ok(number) = number.parse::<u32>() else { continue };
+            match what.split(' ').next().unwrap_or_default() {
+                "passed" => self.passed += number,
+                "skipped" | "ignored" => self.skipped += number,
+                "measured" | "filtered" => {}
+                // failed, timed out, could not be started
+                _ => self.failed += number,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sum(output: &str) -> String {
+        let mut tally = Tally::default();
+        output.lines().for_each(|line| tally.add_line(line));
+        tally.report()
+    }
+
+    #[test]
+    fn the_summary_of_nextest_is_counted() {
+        let output = "     Summary [   3.217s] 9 tests run: 6 passed (1 slow), 2 failed, \
+            1 timed out, 4 skipped";
+        assert_eq!(sum(output), "6 passed, 3 failed, 4 skipped");
+    }
+
+    #[test]
+    fn the_summaries_of_libtest_are_added_up() {
+        let line = "test result: ok. 3 passed; 1 failed; 2 ignored; 0 measured; 5 filtered out; \
+            finished in 0.00s";
+        assert_eq!(sum(&format!("{line}\n{line}")), "6 passed, 2 failed, 4 skipped");
+    }
+
+    #[test]
+    fn the_reasons_of_skipped_tests_are_counted() {
+        let output = "        SKIP [         ] (─────) e2e::local tool-rsync (needs rsync)\n\
+            test save-vim (needs rsync) ... ignored";
+        assert_eq!(sum(output), "skipped: 2 (needs rsync)\n0 passed, 0 failed, 0 skipped");
+    }
+
+    #[test]
+    fn a_failed_check_is_named() {
+        let mut tally = Tally::default();
+        tally.gate("fmt", true);
+        tally.gate("clippy", false);
+        assert_eq!(tally.report(), "failed: clippy\n1 passed, 1 failed, 0 skipped");
+    }
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The documents tell of the tree as it is: ARCHITECTURE.md names every crate and room, and every
+//! row of docs/SEMANTICS.md names tests that exist.
+
+use super::File;
+
+pub(super) fn check(files: &[File]) -> Vec<String> {
+    let document = |path: &str| files.iter().find(|file| file.path == path);
+    let mut complaints = Vec::new();
+    if let Some(architecture) = document("ARCHITECTURE.md") {
+        let unnamed = rooms(files).into_iter().filter(|room| !architecture.text.contains(room));
+        complaints.extend(unnamed.map(|room| format!("ARCHITECTURE.md does not name {room}")));
+    }
+    if let Some(semantics) = document("docs/SEMANTICS.md") {
+        complaints.extend(rows(&semantics.text).filter_map(|row| check_row(row, files)));
+    }
+    complaints
+}
+
+/// The crates, and the directories in their `src`.
+fn rooms(files: &[File]) -> Vec<&str> {
+    let mut rooms: Vec<&str> = Vec::new();
+    for file in files.iter().filter(|file| file.path.ends_with(".rs")) {
+        let Some((crate_dir, inside)) = file.path.split_once("/src/") else { continue };
+        rooms.extend(crate_dir.rsplit('/').next());
+        rooms.extend(inside.split('/').rev().skip(1).filter(|dir| *dir != "bin"));
+    }
+    rooms.sort_unstable();
+    rooms.dedup();
+    rooms
+}
+
+/// The rows of all tables, without their heads.
+fn rows(text: &str) -> impl Iterator<Item = &str> {
+    let lines: Vec<&str> = text.lines().collect();
+    let is_rule = |line: &str| line.starts_with('|') && line.contains("---");
+    let head: Vec<bool> = (0..lines.len())
+        .map(|at| is_rule(lines[at]) || lines.get(at + 1).is_some_and(|next| is_rule(next)))
+        .collect();
+    lines
+        .into_iter()
+        .zip(head)
+        .filter(|(line, head)| line.starts_with('|') && !head)
+        .map(|(l, _)| l)
+}
+
+/// The last cell of a row names its tests in backquotes: functions or scenario files.
+fn check_row(row: &str, files: &[File]) -> Option<String> {
+    let cell = row.trim().trim_end_matches('|').rsplit('|').next().unwrap_or_default();
+    let names: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
+    if names.is_empty() {
+        return Some(format!("docs/SEMANTICS.md: no test in {row}"));
+    }
+    let missing = names.into_iter().find(|name| !exists(name, files))?;
+    Some(format!("docs/SEMANTICS.md: there is no test {missing}"))
+}
+
+fn exists(test: &str, files: &[File]) -> bool {
+    let name = test.rsplit("::").next().unwrap_or(test).trim_end_matches(".txt");
+    let scenario = format!("/{name}.txt");
+    let function = format!("fn {name}(");
+    let named = format!("\"{name}\"");
+    files.iter().any(|file| {
+        file.path.ends_with(&scenario)
+            || (file.path.ends_with(".rs")
+                && (file.text.contains(&function) || file.text.contains(&named)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(path: &str, text: &str) -> File {
+        File { path: path.to_owned(), text: text.to_owned() }
+    }
+
+    #[test]
+    fn a_room_that_the_architecture_does_not_name_is_reported() {
+        let files = [
+            file("ARCHITECTURE.md", "farwatch has `watch`"),
+            file("crates/farwatch/src/watch/fanotify.rs", ""),
+            file("crates/farwatch/src/deliver/queue.rs", ""),
+        ];
+        assert_eq!(check(&files), ["ARCHITECTURE.md does not name deliver"]);
+    }
+
+    #[test]
+    fn a_row_must_name_a_test_that_exists() {
+        let semantics = "| what | test |\n|---|---|\n| a | `it_works` |\n| b | `rename` |\n\
+            | c | `gone` |\n| d | |\n";
+        let files = [
+            file("docs/SEMANTICS.md", semantics),
+            file("e2e/scenarios/rename.txt", ""),
+            file("crates/farwatch/src/a.rs", "fn it_works() {}"),
+        ];
+        assert_eq!(
+            check(&files),
+            ["docs/SEMANTICS.md: there is no test gone", "docs/SEMANTICS.md: no test in | d | |"]
+        );
+    }
+}
