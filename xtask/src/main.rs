@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool")]
 
+mod bench;
 mod ci;
 mod tally;
 mod tidy;
@@ -14,7 +15,8 @@ const USAGE: &str = "\
 usage: cargo xtask <task>
 
   ci     all that must pass before a commit: fmt, tidy, clippy, doc, every test
-  tidy   the house rules that no other tool checks";
+  tidy   the house rules that no other tool checks
+  bench  what farwatch costs on this machine (needs root; --quick does a tenth)";
 
 fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the root");
@@ -22,6 +24,8 @@ fn main() -> ExitCode {
     let result = match tasks.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["ci"] => ci::run(root),
         ["tidy"] => tidy::run(root),
+        ["bench"] => bench::run(root, false),
+        ["bench", "--quick"] => bench::run(root, true),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);

@@ -145,7 +145,8 @@ impl Mount {
     fn start_driver(&mut self, command: Command) -> Result<()> {
         self.processes.push(Process::start(command)?);
         self.driver().wait_for_line(|line| line.starts_with("mounted "))?;
-        ensure!(is_mount_point(&self.mount_point())?, "not mounted, although it said so");
+        let mounted = is_mount_point(&self.mount_point())?;
+        ensure!(mounted, "not mounted, although it said so:\n{}", self.driver().log());
         Ok(())
     }
 

@@ -111,9 +111,9 @@ impl Driver {
         let hiprio = HiprioAreas::plan(&mut layout);
         let requests: Vec<_> =
             device.request_queues().map(|index| (index, WorkerAreas::plan(&mut layout))).collect();
-        let notification = device.notify_buf_size().map(|size| {
-            NotificationAreas::plan(&mut layout, options.notification_buffers, size)
-        });
+        let notification = device
+            .notify_buf_size()
+            .map(|size| NotificationAreas::plan(&mut layout, options.notification_buffers, size));
         let memory = layout.map().map_err(Error::system("making the shared memory"))?;
 
         let halt = orders.halt.clone();

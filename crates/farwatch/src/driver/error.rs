@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! [`Error`]: why a driver cannot start, or had to stop.
+//! [`enum@Error`]: why a driver cannot start, or had to stop.
 
 use std::io;
 use std::path::PathBuf;

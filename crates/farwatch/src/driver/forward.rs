@@ -133,8 +133,7 @@ impl Worker {
     fn epoll(&self, fuse: &FuseDevice, events: EventSet) -> Result<Epoll, Error> {
         let epoll = Epoll::new().map_err(Error::system("making an epoll"))?;
         // Of several workers that sleep, one message wakes one.
-        let exclusive =
-            if events.is_empty() { events } else { events | EventSet::EXCLUSIVE };
+        let exclusive = if events.is_empty() { events } else { events | EventSet::EXCLUSIVE };
         signal::register(&epoll, fuse, exclusive, TOKEN_FUSE)
             .map_err(Error::system("watching /dev/fuse"))?;
         self.queue.register_call(&epoll, TOKEN_OTHER)?;
@@ -177,9 +176,7 @@ impl Worker {
         let room = slot.reply(len);
         let reply = room.part(0, room.len().min(header.reply_len_max.unwrap_or(usize::MAX)));
         let request = Request { slot, reply, unique: header.unique };
-        self.queue
-            .add(&[message], &[reply], request)
-            .expect("the ring has a place for each slot");
+        self.queue.add(&[message], &[reply], request).expect("the ring has a place for each slot");
         self.queue.kick();
         Ok(())
     }

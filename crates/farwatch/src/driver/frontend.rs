@@ -101,8 +101,9 @@ impl Device {
     pub(super) fn connect(endpoint: Endpoint, request_queues_max: usize) -> Result<Self, Error> {
         let stream = match endpoint {
             Endpoint::Stream(stream) => stream,
-            Endpoint::Path(path) => UnixStream::connect(&path)
-                .map_err(|source| Error::NoDevice { path, source })?,
+            Endpoint::Path(path) => {
+                UnixStream::connect(&path).map_err(|source| Error::NoDevice { path, source })?
+            }
         };
         let own = stream.try_clone().map_err(Error::system("duplicating the device's socket"))?;
         // Two queues before the request queues, until the device says how many it has.
@@ -128,9 +129,10 @@ impl Device {
         let frontend = &mut self.frontend;
         frontend.set_owner().map_err(refused("SET_OWNER"))?;
         let offered = frontend.get_features().map_err(refused("GET_FEATURES"))?;
-        for (bit, name) in
-            [(F_VERSION_1, "VIRTIO_F_VERSION_1"), (F_PROTOCOL_FEATURES, "vhost-user protocol features")]
-        {
+        for (bit, name) in [
+            (F_VERSION_1, "VIRTIO_F_VERSION_1"),
+            (F_PROTOCOL_FEATURES, "vhost-user protocol features"),
+        ] {
             if offered & bit == 0 {
                 return Err(Error::Missing(name));
             }
@@ -150,8 +152,11 @@ impl Device {
         }
         self.features = offered & wanted;
         if protocol.contains(Protocol::CONFIG) {
-            let space =
-                if self.has_notifications() { &[0; Config::LEN_WITH_NOTIFICATION][..] } else { &[0; Config::LEN] };
+            let space = if self.has_notifications() {
+                &[0; Config::LEN_WITH_NOTIFICATION][..]
+            } else {
+                &[0; Config::LEN]
+            };
             let len = u32::try_from(space.len()).expect("a small number");
             let (_, bytes) = self
                 .frontend
@@ -268,7 +273,10 @@ impl Device {
             let (done, until_done) = mpsc::channel::<()>();
             let watchdog = scope.spawn(move || {
                 let silent = until_done.recv_timeout(limit) == Err(RecvTimeoutError::Timeout);
-                if silent && let Err(error) = rustix::net::shutdown(watched.as_fd(), rustix::net::Shutdown::Both) {
+                if silent
+                    && let Err(error) =
+                        rustix::net::shutdown(watched.as_fd(), rustix::net::Shutdown::Both)
+                {
                     tracing::debug!(%error, "shutting down the device's socket");
                 }
                 silent

@@ -124,7 +124,8 @@ impl FuseDevice {
     /// nothing, or nothing that the kernel takes, the request fails with EIO: whoever waits for it
     /// must never wait in vain.
     pub(super) fn reply(&self, unique: u64, reply: &VolatileSlice<'_>) {
-        let answered = reply.len() >= OUT_HEADER_LEN && reply.read_obj::<u64>(8).ok() == Some(unique);
+        let answered =
+            reply.len() >= OUT_HEADER_LEN && reply.read_obj::<u64>(8).ok() == Some(unique);
         if !answered {
             tracing::debug!(unique, len = reply.len(), "the device did not answer a request");
         } else if let Err(error) = (&self.0).write_volatile(reply) {
@@ -159,10 +160,8 @@ fn failure(unique: u64, errno: Errno) -> [u8; OUT_HEADER_LEN] {
 }
 
 fn errno(error: &VolatileMemoryError) -> Option<Errno> {
-    match error {
-        VolatileMemoryError::IOError(error) => Errno::from_io_error(error),
-        _ => None,
-    }
+    let VolatileMemoryError::IOError(error) = error else { return None };
+    Errno::from_io_error(error)
 }
 
 /// The mount of a [`FuseDevice`], unmounted when this goes.
@@ -175,7 +174,11 @@ pub(super) struct Mount {
 impl Mount {
     /// Mounts the file system behind `device` on the directory `mount_point`; `source` is what the
     /// mount table shows as its source.
-    pub(super) fn new(device: &FuseDevice, mount_point: &Path, source: &str) -> Result<Self, Error> {
+    pub(super) fn new(
+        device: &FuseDevice,
+        mount_point: &Path,
+        source: &str,
+    ) -> Result<Self, Error> {
         let failed =
             |source: io::Error| Error::Mount { mount_point: mount_point.to_owned(), source };
         // default_permissions: the kernel checks modes; without it FUSE_ALLOW_IDMAP, which file
@@ -211,7 +214,8 @@ impl Mount {
     pub(super) fn unmount(&self) -> Result<(), Error> {
         let failed = |source| Error::Unmount { mount_point: self.path.clone(), source };
         // Looked up, since the mount may have been moved, and another one be in its place.
-        let Some(path) = MountWatch::new(self.id).and_then(|mut at| at.mount_point()).map_err(failed)?
+        let Some(path) =
+            MountWatch::new(self.id).and_then(|mut at| at.mount_point()).map_err(failed)?
         else {
             return Ok(());
         };

@@ -30,9 +30,8 @@ impl<T> Queue<T> {
     ) -> Result<Self, Error> {
         // Non-blocking, since the device holds the same open files: one that fills a counter up
         // would make our write to it sleep.
-        let event = || {
-            EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(Error::system("making an eventfd"))
-        };
+        let event =
+            || EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(Error::system("making an eventfd"));
         let ring = Ring::new(Arc::clone(memory), areas, features);
         Ok(Self { index, ring, kick: event()?, call: event()? })
     }

@@ -177,10 +177,10 @@ impl<T> Ring<T> {
             .chain(writable.iter().map(|area| (*area, DESC_F_WRITE)));
         let mut last = head;
         if indirect {
-            let table = self.areas.indirect.part(
-                usize::from(head) * CHAIN_LEN_MAX * DESC_LEN,
-                CHAIN_LEN_MAX * DESC_LEN,
-            );
+            let table = self
+                .areas
+                .indirect
+                .part(usize::from(head) * CHAIN_LEN_MAX * DESC_LEN, CHAIN_LEN_MAX * DESC_LEN);
             for (at, (area, flags)) in (0u16..).zip(buffers) {
                 let next = (usize::from(at) + 1 < len).then_some(at + 1);
                 self.write_descriptor(table, at, area, flags, next);

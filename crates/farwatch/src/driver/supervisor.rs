@@ -210,8 +210,7 @@ impl Supervisor {
 
     /// Sleeps until one of `wanted` happens, the device goes, a worker ends, or `until` comes.
     fn next(&mut self, wanted: &[Input], until: Option<Instant>) -> Result<Input, Error> {
-        let input =
-            self.sleep(wanted, until).map_err(Error::system("supervising the session"))?;
+        let input = self.sleep(wanted, until).map_err(Error::system("supervising the session"))?;
         if input == Input::DeviceGone {
             self.orders.halt.at_once.raise();
         }

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use vhost::vhost_user::Listener;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::{VhostUserBackend, VhostUserDaemon, VringRwLock, VringT};
-use virtio_queue::QueueOwnedT;
+use virtio_queue::{QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{
@@ -23,6 +23,7 @@ use vmm_sys_util::event::{
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 type Memory = GuestMemoryAtomic<GuestMemoryMmap<()>>;
+type AnswerFn = dyn Fn(&[u8]) -> Answer + Send + Sync;
 
 /// What a test device does with a message.
 pub(super) enum Answer {
@@ -132,7 +133,7 @@ impl TestDevice {
 
 struct Backend {
     offer: Offer,
-    answer: Box<dyn Fn(&[u8]) -> Answer + Send + Sync>,
+    answer: Box<AnswerFn>,
     memory: Mutex<Option<Memory>>,
     acked: AtomicU64,
     event_idx: AtomicBool,
@@ -186,7 +187,12 @@ impl Backend {
         let mut outbox = self.outbox.lock().unwrap();
         while !outbox.is_empty() {
             let next = vring.get_mut().get_queue_mut().iter(memory.clone()).unwrap().next();
-            let Some(chain) = next else { break };
+            let Some(chain) = next else {
+                if vring.enable_notification().unwrap() {
+                    continue;
+                }
+                break;
+            };
             let room = chain.clone().writable().next().unwrap();
             assert_eq!(usize::try_from(room.len()).unwrap(), NOTIFY_BUF_SIZE);
             let message = outbox.pop_front().unwrap();
@@ -219,7 +225,11 @@ impl VhostUserBackend for Backend {
 
     fn features(&self) -> u64 {
         let notification = u64::from(self.offer.notification);
-        notification | 1 << 32 | 1 << 28 | 1 << 29 | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
+        notification
+            | 1 << 32
+            | 1 << 28
+            | 1 << 29
+            | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
     }
 
     fn acked_features(&self, features: u64) {

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
@@ -342,9 +342,9 @@ impl Mounted {
     }
 
     fn is_mounted(&self) -> bool {
-        fs::read_to_string("/proc/self/mountinfo").unwrap().contains(
-            &self.at.to_str().unwrap().replace(' ', "\\040"),
-        )
+        fs::read_to_string("/proc/self/mountinfo")
+            .unwrap()
+            .contains(&self.at.to_str().unwrap().replace(' ', "\\040"))
     }
 
     /// Waits for the end, which must be `expected`, and closes the session.

@@ -503,11 +503,9 @@ fn an_init_with_too_little_room_for_its_reply_is_refused() {
 
 #[test]
 fn fsnotify_is_granted_if_it_was_offered_and_there_is_a_notification_queue() {
-    for (offered, notifying, granted) in [
-        (u64::MAX, true, FUSE_HAVE_FSNOTIFY),
-        (u64::MAX, false, 0),
-        (!FUSE_HAVE_FSNOTIFY, true, 0),
-    ] {
+    for (offered, notifying, granted) in
+        [(u64::MAX, true, FUSE_HAVE_FSNOTIFY), (u64::MAX, false, 0), (!FUSE_HAVE_FSNOTIFY, true, 0)]
+    {
         let mut bench = Bench::new();
         bench.requests.set_notifying(notifying);
         let reply = bench.serve(&[In(init(offered)), Out(80)]);

@@ -5,8 +5,8 @@
 use std::collections::VecDeque;
 
 use proptest::prelude::*;
-use virtio_queue::{Queue as DeviceQueue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use virtio_queue::{Queue as DeviceQueue, QueueT};
+use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::*;
 
@@ -73,13 +73,16 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A chain in the model: token, buffers, head once the device has it.
+/// A chain in the model.
 #[derive(Clone, Debug)]
 struct Out {
     token: u32,
     readable: usize,
     writable: usize,
+    /// Once the device has taken it.
     head: u16,
+    /// What the driver must be told, once the device has used it.
+    len: u32,
 }
 
 struct Model {
@@ -89,8 +92,8 @@ struct Model {
     available: VecDeque<Out>,
     /// The device has it.
     taken: Vec<Out>,
-    /// Used, not popped: token and length that the driver must be told.
-    used: VecDeque<(u32, u32)>,
+    /// Used, not popped.
+    used: VecDeque<Out>,
     device_awake: bool,
     driver_awake: bool,
 }
@@ -113,20 +116,33 @@ impl Model {
         let buffer = self.bench.buffer;
         for (readable, writable) in chains.iter().copied() {
             let token = self.next_token;
-            let free = self.bench.ring.free_len;
+            let free = self.free();
             let buffers = [buffer; 2];
             match self.bench.ring.add(&buffers[..readable], &buffers[..writable], token) {
                 Ok(()) => {
+                    assert!(free >= self.descriptors(readable, writable), "there was no room");
                     self.next_token += 1;
-                    self.available.push_back(Out { token, readable, writable, head: 0 });
+                    self.available.push_back(Out { token, readable, writable, head: 0, len: 0 });
                 }
                 Err(back) => {
                     assert_eq!(back, token);
-                    assert!(usize::from(free) < readable + writable, "there was room");
+                    assert!(free < self.descriptors(readable, writable), "there was room");
                 }
             }
         }
         self.device_awake |= self.bench.ring.should_kick();
+    }
+
+    /// How many descriptors of the table a chain takes.
+    fn descriptors(&self, readable: usize, writable: usize) -> usize {
+        if self.bench.ring.indirect { 1 } else { readable + writable }
+    }
+
+    /// How many descriptors are free.
+    fn free(&self) -> usize {
+        let out = self.available.iter().chain(&self.taken).chain(&self.used);
+        let taken: usize = out.map(|out| self.descriptors(out.readable, out.writable)).sum();
+        usize::from(self.bench.ring.areas.size) - taken
     }
 
     fn take(&mut self) {
@@ -151,11 +167,11 @@ impl Model {
         if self.taken.is_empty() {
             return;
         }
-        let out = self.taken.remove(which % self.taken.len());
+        let mut out = self.taken.remove(which % self.taken.len());
         let Bench { device, guest, .. } = &mut self.bench;
         device.add_used(&*guest, out.head, len).unwrap();
-        let room = u32::try_from(out.writable * BUFFER_LEN).unwrap();
-        self.used.push_back((out.token, len.min(room)));
+        out.len = len.min(u32::try_from(out.writable * BUFFER_LEN).unwrap());
+        self.used.push_back(out);
         self.driver_awake |= device.needs_notification(&*guest).unwrap();
     }
 
@@ -164,7 +180,8 @@ impl Model {
             return;
         }
         while let Some(popped) = self.bench.ring.pop().unwrap() {
-            assert_eq!(Some(popped), self.used.pop_front());
+            let out = self.used.pop_front().expect("nothing appears from nowhere");
+            assert_eq!(popped, (out.token, out.len));
         }
         self.driver_awake = self.bench.ring.arm();
     }
@@ -232,6 +249,21 @@ fn indices_wrap_around() {
             assert_eq!(bench.ring.pop(), Ok(Some((token, 1))));
         }
     }
+}
+
+#[test]
+fn without_event_idx_calls_are_wanted_only_from_arming_to_the_next_used_chain() {
+    let mut bench = Bench::new(4, 0);
+    let buffer = bench.buffer;
+    let flags = |bench: &Bench| bench.ring.load(bench.ring.areas.avail, FLAGS, Ordering::Relaxed);
+    bench.ring.add(&[buffer], &[], 7).unwrap();
+    assert_eq!(flags(&bench), AVAIL_F_NO_INTERRUPT);
+    assert!(!bench.ring.arm());
+    assert_eq!(flags(&bench), 0);
+    bench.forge_used(1, &[(0, 0)]);
+    assert!(bench.ring.arm(), "there is something already");
+    bench.ring.pop().unwrap();
+    assert_eq!(flags(&bench), AVAIL_F_NO_INTERRUPT);
 }
 
 #[test]
