@@ -137,10 +137,10 @@ pub fn main() -> ExitCode {
     }
     let result = match cli.command {
         Command::Mount(args) => mount::run(args, &cli.log),
-        Command::Serve(args) => serve::run(args),
+        Command::Serve(args) => serve::run(&args),
         Command::Doctor { directory } => {
             return match doctor::run(directory.as_deref(), &mut io::stdout().lock()) {
-                Ok(verdict) if verdict == doctor::Verdict::Missing => ExitCode::FAILURE,
+                Ok(doctor::Verdict::Missing) => ExitCode::FAILURE,
                 Ok(_) => ExitCode::SUCCESS,
                 Err(error) => fail(&error),
             };

@@ -319,13 +319,7 @@ impl FileSystem for Interposer {
         Ok(self.learn(dir, &name_, entry))
     }
 
-    fn link(
-        &self,
-        ctx: Context,
-        inode: Inode,
-        parent: Inode,
-        name: &CStr,
-    ) -> io::Result<Entry> {
+    fn link(&self, ctx: Context, inode: Inode, parent: Inode, name: &CStr) -> io::Result<Entry> {
         if self.is_agent(&ctx) {
             return self.link_marked(ctx, inode, parent, name);
         }
@@ -450,17 +444,20 @@ impl FileSystem for Interposer {
         }
         self.check(&ctx, inode)?;
         self.inner.write(
-            ctx, inode, handle, r, size, offset, lock_owner, delayed_write, kill_priv, flags,
+            ctx,
+            inode,
+            handle,
+            r,
+            size,
+            offset,
+            lock_owner,
+            delayed_write,
+            kill_priv,
+            flags,
         )
     }
 
-    fn flush(
-        &self,
-        ctx: Context,
-        inode: Inode,
-        handle: Handle,
-        lock_owner: u64,
-    ) -> io::Result<()> {
+    fn flush(&self, ctx: Context, inode: Inode, handle: Handle, lock_owner: u64) -> io::Result<()> {
         if control::is_ours(handle) {
             return Ok(());
         }
@@ -509,13 +506,7 @@ impl FileSystem for Interposer {
         self.inner.readdir(ctx, inode, handle, size, offset)
     }
 
-    fn releasedir(
-        &self,
-        ctx: Context,
-        inode: Inode,
-        flags: u32,
-        handle: Handle,
-    ) -> io::Result<()> {
+    fn releasedir(&self, ctx: Context, inode: Inode, flags: u32, handle: Handle) -> io::Result<()> {
         self.check_read(inode)?;
         self.inner.releasedir(ctx, inode, flags, handle)
     }

@@ -10,7 +10,7 @@ mod device;
 mod place;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::{Context as _, bail};
 
@@ -53,8 +53,8 @@ pub(crate) fn run(mut args: MountArgs, log: &str) -> anyhow::Result<()> {
 }
 
 fn serve(
-    mount_point: &std::path::Path,
-    source: &PathBuf,
+    mount_point: &Path,
+    source: &Path,
     endpoint: Endpoint,
     notification_buffers: u16,
 ) -> anyhow::Result<()> {
@@ -66,7 +66,7 @@ fn serve(
     let agent = driver.notification_queue().map(Agent::prepare).transpose()?;
     let session = driver.mount(mount_point, &source.to_string_lossy())?;
     let agent = match agent {
-        Some(agent) => agent.attach(mount_point, session.stopper())?,
+        Some(agent) => agent.attach(mount_point, &session.stopper())?,
         None => None,
     };
     if agent.is_none() {
@@ -85,7 +85,9 @@ fn serve(
     session.close()?;
     match ended {
         Ok(Ended::Stopped | Ended::Unmounted) => Ok(()),
-        Ok(Ended::DeviceGone) => bail!("the device has gone: {} is unmounted", mount_point.display()),
+        Ok(Ended::DeviceGone) => {
+            bail!("the device has gone: {} is unmounted", mount_point.display())
+        }
         Err(error) => bail!(error),
     }
 }

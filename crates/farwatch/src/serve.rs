@@ -26,14 +26,15 @@ use crate::watch::Watcher;
 ///
 /// # Errors
 /// One sentence for the user, and what caused it.
-pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
+pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let shown = args.shared_dir.display();
-    let shared = args.shared_dir.canonicalize().with_context(|| format!("shared directory {shown}"))?;
+    let shared =
+        args.shared_dir.canonicalize().with_context(|| format!("shared directory {shown}"))?;
     if !shared.is_dir() {
         bail!("shared directory {shown} is not a directory");
     }
     let tag = Tag::new(&args.tag)?;
-    let listener = listen(&args)?;
+    let listener = listen(args)?;
     if let Err(error) = virtiofsd::limits::setup_rlimit_nofile(None) {
         tracing::warn!(error, "the limit of open files stays as it is");
     }
@@ -87,7 +88,8 @@ fn open_fanotify() -> Option<Fanotify> {
 
 /// Whether the file server can keep a file handle for each known object, instead of a descriptor.
 fn file_handles(shared: &Path) -> anyhow::Result<bool> {
-    let root = File::open(shared).with_context(|| format!("shared directory {}", shared.display()))?;
+    let root =
+        File::open(shared).with_context(|| format!("shared directory {}", shared.display()))?;
     let privileged = has_capability(CapabilitySet::DAC_READ_SEARCH)?;
     Ok(privileged && FileHandle::from_fd(&root).is_ok_and(|handle| handle.is_some()))
 }

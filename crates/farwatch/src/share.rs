@@ -115,11 +115,7 @@ impl Share {
     }
 
     /// A descriptor of a known directory, which `open` makes if none is at hand.
-    pub fn dir(
-        &self,
-        id: NodeId,
-        open: impl FnOnce() -> Option<OwnedFd>,
-    ) -> Option<Arc<OwnedFd>> {
+    pub fn dir(&self, id: NodeId, open: impl FnOnce() -> Option<OwnedFd>) -> Option<Arc<OwnedFd>> {
         if let Some(fd) = self.lock().dirs.open.get(&id) {
             return Some(Arc::clone(fd));
         }

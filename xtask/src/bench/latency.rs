@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! From the host's system call to the event that a watcher can read: in the mount, and on a local
-//! directory. Also what one request through driver and device takes, of which an event needs a few.
+//! From the host's system call to the moment when a program that waits in poll(2) has its event: in
+//! the mount, and on a local directory. Also what one request through driver and device takes, of
+//! which an event needs a few.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::inotify::WatchFlags;
@@ -20,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) fn run(farwatch: &Path, scale: Scale) -> anyhow::Result<()> {
     let share = Share::farwatch(farwatch)?;
     let local = tempfile::tempdir()?;
-    println!("latency, system call to readable event, {} changes each", scale.changes);
+    println!("latency, system call to the waiting program, {} changes each", scale.changes);
     println!(
         "  {:24} {:>11} {:>11} {:>11} {:>11}   ratio of p50",
         "", "local p50", "p99", "mount p50", "p99"
@@ -55,30 +58,43 @@ fn append(src: &Path, mnt: &Path, turn: usize, count: usize) -> anyhow::Result<V
     // Known to the mount, as a file that somebody works with.
     std::fs::metadata(mnt.join("appended"))?;
     let watch = Watch::new(mnt, WatchFlags::MODIFY)?;
-    let start = u64::try_from(turn * count)?;
-    (start..)
-        .take(count)
-        .map(|offset| one(&watch, || Ok(file.write_all_at(b"x", offset)?)))
-        .collect()
+    let start = turn * count;
+    each(&watch, count, |nth| Ok(file.write_all_at(b"x", u64::try_from(start + nth)?)?))
 }
 
 fn create(src: &Path, mnt: &Path, turn: usize, count: usize) -> anyhow::Result<Vec<Duration>> {
     let watch = Watch::new(mnt, WatchFlags::CREATE)?;
-    (0..count)
-        .map(|nth| {
-            let path = src.join(format!("created-{turn}-{nth}"));
-            one(&watch, || Ok(drop(File::create(&path)?)))
-        })
-        .collect()
+    each(&watch, count, |nth| {
+        File::create(src.join(format!("c-{turn}-{nth}")))?;
+        Ok(())
+    })
 }
 
-fn one(watch: &Watch, change: impl Fn() -> anyhow::Result<()>) -> anyhow::Result<Duration> {
-    watch.drain()?;
-    let start = Instant::now();
-    change()?;
-    let readable = watch.wait(PATIENCE)?;
-    watch.drain()?;
-    Ok(readable - start)
+/// Does `change` `count` times, each after the event of the one before has been read by a thread
+/// that does nothing but wait for events.
+fn each(
+    watch: &Watch,
+    count: usize,
+    change: impl Fn(usize) -> anyhow::Result<()>,
+) -> anyhow::Result<Vec<Duration>> {
+    let (read, woken) = channel();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            for _ in 0..count {
+                let seen = watch.wait(PATIENCE).and_then(|now| watch.drain().map(|_| now));
+                if read.send(seen).is_err() {
+                    return;
+                }
+            }
+        });
+        (0..count)
+            .map(|nth| {
+                let start = Instant::now();
+                change(nth)?;
+                Ok(woken.recv()?? - start)
+            })
+            .collect()
+    })
 }
 
 fn requests(mnt: &Path, count: usize) -> anyhow::Result<Samples> {

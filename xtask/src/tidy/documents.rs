@@ -17,13 +17,15 @@ pub(super) fn check(files: &[File]) -> Vec<String> {
     complaints
 }
 
-/// The crates, and the directories in their `src`.
+/// The crates, and the rooms of the product: the directories in its crates' `src`.
 fn rooms(files: &[File]) -> Vec<&str> {
     let mut rooms: Vec<&str> = Vec::new();
     for file in files.iter().filter(|file| file.path.ends_with(".rs")) {
         let Some((crate_dir, inside)) = file.path.split_once("/src/") else { continue };
         rooms.extend(crate_dir.rsplit('/').next());
-        rooms.extend(inside.split('/').rev().skip(1).filter(|dir| *dir != "bin"));
+        let is_product = crate_dir.starts_with("crates/") && !crate_dir.ends_with("-testkit");
+        let room = inside.split_once('/').map(|(room, _)| room);
+        rooms.extend(room.filter(|room| is_product && *room != "bin"));
     }
     rooms.sort_unstable();
     rooms.dedup();

@@ -50,7 +50,7 @@ impl Interposer {
         name: &Name,
     ) -> Option<io::Result<Entry>> {
         match self.ask(&ctx, MarkedRequest::Lookup(dir, name)) {
-            Answer::Entry(object) => Some(self.entry_of(ctx, dir, name, object)),
+            Answer::Entry(object) => Some(self.entry_of(ctx, dir, name, &object)),
             Answer::Refused(Refusal::NotAsked) => None,
             Answer::Refused(refused) => Some(Err(refusal(refused))),
             Answer::Attr(_) | Answer::Opened | Answer::Done => Some(Err(not_asked())),
@@ -89,7 +89,7 @@ impl Interposer {
         directory: bool,
     ) -> io::Result<()> {
         let (dir, name) = entry(parent, name)?;
-        done(self.ask(&ctx, MarkedRequest::Remove(dir, &name, directory)))
+        done(&self.ask(&ctx, MarkedRequest::Remove(dir, &name, directory)))
     }
 
     pub(super) fn rename_marked(
@@ -104,7 +104,7 @@ impl Interposer {
         }
         let (old, old_name) = entry(old.0, old.1)?;
         let (new, new_name) = entry(new.0, new.1)?;
-        done(self.ask(&ctx, MarkedRequest::Rename(old, &old_name, new, &new_name)))
+        done(&self.ask(&ctx, MarkedRequest::Rename(old, &old_name, new, &new_name)))
     }
 
     pub(super) fn setattr_marked(
@@ -156,7 +156,7 @@ impl Interposer {
         answer: Answer,
     ) -> io::Result<Entry> {
         match answer {
-            Answer::Entry(object) => self.entry_of(ctx, dir, name, object),
+            Answer::Entry(object) => self.entry_of(ctx, dir, name, &object),
             Answer::Refused(refused) => Err(refusal(refused)),
             Answer::Attr(_) | Answer::Opened | Answer::Done => Err(not_asked()),
         }
@@ -167,9 +167,9 @@ impl Interposer {
         ctx: Context,
         dir: NodeId,
         name: &Name,
-        object: Object,
+        object: &Object,
     ) -> io::Result<Entry> {
-        match object {
+        match *object {
             Object::Known { id, here: true, .. } => {
                 let found = self.found_here(ctx, dir, name, |entry| entry.inode == id.get());
                 match found {
@@ -225,8 +225,7 @@ impl Interposer {
         let mut identity = None;
         let found = self.found_here(ctx, dir, name, |entry| {
             let found = FileKind::from_mode(entry.attr.mode);
-            let fits = found == kind
-                || (kind == FileKind::Unknown && found != FileKind::Directory);
+            let fits = found == kind || (kind == FileKind::Unknown && found != FileKind::Directory);
             identity = if fits { self.identify(dir, name, entry) } else { None };
             identity.as_ref().is_some_and(|identity| identity.fid == fid)
         });
@@ -254,12 +253,9 @@ impl Interposer {
     /// `fuse_change_attributes()`. With `other_mtime` it gets one that is a nanosecond off, at once
     /// out of date, and drops the pages when it asks for the true one.
     fn attr_of(&self, ctx: Context, id: NodeId, links: i64, other_mtime: bool) -> Attr {
-        let mut attr = match self.inner.getattr(ctx, id.get(), None) {
-            Ok((attr, _)) => attr,
-            Err(_) => {
-                let kind = self.share.lock().engine.tree.kind(id).unwrap_or_default();
-                return attr::phantom(id, kind);
-            }
+        let Ok((mut attr, _)) = self.inner.getattr(ctx, id.get(), None) else {
+            let kind = self.share.lock().engine.tree.kind(id).unwrap_or_default();
+            return attr::phantom(id, kind);
         };
         let nlink = i64::from(attr.nlink).saturating_add(links).max(0);
         attr.nlink = u32::try_from(nlink).unwrap_or(u32::MAX);
@@ -270,10 +266,10 @@ impl Interposer {
     }
 }
 
-fn done(answer: Answer) -> io::Result<()> {
+fn done(answer: &Answer) -> io::Result<()> {
     match answer {
         Answer::Done => Ok(()),
-        Answer::Refused(refused) => Err(refusal(refused)),
+        Answer::Refused(refused) => Err(refusal(*refused)),
         Answer::Entry(_) | Answer::Attr(_) | Answer::Opened => Err(not_asked()),
     }
 }

@@ -77,7 +77,7 @@ impl Prepared {
     pub(super) fn attach(
         self,
         mount_point: &Path,
-        stopper: Stopper,
+        stopper: &Stopper,
     ) -> anyhow::Result<Option<Agent>> {
         let sent = self.mount_point.send(mount_point.to_owned());
         sent.ok().context("the agent's thread has ended")?;

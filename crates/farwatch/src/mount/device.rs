@@ -68,7 +68,7 @@ fn private_socket() -> std::io::Result<(UnixListener, UnixStream)> {
         let stream = UnixStream::connect(&path)?;
         Ok((listener, stream))
     });
-    let removed = std::fs::remove_file(&path).and(std::fs::remove_dir(&dir));
+    let removed = std::fs::remove_file(&path).and_then(|()| std::fs::remove_dir(&dir));
     let connected = connected?;
     removed?;
     Ok(connected)

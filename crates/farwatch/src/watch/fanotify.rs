@@ -34,7 +34,11 @@ fn change(record: Record<'_>) -> Vec<HostChange> {
         return vec![HostChange::Move { from, to, object: record.object, directory }];
     }
     let Some(dir) = record.dir else {
-        return record.object.map(|object| HostChange::Object { object, mask }).into_iter().collect();
+        return record
+            .object
+            .map(|object| HostChange::Object { object, mask })
+            .into_iter()
+            .collect();
     };
     if matches!(dir.name, b"." | b"") {
         return vec![HostChange::Object { object: dir.fid, mask }];
