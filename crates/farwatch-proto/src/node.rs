@@ -5,6 +5,8 @@
 use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
 
+use crate::FileKind;
+
 /// FUSE's id for an inode known to the guest (`fuse_in_header.nodeid`). 1 is the root, 0 is never a
 /// node.
 ///
@@ -29,6 +31,25 @@ impl NodeId {
             Some(id) => Self(id),
             None => panic!("a reserved nodeid is not 0"),
         }
+    }
+
+    /// How many bits of a phantom's nodeid are its number; the type is above them.
+    const PHANTOM_BITS: u32 = 44;
+
+    /// A stand-in for an object of a type, which lasts for one call. `number` counts up, and starts
+    /// again long after any guest has forgotten the first.
+    pub(crate) const fn phantom(kind: FileKind, number: u64) -> Self {
+        let number = number % (1 << Self::PHANTOM_BITS);
+        let kind = kind.dt() as u64;
+        Self::reserved(Self::RESERVED_MIN | (kind << Self::PHANTOM_BITS) | number)
+    }
+
+    /// The type of a phantom; `None` for any other node.
+    pub const fn phantom_kind(self) -> Option<FileKind> {
+        if !self.is_reserved() || self.get() >= Self::CONTROL.get() {
+            return None;
+        }
+        FileKind::from_dt(((self.get() - Self::RESERVED_MIN) >> Self::PHANTOM_BITS) as u32 & 0xf)
     }
 
     /// `None` for 0, which names no node.
@@ -94,5 +115,23 @@ impl Cookie {
     /// The one after, which is never 0.
     pub fn next(self) -> Self {
         Self(self.0.checked_add(1).unwrap_or(NonZeroU32::MIN))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_phantom_shows_its_type_and_no_other_node_has_one() {
+        for dt in 0..=12 {
+            let Some(kind) = FileKind::from_dt(dt) else { continue };
+            let phantom = NodeId::phantom(kind, u64::MAX);
+            assert!(phantom.is_reserved());
+            assert_eq!(phantom.phantom_kind(), Some(kind));
+        }
+        for node in [NodeId::ROOT, NodeId::CONTROL, NodeId::LIMBO] {
+            assert_eq!(node.phantom_kind(), None);
+        }
     }
 }

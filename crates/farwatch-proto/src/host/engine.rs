@@ -121,11 +121,10 @@ impl Engine {
         self.backlog.forgotten()
     }
 
-    /// A nodeid for a stand-in. It is never given out twice within any guest's memory.
-    pub fn phantom(&mut self) -> NodeId {
-        const PHANTOMS_MAX: u64 = 1 << 48;
-        self.phantoms = (self.phantoms + 1) % PHANTOMS_MAX;
-        NodeId::new(NodeId::RESERVED_MIN + self.phantoms).unwrap_or(NodeId::LIMBO)
+    /// A nodeid for a stand-in of a type. It is never given out twice within any guest's memory.
+    pub fn phantom(&mut self, kind: FileKind) -> NodeId {
+        self.phantoms = self.phantoms.wrapping_add(1);
+        NodeId::phantom(kind, self.phantoms)
     }
 
     /// Takes in one change on the host.

@@ -264,7 +264,7 @@ impl Record {
                 if self.todo.contains(event) && self.concerns(node, known, &entry, tree) =>
             {
                 self.todo.remove(event);
-                Answer::Attr(by_node(node, kind))
+                Answer::Attr(by_node(node))
             }
             MarkedRequest::OpenWrite(node)
                 if self.todo.contains(Mask::CLOSE_WRITE)
@@ -510,19 +510,14 @@ impl Record {
     /// Whether a request on `node` is about this record's entry.
     fn concerns(&self, node: NodeId, known: Option<NodeId>, entry: &Entry, tree: &Tree) -> bool {
         known == Some(node)
-            || is_phantom(node)
+            || node.phantom_kind().is_some()
             || tree.current(entry.dir.id, &entry.name) == Some(node)
     }
 }
 
-fn is_phantom(node: NodeId) -> bool {
-    node.is_reserved() && node != NodeId::CONTROL && node != NodeId::LIMBO
-}
-
-fn by_node(node: NodeId, kind: FileKind) -> Object {
-    if is_phantom(node) {
-        Object::Phantom(kind)
-    } else {
-        Object::Known { id: node, links: 0, here: false }
+fn by_node(node: NodeId) -> Object {
+    match node.phantom_kind() {
+        Some(kind) => Object::Phantom(kind),
+        None => Object::Known { id: node, links: 0, here: false },
     }
 }

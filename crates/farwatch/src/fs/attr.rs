@@ -14,7 +14,7 @@ pub(super) fn of_reserved(id: NodeId, agent: bool) -> Option<Attr> {
     match id {
         NodeId::CONTROL => Some(attr(id, FileKind::Regular, 0o600)),
         NodeId::LIMBO if agent => Some(attr(id, FileKind::Directory, 0o700)),
-        _ if id.is_reserved() && agent => Some(attr(id, FileKind::Regular, 0o600)),
+        _ if agent => id.phantom_kind().map(|kind| phantom(id, kind)),
         _ => None,
     }
 }

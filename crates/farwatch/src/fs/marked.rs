@@ -241,7 +241,7 @@ impl Interposer {
         let mut state = self.share.lock();
         let engine = &mut state.engine;
         engine.tree.tell_current(dir, name, None);
-        let id = engine.phantom();
+        let id = engine.phantom(kind);
         attr::passing(id, engine.tree.generation(), attr::phantom(id, kind))
     }
 
