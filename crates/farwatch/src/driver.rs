@@ -229,11 +229,17 @@ impl Session {
         let (Some(mount), Some(supervisor)) = (self.mount.take(), self.supervisor.take()) else {
             return Ok(());
         };
-        if !self.orders.outcome.is(Ended::Unmounted) {
+        let gone = self.orders.outcome.is(Ended::Unmounted);
+        if !gone {
             self.orders.stop.raise();
         }
         self.orders.unmounting.raise();
-        let unmounted = mount.unmount();
+        let unmounted = if gone {
+            mount.was_unmounted();
+            Ok(())
+        } else {
+            mount.unmount()
+        };
         self.orders.unmounted.raise();
         let joined = supervisor.join().map_err(|_| Error::Panicked);
         self.device.stop();

@@ -190,12 +190,16 @@ impl FileSystem for Interposer {
     type DirIter = <PassthroughFs as FileSystem>::DirIter;
 
     fn init(&self, capable: FsOptions) -> io::Result<FsOptions> {
+        // It would erase the uid of every request that creates nothing, and the marker with it. The
+        // server grants it to whoever offers it, so the device takes it out of the offer.
+        if capable.contains(FsOptions::ALLOW_IDMAP) {
+            return Err(Errno::PROTO.into());
+        }
         let granted = self.inner.init(capable)?;
         self.control.close();
         self.share.reset(identify::root(&self.root));
-        // Without EXPORT_SUPPORT the guest's kernel finds no node by its handle. ALLOW_IDMAP would
-        // erase the uid of every request that creates nothing, and the marker with it.
-        Ok((granted | FsOptions::EXPORT_SUPPORT) - FsOptions::ALLOW_IDMAP)
+        // Without it the guest's kernel finds no node by its handle.
+        Ok(granted | FsOptions::EXPORT_SUPPORT)
     }
 
     fn destroy(&self) {

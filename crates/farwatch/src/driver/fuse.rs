@@ -169,6 +169,9 @@ fn errno(error: &VolatileMemoryError) -> Option<Errno> {
 pub(super) struct Mount {
     path: PathBuf,
     id: MountId,
+    /// It has been taken away. From then on its id may be another mount's, which must not be
+    /// unmounted in its place.
+    gone: bool,
 }
 
 impl Mount {
@@ -193,7 +196,7 @@ impl Mount {
         mount(source, mount_point, "fuse.farwatch", flags, options.as_c_str())
             .map_err(|errno| failed(errno.into()))?;
         match MountId::of(mount_point) {
-            Ok(id) => Ok(Self { path: mount_point.to_owned(), id }),
+            Ok(id) => Ok(Self { path: mount_point.to_owned(), id, gone: false }),
             Err(error) => {
                 if let Err(error) = unmount(mount_point, UnmountFlags::DETACH) {
                     tracing::warn!(%error, "unmounting what could not be identified");
@@ -211,7 +214,19 @@ impl Mount {
     /// Unmounts; when programs still use the mount, it is taken out of sight at once and ends with
     /// the last of them, or with the connection. Nothing happens when it is gone already. May wait
     /// for the device, which then gets what is still to be written.
-    pub(super) fn unmount(&self) -> Result<(), Error> {
+    pub(super) fn unmount(mut self) -> Result<(), Error> {
+        self.take_away()
+    }
+
+    /// Somebody else has unmounted it: there is nothing to do any more.
+    pub(super) fn was_unmounted(mut self) {
+        self.gone = true;
+    }
+
+    fn take_away(&mut self) -> Result<(), Error> {
+        if std::mem::replace(&mut self.gone, true) {
+            return Ok(());
+        }
         let failed = |source| Error::Unmount { mount_point: self.path.clone(), source };
         // Looked up, since the mount may have been moved, and another one be in its place.
         let Some(path) =
@@ -232,7 +247,7 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        if let Err(error) = self.unmount() {
+        if let Err(error) = self.take_away() {
             tracing::warn!(%error, "unmounting");
         }
     }
