@@ -20,10 +20,11 @@ const ROUNDS: usize = 50;
 type Promise = fn(&Mount) -> Result<()>;
 
 fn main() -> ExitCode {
-    let promises: [(&str, Promise); 4] = [
+    let promises: [(&str, Promise); 5] = [
         ("a_program_told_of_a_write_reads_the_new_content", fresh_content),
         ("a_program_told_of_a_write_sees_the_new_mtime", fresh_mtime),
         ("a_program_told_of_a_new_name_finds_it_in_a_listing", fresh_listing),
+        ("a_close_after_the_delete_is_told_while_a_program_has_the_file", late_close),
         ("directories_made_in_one_go_are_all_found_by_watching_and_listing", nothing_between),
     ];
     e2e::run(promises.into_iter().flat_map(on_both).collect())
@@ -105,6 +106,25 @@ fn fresh_listing(mount: &Mount) -> Result<()> {
         told(&mut recorder, Kind::MovedTo, &renamed)?;
         ensure!(names()?.contains(&OsString::from(&renamed)), "{renamed} is not listed");
         ensure!(!names()?.contains(&OsString::from(&name)), "{name} is still listed");
+    }
+    Ok(())
+}
+
+/// The file that is closed is nowhere any more when the event is delivered; on the mount it lives on
+/// in the program that has it open.
+fn late_close(mount: &Mount) -> Result<()> {
+    let share = mount.share("late-close")?;
+    let mut recorder = Recorder::new(&share, Recorder::CHANGES)?;
+    recorder.watch(Path::new("."))?;
+    for round in 0..ROUNDS {
+        let name = format!("f{round}");
+        let writer = fs::File::create_new(share.host().join(&name))?;
+        let reader = fs::File::open(share.mount().join(&name))?;
+        fs::remove_file(share.host().join(&name))?;
+        told(&mut recorder, Kind::Delete, &name)?;
+        drop(writer);
+        told(&mut recorder, Kind::CloseWrite, &name)?;
+        drop(reader);
     }
     Ok(())
 }

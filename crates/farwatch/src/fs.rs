@@ -250,10 +250,15 @@ impl FileSystem for Interposer {
         inode: Inode,
         handle: Option<Handle>,
     ) -> io::Result<(Attr, Duration)> {
-        if let Some(attr) = attr::of_reserved(node(inode)?, self.is_agent(&ctx)) {
+        let (id, agent) = (node(inode)?, self.is_agent(&ctx));
+        if let Some(attr) = attr::of_reserved(id, agent) {
             return Ok((attr, Duration::ZERO));
         }
         self.check_read(inode)?;
+        if agent {
+            // Of an object that has gone since, too: its last events are still being replayed.
+            return Ok((self.attr_of(ctx, id, 0, false), Duration::ZERO));
+        }
         self.inner.getattr(ctx, inode, handle.filter(|fh| !control::is_ours(*fh)))
     }
 

@@ -252,7 +252,7 @@ impl Interposer {
     /// has cached, so it would never find out that they are old: `fuse_do_setattr()`, unlike
     /// `fuse_change_attributes()`. With `other_mtime` it gets one that is a nanosecond off, at once
     /// out of date, and drops the pages when it asks for the true one.
-    fn attr_of(&self, ctx: Context, id: NodeId, links: i64, other_mtime: bool) -> Attr {
+    pub(super) fn attr_of(&self, ctx: Context, id: NodeId, links: i64, other_mtime: bool) -> Attr {
         let Ok((mut attr, _)) = self.inner.getattr(ctx, id.get(), None) else {
             let kind = self.share.lock().engine.tree.kind(id).unwrap_or_default();
             return attr::phantom(id, kind);
