@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! [`Error`]: why an agent cannot work on a mount. A replay that fails is none of these: it is
+//! [`Error`](enum@Error): why an agent cannot work on a mount. A replay that fails is none of these: it is
 //! counted and the next one is done.
 
 use std::io;
