@@ -502,11 +502,11 @@ fn a_stop_in_a_session_lets_the_running_request_finish_and_no_other_begin() {
     let (end, ended) = channel();
     thread::spawn(move || end.send(served.ended()));
     assert!(ended.recv_timeout(A_WHILE).is_err(), "a request is running");
-    driver.post(1, &[Buffer::In(request(LOOKUP, 1, b"x\0")), Buffer::Out(144)]);
-    driver.kick(1);
     go_on.send(()).unwrap();
     assert_eq!(ended.recv().unwrap().unwrap(), Ended::Stopped);
     assert_eq!(body(&driver.wait(1)), Ok(&[][..]));
+    driver.post(1, &[Buffer::In(request(LOOKUP, 1, b"x\0")), Buffer::Out(144)]);
+    driver.kick(1);
     assert_eq!(driver.frontend.get_vring_base(1).unwrap(), 1, "one request was taken");
 }
 
