@@ -7,9 +7,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
-use farwatch_testkit::Scenario;
+use farwatch_testkit::{Mount, Scenario};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// Names the stock virtiofsd program; without it, the usual places are searched.
@@ -63,6 +64,45 @@ pub fn scenario_trial(
 pub fn scenarios() -> Vec<Scenario> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
     Scenario::load_all(&dir).unwrap_or_else(|error| panic!("a scenario cannot be read: {error:#}"))
+}
+
+/// Runs every scenario through mounts that `start` makes. The scenarios of one process share a
+/// mount, each in a directory of its own, and run side by side; one that says `mount: fresh` gets
+/// its own.
+#[must_use]
+pub fn run_scenarios(start: fn() -> Result<Mount>) -> ExitCode {
+    let shared = Arc::new(Shared::default());
+    let trials = scenarios()
+        .into_iter()
+        .map(|scenario| {
+            let shared = Arc::clone(&shared);
+            scenario_trial(scenario, &[Need::Mount], move |scenario| {
+                if scenario.fresh_mount {
+                    scenario.run(&start()?)
+                } else {
+                    scenario.run(&*shared.mount(start)?)
+                }
+            })
+        })
+        .collect();
+    let code = run(trials);
+    // Dropped here, so that a mount or process left behind fails the run.
+    drop(shared);
+    code
+}
+
+/// The mount of this process, started by the first scenario that wants it.
+#[derive(Default)]
+struct Shared(Mutex<Option<Arc<Mount>>>);
+
+impl Shared {
+    fn mount(&self, start: fn() -> Result<Mount>) -> Result<Arc<Mount>> {
+        let mut mount = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mount) = &*mount {
+            return Ok(Arc::clone(mount));
+        }
+        Ok(Arc::clone(mount.insert(Arc::new(start()?))))
+    }
 }
 
 /// Runs the trials as the command line says.

@@ -20,11 +20,12 @@ const ROUNDS: usize = 50;
 type Promise = fn(&Mount) -> Result<()>;
 
 fn main() -> ExitCode {
-    let promises: [(&str, Promise); 5] = [
+    let promises: [(&str, Promise); 6] = [
         ("a_program_told_of_a_write_reads_the_new_content", fresh_content),
         ("a_program_told_of_a_write_sees_the_new_mtime", fresh_mtime),
         ("a_program_told_of_a_new_name_finds_it_in_a_listing", fresh_listing),
         ("a_close_after_the_delete_is_told_while_a_program_has_the_file", late_close),
+        ("events_come_after_the_kernel_has_dropped_its_caches", dropped_caches),
         ("directories_made_in_one_go_are_all_found_by_watching_and_listing", nothing_between),
     ];
     e2e::run(promises.into_iter().flat_map(on_both).collect())
@@ -125,6 +126,31 @@ fn late_close(mount: &Mount) -> Result<()> {
         drop(writer);
         told(&mut recorder, Kind::CloseWrite, &name)?;
         drop(reader);
+    }
+    Ok(())
+}
+
+/// Under memory pressure a kernel forgets names and keeps what is watched. A change deep in the tree
+/// then happens in a directory whose path it has to find again.
+fn dropped_caches(mount: &Mount) -> Result<()> {
+    let share = mount.share("dropped-caches")?;
+    fs::create_dir_all(share.host().join("a/b/c"))?;
+    fs::create_dir(share.host().join("z"))?;
+    let mut recorder = Recorder::new(&share, Recorder::CHANGES)?;
+    recorder.watch_recursively(Path::new("."))?;
+    let drop_caches = || fs::write("/proc/sys/vm/drop_caches", "2");
+    for round in 0..3 {
+        let (file, moved) = (format!("a/b/c/f{round}"), format!("z/g{round}"));
+        if rustix::process::geteuid().is_root() {
+            drop_caches()?;
+        }
+        fs::File::create_new(share.host().join(&file))?;
+        told(&mut recorder, Kind::Create, &file)?;
+        if rustix::process::geteuid().is_root() {
+            drop_caches()?;
+        }
+        fs::rename(share.host().join(&file), share.host().join(&moved))?;
+        told(&mut recorder, Kind::MovedTo, &moved)?;
     }
     Ok(())
 }

@@ -33,9 +33,14 @@ pub struct Mount {
 impl Mount {
     /// A directory mounted by `farwatch mount SRC MNT`.
     pub fn start() -> Result<Self> {
+        Self::start_with(&[])
+    }
+
+    /// The same with options of `farwatch mount`.
+    pub fn start_with(options: &[&str]) -> Result<Self> {
         let mut mount = Self::unmounted()?;
         let mut command = mount.farwatch()?;
-        command.arg("mount").arg(mount.host()).arg(mount.mount_point());
+        command.arg("mount").args(options).arg(mount.host()).arg(mount.mount_point());
         mount.start_driver(command)?;
         Ok(mount)
     }
