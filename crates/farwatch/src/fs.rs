@@ -255,11 +255,11 @@ impl FileSystem for Interposer {
             return Ok((attr, Duration::ZERO));
         }
         self.check_read(inode)?;
-        if agent {
-            // Of an object that has gone since, too: its last events are still being replayed.
-            return Ok((self.attr_of(ctx, id, 0, false), Duration::ZERO));
+        match self.inner.getattr(ctx, inode, handle.filter(|fh| !control::is_ours(*fh))) {
+            // Of an object that has gone since: its last events are still being replayed.
+            Err(_) if agent => Ok((self.attr_of(ctx, id, 0, false), Duration::ZERO)),
+            reply => reply,
         }
-        self.inner.getattr(ctx, inode, handle.filter(|fh| !control::is_ours(*fh)))
     }
 
     fn setattr(

@@ -28,8 +28,15 @@ pub struct Ring {
 /// Counts what is in flight, and lets one wait until nothing is.
 #[derive(Default)]
 struct InFlight {
-    count: Mutex<usize>,
-    changed: Condvar,
+    count: Mutex<Count>,
+    none: Condvar,
+}
+
+#[derive(Default)]
+struct Count {
+    chains: usize,
+    /// Somebody waits for 0. Notifying a condition costs a system call, also when nobody does.
+    awaited: bool,
 }
 
 /// A chain taken from a ring. It must be given back with [`Taken::complete`]; dropped without, it
@@ -49,7 +56,7 @@ impl Ring {
             return None;
         }
         let chain = state.get_queue_mut().iter(mem).ok()?.next()?;
-        *self.in_flight.count() += 1;
+        self.in_flight.count().chains += 1;
         Some(Taken { chain, ring: self.clone() })
     }
 }
@@ -66,8 +73,12 @@ impl Taken {
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        *self.ring.in_flight.count() -= 1;
-        self.ring.in_flight.changed.notify_all();
+        let mut count = self.ring.in_flight.count();
+        count.chains -= 1;
+        if count.chains == 0 && count.awaited {
+            count.awaited = false;
+            self.ring.in_flight.none.notify_all();
+        }
     }
 }
 
@@ -89,12 +100,15 @@ pub(super) fn call(state: &mut VringState<AtomicMemory>) {
 }
 
 impl InFlight {
-    fn count(&self) -> MutexGuard<'_, usize> {
+    fn count(&self) -> MutexGuard<'_, Count> {
         self.count.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wait_for_none(&self) {
-        let none = self.changed.wait_while(self.count(), |count| *count > 0);
+        let none = self.none.wait_while(self.count(), |count| {
+            count.awaited = count.chains > 0;
+            count.awaited
+        });
         drop(none.unwrap_or_else(PoisonError::into_inner));
     }
 }
