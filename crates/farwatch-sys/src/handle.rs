@@ -7,7 +7,7 @@
 // UNSAFETY: rustix has neither name_to_handle_at nor open_by_handle_at.
 #![expect(unsafe_code, reason = "the calls take a structure of variable length")]
 
-use std::ffi::c_int;
+use std::ffi::{CStr, c_int};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use farwatch_proto::{Fid, Node};
@@ -25,18 +25,22 @@ pub const FUSE_HANDLE_TYPE: i32 = 0x81;
 /// EOPNOTSUPP or EOVERFLOW when the file system has no file handles: overlayfs before Linux 6.6,
 /// among others.
 pub fn fid(fd: BorrowedFd<'_>) -> Result<Fid, Error> {
-    let raw = fd.as_raw_fd();
-    // fanotify asks the file system for handles that need not be openable (AT_HANDLE_FID, Linux
-    // 6.5); on some file systems only such handles exist.
-    let flags = libc::AT_EMPTY_PATH | libc::AT_HANDLE_FID;
-    let handle = match name_to_handle(fd, flags) {
-        Err((Errno::INVAL, _)) => name_to_handle(fd, libc::AT_EMPTY_PATH),
-        handle => handle,
-    };
-    let handle =
-        handle.map_err(|(source, flags)| Error::NameToHandleAt { fd: raw, flags, source })?;
-    let stat = rustix::fs::fstatvfs(fd).map_err(|source| Error::Fstatfs { fd: raw, source })?;
-    handle.fid(stat.f_fsid).ok_or(Error::NameToHandleAt { fd: raw, flags, source: Errno::OVERFLOW })
+    let handle = encode(fd, c"", libc::AT_EMPTY_PATH)?;
+    let stat =
+        rustix::fs::fstatvfs(fd).map_err(|source| Error::Fstatfs { fd: fd.as_raw_fd(), source })?;
+    let [a, b, c, d, e, f, g, h] = stat.f_fsid.to_le_bytes();
+    let fsid = [u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])];
+    handle.fid(fsid).ok_or_else(|| overflow(fd))
+}
+
+/// Names the object that `name` leads to in `dir`, without opening it; a symlink is not followed.
+/// `fsid` is that of the directory's [`Fid`], which is the object's too unless something is mounted
+/// on the name.
+///
+/// # Errors
+/// As [`fid`], and what looking up a name can give.
+pub fn fid_at(dir: BorrowedFd<'_>, name: &CStr, fsid: [u32; 2]) -> Result<Fid, Error> {
+    encode(dir, name, 0)?.fid(fsid).ok_or_else(|| overflow(dir))
 }
 
 /// Opens the object that `handle` names on the file system of `mount`. Needs CAP_DAC_READ_SEARCH in
@@ -85,17 +89,28 @@ struct FileHandle {
 const _: () = assert!(size_of::<FileHandle>() == size_of::<libc::file_handle>() + 128);
 
 impl FileHandle {
-    /// `fsid` as in `statvfs.f_fsid`, whose low half is the first word. `None` when the kernel
-    /// claims to have written more than there was room for.
-    fn fid(&self, fsid: u64) -> Option<Fid> {
+    /// `None` when the kernel claims to have written more than there was room for.
+    fn fid(&self, fsid: [u32; 2]) -> Option<Fid> {
         let len = usize::try_from(self.handle_bytes).ok()?;
-        let [a, b, c, d, e, f, g, h] = fsid.to_le_bytes();
-        let fsid = [u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])];
         Fid::new(fsid, self.handle_type, self.f_handle.get(..len)?).ok()
     }
 }
 
-fn name_to_handle(fd: BorrowedFd<'_>, flags: c_int) -> Result<FileHandle, (Errno, c_int)> {
+/// fanotify asks the file system for handles that need not be openable (AT_HANDLE_FID, Linux 6.5); on
+/// some file systems only such handles exist.
+fn encode(fd: BorrowedFd<'_>, name: &CStr, flags: c_int) -> Result<FileHandle, Error> {
+    let handle = match name_to_handle(fd, name, flags | libc::AT_HANDLE_FID) {
+        Err(Errno::INVAL) => name_to_handle(fd, name, flags),
+        handle => handle,
+    };
+    handle.map_err(|source| Error::NameToHandleAt { fd: fd.as_raw_fd(), flags, source })
+}
+
+fn overflow(fd: BorrowedFd<'_>) -> Error {
+    Error::NameToHandleAt { fd: fd.as_raw_fd(), flags: 0, source: Errno::OVERFLOW }
+}
+
+fn name_to_handle(fd: BorrowedFd<'_>, name: &CStr, flags: c_int) -> Result<FileHandle, Errno> {
     let f_handle = [0; Fid::HANDLE_LEN_MAX];
     let mut handle = FileHandle { handle_bytes: 128, handle_type: 0, f_handle };
     let mut mount_id = 0;
@@ -106,13 +121,13 @@ fn name_to_handle(fd: BorrowedFd<'_>, flags: c_int) -> Result<FileHandle, (Errno
     let ret = unsafe {
         libc::name_to_handle_at(
             fd.as_raw_fd(),
-            c"".as_ptr(),
+            name.as_ptr(),
             (&raw mut handle).cast(),
             &raw mut mount_id,
             flags,
         )
     };
-    check(ret).map_err(|errno| (errno, flags))?;
+    check(ret)?;
     Ok(handle)
 }
 

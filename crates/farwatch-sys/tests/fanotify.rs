@@ -227,3 +227,15 @@ fn without_its_marks_a_group_hears_of_nothing() {
     let error = setup.group.unmark(setup.dir.as_fd(), Mask::CREATE.bits()).unwrap_err();
     assert_eq!(error.errno(), Errno::NOENT);
 }
+
+#[test]
+fn an_entry_is_named_without_opening_it_as_its_descriptor_is() {
+    let setup = Setup::new();
+    fs::write(setup.tmp.path().join("f"), "").unwrap();
+    std::os::unix::fs::symlink("f", setup.tmp.path().join("l")).unwrap();
+    let fsid = handle::fid(setup.dir.as_fd()).unwrap().fsid();
+    let named = |name| handle::fid_at(setup.dir.as_fd(), name, fsid).unwrap();
+    assert_eq!(named(c"f"), fid_of(&setup.tmp.path().join("f")));
+    assert_ne!(named(c"l"), named(c"f"), "a symlink is an object of its own");
+    assert!(handle::fid_at(setup.dir.as_fd(), c"none", fsid).is_err());
+}
