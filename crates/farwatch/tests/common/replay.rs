@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What an agent and the kernel below it make of notifications: the requests of each call, in the
+//! kernel's order, with the number of the notification as gid.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::time::Instant;
+
+use farwatch_proto::guest::join::{Join, Joined};
+use farwatch_proto::guest::plan::{Call, Content, Place, Target, plan};
+use farwatch_proto::{Entry, FileKind};
+use rustix::io::Errno;
+
+use crate::guest::{Caller, Guest, ROOT, Reply, Told, fh, nodeid};
+use crate::requests::{self, Request, fattr, file_type, open_flags};
+
+/// SETATTR of the mtime alone, for MODIFY.
+pub(crate) const MODIFY: u32 = fattr::MTIME_NOW;
+/// SETATTR of both times, for ATTRIB.
+pub(crate) const ATTRIB: u32 = fattr::ATIME_NOW | fattr::MTIME_NOW;
+
+/// A request that would change something, and its reply.
+pub(crate) type Answered = (Request, Reply);
+
+/// Puts halves of renames together.
+pub(crate) fn joined(notifications: Told) -> Vec<Joined> {
+    let (now, mut join) = (Instant::now(), Join::new());
+    let mut events = Vec::new();
+    for (seq, notification) in notifications {
+        join.handle(now, seq, notification);
+        events.extend(std::iter::from_fn(|| join.poll_output()));
+    }
+    events
+}
+
+/// Replays one event. Returns those of the requests that would change something.
+pub(crate) fn replay(guest: &mut Guest, event: &Joined) -> Vec<Answered> {
+    let mut replay = Replay { guest, agent: Caller::agent(event.seq.get()), answered: Vec::new() };
+    for call in plan(event.event.clone()) {
+        let before = replay.answered.len();
+        replay.call(&call);
+        // The kernel does this once (`retry_estale()`).
+        if replay.answered[before..].iter().any(|(_, reply)| *reply == Err(Errno::STALE)) {
+            replay.answered.truncate(before);
+            replay.call(&call);
+        }
+    }
+    replay.answered
+}
+
+struct Replay<'a> {
+    guest: &'a mut Guest,
+    agent: Caller,
+    answered: Vec<Answered>,
+}
+
+impl Replay<'_> {
+    fn call(&mut self, call: &Call) {
+        match call {
+            Call::Create(entry, kind) => {
+                self.lookup(entry);
+                self.change(create(entry, *kind));
+            }
+            Call::Link(node, entry) => {
+                self.lookup(entry);
+                self.change(requests::link(node.id.get(), dir(entry), name(entry)));
+            }
+            Call::Content(Target::Entry(entry), content) => {
+                if let Some(node) = self.lookup(entry) {
+                    self.change_content(node, *content);
+                }
+            }
+            Call::Content(Target::Node(node), content) => {
+                self.change_content(node.id.get(), *content);
+            }
+            Call::Remove(entry, directory) => {
+                self.lookup(entry);
+                let remove = if *directory { requests::rmdir } else { requests::unlink };
+                self.change(remove(dir(entry), name(entry)));
+            }
+            Call::Rename(from, to) => {
+                let (old, new) = (self.place(from), self.place(to));
+                for (dir, name) in [&old, &new] {
+                    self.lookup_in(*dir, name);
+                }
+                self.change(requests::rename((old.0, &old.1), (new.0, &new.1)));
+            }
+        }
+    }
+
+    fn change_content(&mut self, node: u64, content: Content) {
+        let opened = if content.close_write {
+            self.change(requests::open(node, open_flags::WRONLY))
+        } else {
+            None
+        };
+        if content.modify {
+            self.change(requests::setattr(node, MODIFY, 0));
+        }
+        if content.attrib {
+            self.change(requests::setattr(node, ATTRIB, 0));
+        }
+        if let Some(opened) = opened {
+            let fh = fh(&opened);
+            for request in [requests::flush(node, fh), requests::release(node, fh)] {
+                assert_eq!(self.guest.send(self.agent, &request), Ok(Vec::new()));
+            }
+        }
+    }
+
+    fn change(&mut self, request: Request) -> Option<Vec<u8>> {
+        let reply = self.guest.send(self.agent, &request);
+        self.answered.push((request, reply.clone()));
+        reply.ok()
+    }
+
+    fn lookup(&mut self, entry: &Entry) -> Option<u64> {
+        self.lookup_in(dir(entry), name(entry))
+    }
+
+    fn lookup_in(&mut self, dir: u64, name: &str) -> Option<u64> {
+        let entry = self.guest.send(self.agent, &requests::lookup(dir, name)).ok()?;
+        Some(nodeid(&entry))
+    }
+
+    fn place(&mut self, place: &Place) -> (u64, String) {
+        match place {
+            Place::Entry(entry) => (dir(entry), name(entry).to_owned()),
+            Place::Limbo => {
+                let limbo = requests::lookup(ROOT, ".farwatch-limbo");
+                let limbo = self.guest.send(self.agent, &limbo).unwrap();
+                (nodeid(&limbo), self.agent.gid.to_string())
+            }
+        }
+    }
+}
+
+fn create(entry: &Entry, kind: FileKind) -> Request {
+    let (dir, name) = (dir(entry), name(entry));
+    let file_type = match kind {
+        FileKind::Directory => return requests::mkdir(dir, name),
+        FileKind::Symlink => return requests::symlink(dir, name),
+        FileKind::Unknown | FileKind::Regular => file_type::REGULAR,
+        FileKind::Fifo | FileKind::CharDevice | FileKind::BlockDevice | FileKind::Socket => {
+            kind.mode()
+        }
+    };
+    requests::mknod(dir, name, file_type | 0o644)
+}
+
+fn dir(entry: &Entry) -> u64 {
+    entry.dir.id.get()
+}
+
+fn name(entry: &Entry) -> &str {
+    std::str::from_utf8(entry.name.as_bytes()).unwrap()
+}
