@@ -25,6 +25,8 @@ pub enum Need {
     Inotifywait,
     /// The Rust virtiofsd program.
     StockVirtiofsd,
+    /// The `python3` program: what only unsafe code can do in Rust, a test does with it.
+    Python,
 }
 
 impl Need {
@@ -34,6 +36,7 @@ impl Need {
             Self::Mount => (Path::new("/dev/fuse").exists(), "needs /dev/fuse"),
             Self::Inotifywait => (in_path("inotifywait").is_some(), "needs inotifywait"),
             Self::StockVirtiofsd => (stock_virtiofsd().is_some(), "needs virtiofsd"),
+            Self::Python => (in_path("python3").is_some(), "needs python3"),
         };
         (!met).then_some(reason)
     }
