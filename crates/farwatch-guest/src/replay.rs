@@ -23,6 +23,9 @@ use crate::link::MountRoot;
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 const OBJECT: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
+/// How often a rename is tried while programs keep looking up its new name.
+const RENAME_TRIES_MAX: u32 = 8;
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Replayer {
@@ -87,13 +90,26 @@ impl Replayer {
                 let flags = if *directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
                 rustix::fs::unlinkat(&self.dir(entry)?, entry.name.as_bytes(), flags)
             }
-            Call::Rename(from, to) => {
-                let (old_dir, old_name) = self.place(from)?;
-                let (new_dir, new_name) = self.place(to)?;
-                let (old_name, new_name) = (old_name.as_bytes(), new_name.as_bytes());
-                let flags = RenameFlags::empty();
-                rustix::fs::renameat_with(&old_dir, old_name, &new_dir, new_name, flags)
+            Call::Rename(from, to) => self.rename(from, to),
+        }
+    }
+
+    /// A directory whose new name somebody has looked up already has its dentry there. The kernel can
+    /// bring it back for a lookup, but not while a rename holds the lock that this needs, and gives
+    /// up with ESTALE (`__d_unalias()`). So the old name is looked up alone, and the rename repeated.
+    fn rename(&mut self, from: &Place, to: &Place) -> Result<(), Errno> {
+        let (old_dir, old_name) = self.place(from)?;
+        let (new_dir, new_name) = self.place(to)?;
+        let (old_name, new_name) = (old_name.as_bytes(), new_name.as_bytes());
+        let flags = RenameFlags::empty();
+        let mut tries = RENAME_TRIES_MAX;
+        loop {
+            let renamed = rustix::fs::renameat_with(&old_dir, old_name, &new_dir, new_name, flags);
+            tries -= 1;
+            if renamed != Err(Errno::STALE) || tries == 0 {
+                return renamed;
             }
+            rustix::fs::openat(&old_dir, old_name, OBJECT, Mode::empty())?;
         }
     }
 

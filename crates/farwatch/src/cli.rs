@@ -55,7 +55,7 @@ enum Command {
 #[command(override_usage = "farwatch mount [OPTIONS] SHARED_DIR MOUNT_POINT\n       \
     farwatch mount [OPTIONS] --socket PATH MOUNT_POINT")]
 pub(crate) struct MountArgs {
-    /// The directory to share; not with --socket
+    /// The directory to share, unless --socket says what to mount; and the directory to mount it on
     #[arg(value_names = ["SHARED_DIR", "MOUNT_POINT"], num_args = 1..=2, required = true)]
     pub(crate) paths: Vec<PathBuf>,
     /// Mount the device that listens on this socket: `farwatch serve`, or virtiofsd, which has no

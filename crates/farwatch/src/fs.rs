@@ -258,6 +258,11 @@ impl FileSystem for Interposer {
         match self.inner.getattr(ctx, inode, handle.filter(|fh| !control::is_ours(*fh))) {
             // Of an object that has gone since: its last events are still being replayed.
             Err(_) if agent => Ok((self.attr_of(ctx, id, 0, false), Duration::ZERO)),
+            // Nobody but the agent has asked: what is kept of a file could be old when somebody
+            // does. Of a directory it is kept for the next permission check.
+            Ok((attr, _)) if agent && FileKind::from_mode(attr.mode) != FileKind::Directory => {
+                Ok((attr, Duration::ZERO))
+            }
             reply => reply,
         }
     }

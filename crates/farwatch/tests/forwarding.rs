@@ -282,9 +282,7 @@ fn a_request_of_every_kind_has_the_answer_of_the_bare_file_server() {
     let answers = ask_everything(&Served::new(dir, fs, share));
 
     for (n, (answer, expected)) in answers.iter().zip(&expected).enumerate() {
-        if answer != expected {
-            eprintln!("{n} {answer:?} {expected:?}");
-        }
+        assert_eq!(answer, expected, "request {n}");
     }
     let asked: BTreeSet<_> = expected.iter().map(|(method, _)| *method).collect();
     let library = fs::read_to_string(library().join("filesystem.rs")).unwrap();

@@ -583,7 +583,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 128, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_comes_the_host_stays_as_the_host_has_left_it(steps in steps()) {

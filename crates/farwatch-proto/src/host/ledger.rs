@@ -204,7 +204,10 @@ impl Record {
     fn links_since(&self, backlog: &Backlog) -> i64 {
         let Some(fid) = &self.pending.object else { return 0 };
         let under_way = backlog.under_way(fid);
-        i64::from(under_way.removals) - i64::from(under_way.links)
+        // What this notification has brought is counted until it is done with.
+        let linked = matches!(self.pending.event, GuestEvent::Entry { link: true, .. })
+            && !self.todo.contains(Mask::CREATE);
+        i64::from(under_way.removals) - i64::from(under_way.links) + i64::from(linked)
     }
 
     fn answer_entry(
@@ -246,7 +249,7 @@ impl Record {
                     && self.todo.contains(Mask::CREATE) =>
             {
                 self.todo.remove(Mask::CREATE);
-                Answer::Entry(Object::Known { id: node, links: 0, here: true })
+                Answer::Entry(self.object(Some(node), kind, backlog))
             }
             MarkedRequest::Remove(dir, name, directory)
                 if is(dir, name)
@@ -474,11 +477,7 @@ impl Record {
     fn object(&self, known: Option<NodeId>, kind: FileKind, backlog: &Backlog) -> Object {
         let gone = self.todo.contains(Mask::DELETE);
         match known {
-            Some(id) => Object::Known {
-                id,
-                links: if gone { self.links_since(backlog) } else { 0 },
-                here: !gone,
-            },
+            Some(id) => Object::Known { id, links: self.links_since(backlog), here: !gone },
             None if gone || self.pending.object.is_none() => Object::Phantom(kind),
             None => Object::Adopt(kind),
         }

@@ -4,12 +4,13 @@
 //! What is negotiated is decided here, and nothing is forwarded here: queues are handed to the
 //! device and never looked at again. The requests block, so a watchdog bounds each conversation.
 
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vhost::vhost_user::message::{
     VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures, VhostUserVirtioFeatures,
@@ -33,6 +34,10 @@ const F_PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
 /// The longest to wait for the queues at the end; a device that is stuck does not matter then.
 const STOP_WAIT: Duration = Duration::from_secs(1);
+
+/// How long a socket that refuses connections may take to listen, and how often to look.
+const CONNECT_WAIT: Duration = Duration::from_secs(1);
+const CONNECT_PAUSE: Duration = Duration::from_millis(5);
 
 /// Where the device is.
 #[derive(Debug)]
@@ -96,13 +101,30 @@ pub(super) struct Device {
     started: Vec<usize>,
 }
 
+/// Connects to a device that may be just about to listen: its socket is there a moment before it
+/// takes connections.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let patience = Instant::now() + CONNECT_WAIT;
+    loop {
+        match UnixStream::connect(path) {
+            Err(error)
+                if error.kind() == io::ErrorKind::ConnectionRefused
+                    && Instant::now() < patience =>
+            {
+                thread::sleep(CONNECT_PAUSE);
+            }
+            connected => return connected,
+        }
+    }
+}
+
 impl Device {
     /// Connects and negotiates, up to `SET_FEATURES`. Uses at most `request_queues_max` queues.
     pub(super) fn connect(endpoint: Endpoint, request_queues_max: usize) -> Result<Self, Error> {
         let stream = match endpoint {
             Endpoint::Stream(stream) => stream,
             Endpoint::Path(path) => {
-                UnixStream::connect(&path).map_err(|source| Error::NoDevice { path, source })?
+                connect(&path).map_err(|source| Error::NoDevice { path, source })?
             }
         };
         let own = stream.try_clone().map_err(Error::system("duplicating the device's socket"))?;
@@ -252,7 +274,7 @@ impl Device {
     }
 
     /// The socket, on which nothing is to be read and whose hang-up is the device's death.
-    pub(super) fn socket(&self) -> std::io::Result<UnixStream> {
+    pub(super) fn socket(&self) -> io::Result<UnixStream> {
         self.stream.try_clone()
     }
 

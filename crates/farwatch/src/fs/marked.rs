@@ -170,11 +170,11 @@ impl Interposer {
         object: &Object,
     ) -> io::Result<Entry> {
         match *object {
-            Object::Known { id, here: true, .. } => {
+            Object::Known { id, links, here: true } => {
                 let found = self.found_here(ctx, dir, name, |entry| entry.inode == id.get());
                 match found {
                     Some(entry) => Ok(self.learn(dir, name, entry)),
-                    None => Ok(self.known(ctx, dir, name, id, 0)),
+                    None => Ok(self.known(ctx, dir, name, id, links)),
                 }
             }
             Object::Known { id, links, here: false } => Ok(self.known(ctx, dir, name, id, links)),
@@ -186,6 +186,9 @@ impl Interposer {
 
     /// The file server's own entry, when it is the one that the replay is about. Otherwise the
     /// reference is given back, and the guest hears nothing of it.
+    ///
+    /// The guest may keep the name, but not the attributes: nobody there has asked for them, and
+    /// the host may be just about to write what it has created.
     fn found_here(
         &self,
         ctx: Context,
@@ -194,8 +197,9 @@ impl Interposer {
         is_it: impl FnOnce(&Entry) -> bool,
     ) -> Option<Entry> {
         let c_name = CString::new(name.as_bytes()).ok()?;
-        let entry = self.inner.lookup(ctx, dir.get(), &c_name).ok()?;
+        let mut entry = self.inner.lookup(ctx, dir.get(), &c_name).ok()?;
         if is_it(&entry) {
+            entry.attr_timeout = Duration::ZERO;
             return Some(entry);
         }
         self.inner.forget(ctx, entry.inode, 1);
@@ -253,9 +257,13 @@ impl Interposer {
     /// `fuse_change_attributes()`. With `other_mtime` it gets one that is a nanosecond off, at once
     /// out of date, and drops the pages when it asks for the true one.
     pub(super) fn attr_of(&self, ctx: Context, id: NodeId, links: i64, other_mtime: bool) -> Attr {
-        let Ok((mut attr, _)) = self.inner.getattr(ctx, id.get(), None) else {
-            let kind = self.share.lock().engine.tree.kind(id).unwrap_or_default();
-            return attr::phantom(id, kind);
+        let mut attr = match self.inner.getattr(ctx, id.get(), None) {
+            Ok((attr, _)) => attr,
+            Err(error) => {
+                tracing::trace!(%id, %error, "gone");
+                let kind = self.share.lock().engine.tree.kind(id).unwrap_or_default();
+                Attr { nlink: 0, ..attr::phantom(id, kind) }
+            }
         };
         let nlink = i64::from(attr.nlink).saturating_add(links).max(0);
         attr.nlink = u32::try_from(nlink).unwrap_or(u32::MAX);
