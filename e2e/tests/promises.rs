@@ -8,6 +8,8 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, ensure};
@@ -20,11 +22,14 @@ const ROUNDS: usize = 50;
 type Promise = fn(&Mount) -> Result<()>;
 
 fn main() -> ExitCode {
-    let promises: [(&str, Promise); 6] = [
+    let promises: [(&str, Promise); 9] = [
         ("a_program_told_of_a_write_reads_the_new_content", fresh_content),
         ("a_program_told_of_a_write_sees_the_new_mtime", fresh_mtime),
         ("a_program_told_of_a_new_name_finds_it_in_a_listing", fresh_listing),
         ("a_close_after_the_delete_is_told_while_a_program_has_the_file", late_close),
+        ("a_file_is_never_read_as_it_was_before_the_host_wrote_it", just_written),
+        ("a_directory_that_moves_in_is_told_while_programs_look_its_name_up", looked_up_ahead),
+        ("a_watch_on_a_file_alone_outlives_what_the_kernel_knows_of_its_directory", alone),
         ("events_come_after_the_kernel_has_dropped_its_caches", dropped_caches),
         ("directories_made_in_one_go_are_all_found_by_watching_and_listing", nothing_between),
     ];
@@ -130,6 +135,72 @@ fn late_close(mount: &Mount) -> Result<()> {
     Ok(())
 }
 
+/// The event of a file's creation makes it known to the mount while it is still empty. Who reads it
+/// after the host has written it must not be given that.
+fn just_written(mount: &Mount) -> Result<()> {
+    let share = mount.share("just-written")?;
+    let mut recorder = Recorder::new(&share, Recorder::CHANGES)?;
+    recorder.watch(Path::new("."))?;
+    for round in 0..10 * ROUNDS {
+        let name = format!("f{round}");
+        fs::write(share.host().join(&name), "content")?;
+        let read = fs::read_to_string(share.mount().join(&name))?;
+        ensure!(read == "content", "{name} was read as {read:?}");
+    }
+    Ok(())
+}
+
+/// A program that waits for a name finds it, often before the event is delivered.
+fn looked_up_ahead(mount: &Mount) -> Result<()> {
+    let share = mount.share("looked-up-ahead")?;
+    let mut recorder = Recorder::new(&share, Recorder::CHANGES)?;
+    recorder.watch(Path::new("."))?;
+    for round in 0..ROUNDS {
+        let name = format!("d{round}");
+        let outside = mount.outside().join(&name);
+        fs::create_dir(&outside)?;
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    drop(share.mount().join(&name).metadata());
+                }
+            });
+            let told = fs::rename(&outside, share.host().join(&name))
+                .map_err(Into::into)
+                .and_then(|()| told(&mut recorder, Kind::MovedTo, &name));
+            done.store(true, Ordering::Relaxed);
+            told
+        })?;
+    }
+    Ok(())
+}
+
+/// A watch keeps the file in memory, and nothing keeps the directories above it.
+fn alone(mount: &Mount) -> Result<()> {
+    let share = mount.share("alone")?;
+    fs::create_dir_all(share.host().join("a/b"))?;
+    let file = fs::File::create_new(share.host().join("a/b/f"))?;
+    let mut recorder = Recorder::new(&share, Recorder::CHANGES)?;
+    recorder.watch(Path::new("a/b/f"))?;
+    for _ in 0..3 {
+        drop_caches()?;
+        (&file).write_all(b"x")?;
+        told(&mut recorder, Kind::Modify, "[a/b/f]")?;
+    }
+    drop_caches()?;
+    fs::rename(share.host().join("a/b/f"), share.host().join("a/g"))?;
+    told(&mut recorder, Kind::MoveSelf, "[a/b/f]")
+}
+
+/// What a kernel does when it is short of memory. Only root may ask for it.
+fn drop_caches() -> Result<()> {
+    if rustix::process::geteuid().is_root() {
+        fs::write("/proc/sys/vm/drop_caches", "2")?;
+    }
+    Ok(())
+}
+
 /// Under memory pressure a kernel forgets names and keeps what is watched. A change deep in the tree
 /// then happens in a directory whose path it has to find again.
 fn dropped_caches(mount: &Mount) -> Result<()> {
@@ -138,17 +209,12 @@ fn dropped_caches(mount: &Mount) -> Result<()> {
     fs::create_dir(share.host().join("z"))?;
     let mut recorder = Recorder::new(&share, Recorder::CHANGES)?;
     recorder.watch_recursively(Path::new("."))?;
-    let drop_caches = || fs::write("/proc/sys/vm/drop_caches", "2");
     for round in 0..3 {
         let (file, moved) = (format!("a/b/c/f{round}"), format!("z/g{round}"));
-        if rustix::process::geteuid().is_root() {
-            drop_caches()?;
-        }
+        drop_caches()?;
         fs::File::create_new(share.host().join(&file))?;
         told(&mut recorder, Kind::Create, &file)?;
-        if rustix::process::geteuid().is_root() {
-            drop_caches()?;
-        }
+        drop_caches()?;
         fs::rename(share.host().join(&file), share.host().join(&moved))?;
         told(&mut recorder, Kind::MovedTo, &moved)?;
     }

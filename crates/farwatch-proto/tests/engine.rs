@@ -360,12 +360,34 @@ fn a_node_is_known_until_its_last_reference_is_given_back() {
     host.knows_file("f", 5);
     let tree = &mut host.engine.tree;
     assert!(tree.lend(id(5), NodeId::ROOT, &name("f")));
-    assert_eq!(tree.forget(id(5), 2), None);
-    let forgotten = tree.forget(id(5), 1).unwrap();
-    assert_eq!(forgotten.borrowed, 2, "the one that was lent is not owed to the file server");
+    assert_eq!(tree.forget(id(5), 2), []);
+    let forgotten = tree.forget(id(5), 1);
+    assert_eq!(forgotten.len(), 1);
+    assert_eq!(forgotten[0].borrowed, 2, "the one that was lent is not owed to the file server");
     assert!(!tree.lend(id(5), NodeId::ROOT, &name("f")));
     assert!(tree.told(NodeId::ROOT, &name("f")).is_empty());
-    assert_eq!(tree.forget(NodeId::ROOT, u64::MAX), None);
+    assert_eq!(tree.forget(NodeId::ROOT, u64::MAX), []);
+}
+
+#[test]
+fn a_forgotten_directory_stays_until_the_last_object_in_it_is_forgotten() {
+    let mut host = Host::new();
+    host.guest_knows("d", 5, FileKind::Directory);
+    let tree = &mut host.engine.tree;
+    for (number, dir, entry) in [(6, 5, "e"), (7, 6, "f"), (8, 6, "g")] {
+        let kind = if number == 6 { FileKind::Directory } else { FileKind::Regular };
+        let fid = Some(fid(u8::try_from(number).expect("small")));
+        tree.learn(Learned { id: id(number), fid, kind }, id(dir), &name(entry));
+    }
+    assert_eq!(tree.forget(id(5), 1), []);
+    assert_eq!(tree.forget(id(6), 1), []);
+    assert_eq!(tree.nodes_of(&fid(6)), [id(6)], "its changes are still told");
+    assert_eq!(tree.forget(id(7), 1).len(), 1);
+    // The other one is deleted: the directories go with the next FORGET.
+    tree.removed(id(6), &name("g"), Some(id(8)));
+    let mut gone: Vec<_> = tree.forget(id(8), 1).iter().map(|node| node.id.get()).collect();
+    gone.sort_unstable();
+    assert_eq!(gone, [5, 6, 8]);
 }
 
 #[test]

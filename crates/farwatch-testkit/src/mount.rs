@@ -159,7 +159,8 @@ impl Mount {
         self.dir.path().join("socket")
     }
 
-    fn outside(&self) -> PathBuf {
+    /// A directory of the same file system that is not shared.
+    pub fn outside(&self) -> PathBuf {
         self.dir.path().join("outside")
     }
 

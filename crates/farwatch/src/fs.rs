@@ -142,11 +142,11 @@ impl Interposer {
     }
 
     fn give_back(&self, ctx: Context, id: NodeId, count: u64) {
-        let open = || self.open_directory(id.get()).ok();
-        if let Some(borrowed) = self.share.forget(id, count, open)
-            && borrowed > 0
-        {
-            self.inner.forget(ctx, id.get(), borrowed);
+        let open = |dir: NodeId| self.open_directory(dir.get()).ok();
+        for (id, borrowed) in self.share.forget(id, count, open) {
+            if borrowed > 0 {
+                self.inner.forget(ctx, id.get(), borrowed);
+            }
         }
     }
 }

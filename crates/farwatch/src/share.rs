@@ -163,28 +163,30 @@ impl Share {
         }
     }
 
-    /// The guest gives `count` references back. Returns how many of ours go with the last of them.
-    /// The mark of a directory goes too; `open` opens it if no descriptor is at hand.
+    /// The guest gives `count` references back. Returns the nodes that are gone with them, each with
+    /// the number of references of ours that go too. The mark of a directory goes; `open` opens one
+    /// of which no descriptor is at hand.
     pub fn forget(
         &self,
         id: NodeId,
         count: u64,
-        open: impl FnOnce() -> Option<OwnedFd>,
-    ) -> Option<u64> {
+        open: impl Fn(NodeId) -> Option<OwnedFd>,
+    ) -> Vec<(NodeId, u64)> {
         let mut state = self.lock();
-        let fid = state.engine.tree.fid(id).cloned();
-        let directory = state.engine.tree.kind(id) == Some(FileKind::Directory);
-        let forgotten = state.engine.tree.forget(id, count)?;
-        let dir = state.dirs.open.remove(&id);
-        // Another mount of the same directory has the same mark.
-        let marked = fid.is_some_and(|fid| state.engine.tree.nodes_of(&fid).is_empty());
-        if directory
-            && marked
-            && let Some(dir) = dir.or_else(|| open().map(Arc::new))
-        {
-            self.unmark(&dir);
+        let forgotten = state.engine.tree.forget(id, count);
+        for node in &forgotten {
+            let dir = state.dirs.open.remove(&node.id);
+            // Another mount of the same directory has the same mark.
+            let tree = &state.engine.tree;
+            let marked = node.fid.as_ref().is_some_and(|fid| tree.nodes_of(fid).is_empty());
+            if node.kind == FileKind::Directory
+                && marked
+                && let Some(dir) = dir.or_else(|| open(node.id).map(Arc::new))
+            {
+                self.unmark(&dir);
+            }
         }
-        Some(forgotten.borrowed)
+        forgotten.into_iter().map(|node| (node.id, node.borrowed)).collect()
     }
 
     fn mark(&self, dir: &OwnedFd) {

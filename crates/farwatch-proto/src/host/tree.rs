@@ -2,7 +2,7 @@
 //! [`Tree`]: what the guest knows, as far as its FUSE traffic tells.
 //!
 //! A node is in the tree from the reply that names it to the FORGET that gives the last of those
-//! references back. Beside the nodes the tree keeps, for every entry that the guest was told of,
+//! references back; a directory stays for as long as a known object is in it. Beside the nodes the tree keeps, for every entry that the guest was told of,
 //! what the guest's dentry cache holds for it. It is no picture of the host: what changed there is
 //! put in only when the guest learns of it.
 
@@ -23,10 +23,14 @@ pub struct Learned {
 }
 
 /// A node that the guest gave up.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Forgotten {
     /// The nodeid.
     pub id: NodeId,
+    /// The host's name of it.
+    pub fid: Option<Fid>,
+    /// Its type.
+    pub kind: FileKind,
     /// How many references the file server below has handed to us for it: they are given back now.
     pub borrowed: u64,
 }
@@ -37,6 +41,9 @@ pub struct Tree {
     nodes: BTreeMap<NodeId, State>,
     by_fid: BTreeMap<Fid, Vec<NodeId>>,
     generation: Generation,
+    /// Directories that the guest has forgotten and that a replay has taken the last known entry
+    /// from: they go with the next FORGET.
+    emptied: Vec<NodeId>,
 }
 
 #[derive(Debug)]
@@ -61,6 +68,12 @@ struct Told {
     /// oldest first. More than one when the guest looked the name up again before it heard of the
     /// change in between.
     nodes: Vec<NodeId>,
+}
+
+impl State {
+    fn has_known_entries(&self) -> bool {
+        self.children.values().any(|told| !told.nodes.is_empty())
+    }
 }
 
 impl Tree {
@@ -247,16 +260,29 @@ impl Tree {
         }
     }
 
-    /// The guest gives `count` references back. Returns the node when those were the last.
-    pub fn forget(&mut self, id: NodeId, count: u64) -> Option<Forgotten> {
-        if id == NodeId::ROOT {
-            return None;
-        }
-        let node = self.nodes.get_mut(&id)?;
+    /// The guest gives `count` references back. Returns the nodes that are gone with them.
+    ///
+    /// A directory stays while anything in it is known: a watched file is told of changes by its
+    /// directory, and a guest short of memory gives that up while it keeps the file. It goes with
+    /// the last of its known entries, and so may its own directory.
+    pub fn forget(&mut self, id: NodeId, count: u64) -> Vec<Forgotten> {
+        let Some(node) = self.nodes.get_mut(&id) else { return Vec::new() };
         node.nlookup = node.nlookup.saturating_sub(count);
-        if node.nlookup > 0 {
-            return None;
+        let mut gone = Vec::new();
+        let mut unreferenced = vec![id];
+        unreferenced.append(&mut self.emptied);
+        while let Some(id) = unreferenced.pop() {
+            let Some(node) = self.nodes.get(&id) else { continue };
+            if id == NodeId::ROOT || node.nlookup > 0 || node.has_known_entries() {
+                continue;
+            }
+            unreferenced.extend(node.names.iter().map(|(dir, _)| *dir));
+            gone.extend(self.drop_node(id));
         }
+        gone
+    }
+
+    fn drop_node(&mut self, id: NodeId) -> Option<Forgotten> {
         let state = self.nodes.remove(&id)?;
         if let Some(fid) = &state.fid
             && let Some(ids) = self.by_fid.get_mut(fid)
@@ -269,14 +295,8 @@ impl Tree {
         for (dir, name) in &state.names {
             self.untell(*dir, name, id);
         }
-        for (name, told) in &state.children {
-            for child in &told.nodes {
-                if let Some(child) = self.nodes.get_mut(child) {
-                    child.names.retain(|(d, n)| (*d, n) != (id, name));
-                }
-            }
-        }
-        Some(Forgotten { id, borrowed: state.borrowed })
+        let State { fid, kind, borrowed, .. } = state;
+        Some(Forgotten { id, fid, kind, borrowed })
     }
 
     fn untell(&mut self, dir: NodeId, name: &Name, id: NodeId) {
@@ -288,6 +308,9 @@ impl Tree {
         }
         if told.nodes.is_empty() && told.current.is_none() {
             parent.children.remove(name);
+        }
+        if parent.nlookup == 0 && dir != NodeId::ROOT && !parent.has_known_entries() {
+            self.emptied.push(dir);
         }
     }
 
