@@ -68,8 +68,8 @@ impl Dirs {
 /// How the host names an object that a reply is about to make known.
 #[derive(Debug)]
 pub struct Identity {
-    /// The object, opened with `O_PATH`.
-    pub fd: OwnedFd,
+    /// The object, opened with `O_PATH`. A directory always has it.
+    pub fd: Option<OwnedFd>,
     /// Its file handle, as fanotify reports it.
     pub fid: Fid,
 }
@@ -108,7 +108,7 @@ impl Share {
         }
         let (fd, fid) = root.map(|root| (root.fd, root.fid)).unzip();
         state.engine.reset(fid);
-        if let Some(fd) = fd {
+        if let Some(fd) = fd.flatten() {
             self.mark(&fd);
             state.dirs.insert(NodeId::ROOT, fd);
         }
@@ -151,10 +151,10 @@ impl Share {
         if !new || kind != FileKind::Directory {
             return;
         }
-        match identity {
-            Some(identity) => {
-                self.mark(&identity.fd);
-                state.dirs.insert(id, identity.fd);
+        match identity.and_then(|identity| identity.fd) {
+            Some(fd) => {
+                self.mark(&fd);
+                state.dirs.insert(id, fd);
             }
             None => {
                 self.unwatched.fetch_add(1, Ordering::Relaxed);

@@ -6,12 +6,13 @@
 //! reply is never taken for it. A directory is then reached through the library, by nodeid; for
 //! anything else its events name it by its directory.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use farwatch_proto::{FileKind, Name, NodeId};
+use farwatch_proto::{Fid, FileKind, Name, NodeId};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use virtiofsd::filesystem::{Context, Entry, FileSystem, ZeroCopyWriter};
 use virtiofsd::fuse::Attr;
@@ -36,21 +37,35 @@ pub(super) fn root(path: &Path) -> Option<Identity> {
 
 fn identity(fd: OwnedFd) -> io::Result<Identity> {
     let fid = farwatch_sys::handle::fid(fd.as_fd()).map_err(io::Error::other)?;
-    Ok(Identity { fd, fid })
+    Ok(Identity { fd: Some(fd), fid })
 }
 
 impl Interposer {
     /// The object of `entry`, which the file server found under `name` in `dir`.
     pub(super) fn identify(&self, dir: NodeId, name: &Name, entry: &Entry) -> Option<Identity> {
+        let directory = FileKind::from_mode(entry.attr.mode) == FileKind::Directory;
+        if !directory && let Some(fid) = self.name(dir, name, entry.attr.ino) {
+            return Some(Identity { fd: None, fid });
+        }
         let found = self.resolve(dir, name).filter(|fd| is_object(fd, &entry.attr));
         let fd = match found {
             Some(fd) => fd,
-            None if FileKind::from_mode(entry.attr.mode) == FileKind::Directory => {
+            None if directory => {
                 self.open_directory(entry.inode).ok().filter(|fd| is_object(fd, &entry.attr))?
             }
             None => return None,
         };
         identity(fd).inspect_err(|error| tracing::debug!(%error, "no file handle")).ok()
+    }
+
+    /// The quick way, in one system call: the file handles of the common file systems contain the
+    /// inode number, so it can be seen whether it is the object of the reply.
+    fn name(&self, dir: NodeId, name: &Name, ino: u64) -> Option<Fid> {
+        let fsid = self.share.lock().engine.tree.fid(dir)?.fsid();
+        let dir = self.share.dir(dir, || self.open_directory(dir.get()).ok())?;
+        let name = CString::new(name.as_bytes()).ok()?;
+        let fid = farwatch_sys::handle::fid_at(dir.as_fd(), &name, fsid).ok()?;
+        contains_ino(fid.handle(), ino).then_some(fid)
     }
 
     fn resolve(&self, dir: NodeId, name: &Name) -> Option<OwnedFd> {
@@ -82,6 +97,14 @@ impl Interposer {
         read?;
         capture.0.ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
+}
+
+/// Whether one of the words of a file handle is the low half of an inode number: `FILEID_INO32_GEN`
+/// (ext4, tmpfs), `FILEID_INO64_GEN` (xfs), `FILEID_BTRFS_*`.
+fn contains_ino(handle: &[u8], ino: u64) -> bool {
+    let [a, b, c, d, ..] = ino.to_ne_bytes();
+    let low = if cfg!(target_endian = "little") { [a, b, c, d] } else { return false };
+    handle.chunks_exact(4).any(|word| word == low)
 }
 
 /// Whether a descriptor is open on the object that a reply describes.
