@@ -49,7 +49,6 @@ pub enum GuestEvent {
         /// Its type, as far as known; [`FileKind::Directory`] exactly for a directory.
         kind: FileKind,
     },
-    /// Single events were given up; what follows for the affected directories is the difference
-    /// between what the guest knew and what is.
+    /// Single events were given up here.
     Overflow,
 }

@@ -19,6 +19,7 @@ use super::stats::{Samples, micros, ratio};
 use super::watch::Watch;
 
 const PATIENCE: Duration = Duration::from_secs(10);
+const SETTLE: Duration = Duration::from_micros(300);
 
 pub(super) fn run(farwatch: &Path, scale: Scale) -> anyhow::Result<()> {
     let share = Share::farwatch(farwatch)?;
@@ -89,6 +90,8 @@ fn each(
         });
         (0..count)
             .map(|nth| {
+                // Until the reader is asleep: a program that waits for events is.
+                thread::sleep(SETTLE);
                 let start = Instant::now();
                 change(nth)?;
                 Ok(woken.recv()?? - start)
