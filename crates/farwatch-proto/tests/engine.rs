@@ -156,6 +156,17 @@ fn requests_that_the_notification_did_not_ask_for_are_refused() {
 }
 
 #[test]
+fn a_number_that_was_never_handed_out_retires_nothing() {
+    let mut host = Host::new();
+    host.changed("f", Mask::CREATE, 9);
+    host.next();
+    let request = MarkedRequest::Create(NodeId::ROOT, &name("f"), FileKind::Regular);
+    let never = Seq::new(host.seq.get() + 9);
+    assert_eq!(host.engine.answer(never, request), EPERM);
+    assert_eq!(host.mknod("f"), Answer::Entry(Object::Adopt(FileKind::Regular)));
+}
+
+#[test]
 fn after_the_agent_has_gone_its_records_answer_nothing() {
     let mut host = Host::new();
     host.changed("f", Mask::CREATE, 9);

@@ -23,7 +23,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use farwatch_proto::wire::abi::MARKER_UID;
-use farwatch_proto::{FileKind, Name, NodeId};
+use farwatch_proto::{FileKind, Name, NameError, NodeId};
 use rustix::io::Errno;
 use virtiofsd::filesystem::{
     Context, Entry, Extensions, FileSystem, FsOptions, GetxattrReply, ListxattrReply, OpenOptions,
@@ -161,7 +161,10 @@ fn check_node(inode: Inode) -> io::Result<()> {
 }
 
 fn entry(dir: Inode, name: &CStr) -> io::Result<(NodeId, Name)> {
-    let name = Name::parse(name.to_bytes()).map_err(|_| io::Error::from(Errno::INVAL))?;
+    let name = Name::parse(name.to_bytes()).map_err(|error| match error {
+        NameError::TooLong(_) => Errno::NAMETOOLONG,
+        NameError::Empty | NameError::BadByte(_) | NameError::Dot => Errno::INVAL,
+    })?;
     Ok((node(dir)?, name))
 }
 

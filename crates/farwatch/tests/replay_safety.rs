@@ -407,6 +407,7 @@ fn the_control_node_is_for_one_thread_with_the_marker_uid() {
     for uid in [0, 1000, MARKER_UID - 1, MARKER_UID + 1, u32::MAX] {
         assert_eq!(bench.send(Caller { uid, ..Caller::agent(0) }, &open), EPERM, "uid {uid}");
     }
+    assert_eq!(bench.send(Caller { pid: 0, ..Caller::agent(0) }, &open), Err(Errno::INVAL));
     let file = fh(&bench.send(Caller::agent(0), &open).unwrap());
     for caller in [Caller::agent(0), uid_alone(0)] {
         assert_eq!(bench.send(caller, &open), Err(Errno::BUSY));

@@ -153,6 +153,10 @@ impl Ledger {
         tree: &mut Tree,
         backlog: &mut Backlog,
     ) -> Answer {
+        // First: a number that was never handed out says nothing about the others.
+        if !self.records.iter().any(|record| record.seq == seq) {
+            return EPERM;
+        }
         self.retire_before(seq, backlog);
         let Some(record) = self.records.iter_mut().find(|record| record.seq == seq) else {
             return EPERM;

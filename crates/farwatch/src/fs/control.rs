@@ -82,7 +82,8 @@ impl Control {
         if ctx.uid.into_inner() != MARKER_UID {
             return Err(Errno::PERM.into());
         }
-        let tid = u32::try_from(ctx.pid).map_err(|_| Errno::INVAL)?;
+        // 0 is what the kernel sends for a thread outside of the mount's pid namespace, and for nobody.
+        let tid = u32::try_from(ctx.pid).ok().filter(|tid| *tid != 0).ok_or(Errno::INVAL)?;
         let mut session = self.lock();
         share.lock().engine.attach(tid).map_err(|_| Errno::BUSY)?;
         session.opened += 1;
