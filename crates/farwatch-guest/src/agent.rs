@@ -84,7 +84,9 @@ pub fn run(
         while let Some(joined) = join.poll_output() {
             if joined.event == farwatch_proto::GuestEvent::Overflow {
                 report.overflows += 1;
-                tracing::warn!("too much happened at once on the host: some events are missing");
+                tracing::warn!(
+                    "too much happened at once on the host: single events are missing, the difference follows"
+                );
             }
             let outcome = replayer.replay(joined.seq, joined.event);
             report.calls += u64::from(outcome.done);

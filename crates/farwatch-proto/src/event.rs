@@ -49,6 +49,7 @@ pub enum GuestEvent {
         /// Its type, as far as known; [`FileKind::Directory`] exactly for a directory.
         kind: FileKind,
     },
-    /// Single events were given up here.
+    /// Single events were given up here. What follows for the directories concerned is the difference
+    /// between what the guest was told and what is.
     Overflow,
 }

@@ -10,10 +10,12 @@ mod backlog;
 mod change;
 mod engine;
 mod ledger;
+mod net;
 pub mod split;
 mod tree;
 
 pub use change::{HostChange, HostEntry};
 pub use engine::{AttachError, Engine};
 pub use ledger::{Answer, MarkedRequest, Object, Refusal};
+pub use net::{Listed, Listing, Rescan};
 pub use tree::{Forgotten, Learned, Tree};

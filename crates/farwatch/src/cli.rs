@@ -115,6 +115,9 @@ pub(crate) struct SharingArgs {
     #[arg(long, value_name = "N", default_value_t = 2)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=8))]
     pub(crate) request_queues: u16,
+    /// The most events that wait for a slow client before single events are given up
+    #[arg(long, value_name = "N", hide = true)]
+    pub(crate) backlog_events_max: Option<usize>,
 }
 
 /// `--cache` of virtiofsd.

@@ -39,6 +39,9 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         tracing::warn!(error, "the limit of open files stays as it is");
     }
     let share = Arc::new(Share::new(open_fanotify()));
+    if let Some(len_max) = args.sharing.backlog_events_max {
+        share.lock().engine.limit_backlog(len_max);
+    }
     let handles = file_handles(&shared)?;
     let config = config(&shared, handles, args.announce_submounts(), &args.sharing);
     let inner = PassthroughFs::new(config).context("the shared directory cannot be served")?;

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use farwatch_proto::host::{Engine, Learned};
 use farwatch_proto::wire::Notification;
@@ -27,6 +27,8 @@ pub struct Share {
     state: Mutex<State>,
     fanotify: Option<Fanotify>,
     unwatched: AtomicU64,
+    /// An eventfd of the watch thread's: there is a directory to list.
+    rescan: OnceLock<Arc<OwnedFd>>,
 }
 
 /// What the lock guards.
@@ -52,8 +54,9 @@ impl Dirs {
 
     fn insert(&mut self, id: NodeId, fd: OwnedFd) -> Arc<OwnedFd> {
         if self.open.len() >= Self::LEN_MAX {
-            let after = (self.hand.map_or(Unbounded, Excluded), Unbounded);
-            let next = self.open.range(after).next().or_else(|| self.open.iter().next());
+            // Never the root, from which the others can be found again.
+            let behind = |id| self.open.range((Excluded(id), Unbounded)).next();
+            let next = self.hand.and_then(behind).or_else(|| behind(NodeId::ROOT));
             self.hand = next.map(|(id, _)| *id);
             if let Some(id) = self.hand {
                 self.open.remove(&id);
@@ -77,12 +80,23 @@ pub struct Identity {
 impl Share {
     /// `fanotify` is `None` when this kernel or user cannot have a group: then nothing is watched.
     pub fn new(fanotify: Option<Fanotify>) -> Self {
-        Self { state: Mutex::default(), fanotify, unwatched: AtomicU64::new(0) }
+        Self {
+            state: Mutex::default(),
+            fanotify,
+            unwatched: AtomicU64::new(0),
+            rescan: OnceLock::new(),
+        }
     }
 
     /// The group that the watch thread reads.
     pub fn fanotify(&self) -> Option<&Fanotify> {
         self.fanotify.as_ref()
+    }
+
+    /// Has `eventfd` written when there is a directory to list. The watch thread calls this once.
+    pub(crate) fn wake_for_rescans(&self, eventfd: Arc<OwnedFd>) {
+        // A second watch thread would find every directory listed by the first.
+        let _first = self.rescan.set(eventfd);
     }
 
     /// The engine, locked. A panic elsewhere does not make its state unusable: every change to it is
@@ -211,7 +225,15 @@ impl Share {
 
 impl NotificationSource for Share {
     fn next(&self, buf: &mut [u8; Notification::LEN_MAX]) -> Option<usize> {
-        let notification = self.lock().engine.send()?;
+        let (notification, rescan) = {
+            let engine = &mut self.lock().engine;
+            (engine.send(), engine.wants_rescan())
+        };
+        if let Some(eventfd) = self.rescan.get().filter(|_| rescan) {
+            // An eventfd that already counts is as good as one that counts now.
+            let _counted = rustix::io::write(&**eventfd, &1u64.to_ne_bytes());
+        }
+        let notification = notification?;
         tracing::trace!(?notification, "sent");
         Some(notification.encode(buf).len())
     }

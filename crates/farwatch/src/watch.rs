@@ -3,18 +3,21 @@
 //! to the engine. What to mark is decided by `share`, what it means by the engine.
 //!
 //! It reads as fast as it can, since the kernel merges events that wait in its queue, and merging
-//! loses their order.
+//! loses their order. In between it lists the directories of which events were given up (`rescan`),
+//! a piece at a time.
 
 mod fanotify;
+mod rescan;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime};
 
 use farwatch_proto::Mask;
 use farwatch_sys::fanotify::{FAN_EVENT_ON_CHILD, FAN_ONDIR, FAN_RENAME, Fanotify, Level};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
 use crate::share::Share;
@@ -41,12 +44,14 @@ impl Watcher {
     /// # Errors
     /// When the thread cannot be started.
     pub fn start(share: Arc<Share>, deliver: impl Fn() + Send + 'static) -> io::Result<Self> {
-        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let event = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map(Arc::new);
+        let (stop, rescan) = (event()?, event()?);
         let thread = if share.fanotify().is_some() {
+            share.wake_for_rescans(Arc::clone(&rescan));
             let stop = Arc::clone(&stop);
             let run = move || {
                 if let Some(group) = share.fanotify()
-                    && let Err(error) = run(group, &share, &stop, &deliver)
+                    && let Err(error) = run(group, &share, &stop, &rescan, &deliver)
                 {
                     tracing::error!(%error, "the host's changes cannot be read any more: restart");
                 }
@@ -71,38 +76,86 @@ impl Drop for Watcher {
     }
 }
 
-fn run(group: &Fanotify, share: &Share, stop: &OwnedFd, deliver: &impl Fn()) -> io::Result<()> {
-    let own_pid = i32::try_from(std::process::id()).unwrap_or(-1);
+fn run(
+    group: &Fanotify,
+    share: &Share,
+    stop: &OwnedFd,
+    rescan: &OwnedFd,
+    deliver: &impl Fn(),
+) -> io::Result<()> {
     let mut buf = vec![0; fanotify::BUFFER_LEN];
+    let mut in_step = true;
+    let mut patience = None;
     loop {
-        let mut fds = [
-            PollFd::from_borrowed_fd(group.as_fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN),
-        ];
-        match poll(&mut fds, None) {
+        let mut fds = [group.as_fd(), stop.as_fd(), rescan.as_fd()]
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        let timeout = patience.and_then(|patience: Duration| Timespec::try_from(patience).ok());
+        match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
         if fds[1].revents().contains(PollFlags::IN) {
             return Ok(());
         }
-        loop {
-            let len = group.read(&mut buf)?;
-            if len == 0 {
-                break;
+        if fds[2].revents().contains(PollFlags::IN) {
+            // Whatever it counts, the engine is asked below.
+            let _count = rustix::io::read(rescan, &mut [0; 8]);
+        }
+        read(group, share, &mut buf, deliver)?;
+        let (stale, forgotten) = given_up(share);
+        if in_step && stale > 0 {
+            tracing::warn!(
+                stale,
+                forgotten,
+                "too much changed at once: single events were given up, the directories concerned \
+                    are listed again"
+            );
+            in_step = false;
+        }
+        let listed = rescan::run(share);
+        if listed {
+            deliver();
+        }
+        let (stale, forgotten) = given_up(share);
+        if !in_step && stale == 0 {
+            tracing::info!(forgotten, "no directory is stale any more");
+            in_step = true;
+        }
+        patience = if listed {
+            Some(Duration::ZERO)
+        } else {
+            let retry_at = share.lock().engine.rescan_timeout();
+            retry_at.map(|at| at.saturating_duration_since(Instant::now()))
+        };
+    }
+}
+
+/// How many directories are stale, and how many single events have been given up.
+fn given_up(share: &Share) -> (usize, u64) {
+    let engine = &share.lock().engine;
+    (engine.stale_len(), engine.events_forgotten())
+}
+
+/// Hands in what the group has to report, until there is no more.
+fn read(group: &Fanotify, share: &Share, buf: &mut [u8], deliver: &impl Fn()) -> io::Result<()> {
+    let own_pid = i32::try_from(std::process::id()).unwrap_or(-1);
+    loop {
+        let now = SystemTime::now();
+        let len = group.read(buf)?;
+        if len == 0 {
+            share.lock().engine.handle_drained(now);
+            return Ok(());
+        }
+        let news = {
+            let mut state = share.lock();
+            for change in fanotify::changes(buf.get(..len).unwrap_or_default(), own_pid) {
+                tracing::trace!(?change, "observed");
+                state.engine.handle_change(change);
             }
-            let read = buf.get(..len).unwrap_or_default();
-            let news = {
-                let mut state = share.lock();
-                for change in fanotify::changes(read, own_pid) {
-                    tracing::trace!(?change, "observed");
-                    state.engine.handle_change(change);
-                }
-                state.engine.has_next()
-            };
-            if news {
-                deliver();
-            }
+            state.engine.has_next()
+        };
+        if news {
+            deliver();
         }
     }
 }

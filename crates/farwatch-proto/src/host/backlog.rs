@@ -3,8 +3,8 @@
 //!
 //! An event joins the one before it when both are about the same entry of the same object and their
 //! bits come in the order in which a message delivers them: nothing is reordered by that, and the
-//! only thing lost is a repetition, which inotify loses too. At [`Backlog::LEN_MAX`] single events
-//! are given up, and the client is told so by one [`GuestEvent::Overflow`].
+//! only thing lost is a repetition, which inotify loses too. At its limit single events are given
+//! up, and the client is told so by one [`GuestEvent::Overflow`]; `net` makes up for them.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -31,31 +31,67 @@ pub(super) struct UnderWay {
 }
 
 /// See the module's documentation.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Backlog {
     queue: VecDeque<Pending>,
+    len_max: usize,
     under_way: BTreeMap<Fid, UnderWay>,
     overflow: bool,
     forgotten: u64,
 }
 
-impl Backlog {
-    /// The most events that wait; 2^17 of them take some 40 MB.
-    pub(super) const LEN_MAX: usize = 1 << 17;
+impl Default for Backlog {
+    fn default() -> Self {
+        Self {
+            queue: VecDeque::new(),
+            len_max: Self::LEN_MAX,
+            under_way: BTreeMap::new(),
+            overflow: false,
+            forgotten: 0,
+        }
+    }
+}
 
-    /// Adds an event at the end.
-    pub(super) fn push(&mut self, pending: Pending) {
+impl Backlog {
+    /// The most events that wait, unless told otherwise; 2^17 of them take some 40 MB.
+    pub(super) const LEN_MAX: usize = 1 << 17;
+    /// The smallest limit: below it the net of a single name would not fit.
+    const LIMIT_MIN: usize = 4;
+    /// The most names of a directory that are compared in one go.
+    const PIECE_MAX: usize = 1 << 14;
+
+    /// Has at most `len_max` events wait.
+    pub(super) fn limit(&mut self, len_max: usize) {
+        self.len_max = len_max.max(Self::LIMIT_MIN);
+    }
+
+    /// How many names of a directory may be compared with an empty backlog, so that what comes of it
+    /// fits and leaves half of the room: a name that was told can give one event and one that is
+    /// listed another.
+    pub(super) fn piece_len(&self) -> usize {
+        (self.len_max / 4).min(Self::PIECE_MAX)
+    }
+
+    /// Adds an event at the end. `false` when it was given up.
+    #[must_use]
+    pub(super) fn push(&mut self, pending: Pending) -> bool {
         if self.queue.back_mut().is_some_and(|last| last.absorb(&pending)) {
             // A bit that was there already counts once: `absorb` refuses CREATE and DELETE.
-            return;
+            return true;
         }
-        if self.queue.len() >= Self::LEN_MAX {
-            self.forgotten = self.forgotten.saturating_add(1);
+        if self.queue.len() >= self.len_max {
+            self.give_up();
             self.overflow = true;
-            return;
+            return false;
         }
         self.count(&pending, true);
         self.queue.push_back(pending);
+        true
+    }
+
+    /// Counts an event that is left to a net.
+    pub(super) fn give_up(&mut self) {
+        self.forgotten = self.forgotten.saturating_add(1);
     }
 
     /// Takes the next event. An overflow is told of when the queue has been delivered up to where it
@@ -88,8 +124,8 @@ impl Backlog {
 
     /// Drops everything: the client is gone.
     pub(super) fn clear(&mut self) {
-        let forgotten = self.forgotten;
-        *self = Self { forgotten, ..Self::default() };
+        let (len_max, forgotten) = (self.len_max, self.forgotten);
+        *self = Self { len_max, forgotten, ..Self::default() };
     }
 
     /// How many events wait.
@@ -201,7 +237,7 @@ mod tests {
     fn a_write_cycle_of_a_new_file_shares_one_message() {
         let mut backlog = Backlog::default();
         for mask in [Mask::CREATE, Mask::MODIFY, Mask::MODIFY, Mask::CLOSE_WRITE] {
-            backlog.push(event("f", mask));
+            assert!(backlog.push(event("f", mask)));
         }
         let all = Mask::CREATE | Mask::MODIFY | Mask::CLOSE_WRITE;
         assert_eq!(drain(&mut backlog), [("\"f\"".into(), all)]);
@@ -211,7 +247,7 @@ mod tests {
     fn events_out_of_the_delivery_order_stay_apart() {
         let mut backlog = Backlog::default();
         for mask in [Mask::CLOSE_WRITE, Mask::MODIFY, Mask::DELETE, Mask::CREATE] {
-            backlog.push(event("f", mask));
+            assert!(backlog.push(event("f", mask)));
         }
         assert_eq!(backlog.len(), 4);
     }
@@ -219,9 +255,9 @@ mod tests {
     #[test]
     fn an_event_of_another_entry_in_between_keeps_two_apart() {
         let mut backlog = Backlog::default();
-        backlog.push(event("f", Mask::MODIFY));
-        backlog.push(event("g", Mask::MODIFY));
-        backlog.push(event("f", Mask::MODIFY));
+        assert!(backlog.push(event("f", Mask::MODIFY)));
+        assert!(backlog.push(event("g", Mask::MODIFY)));
+        assert!(backlog.push(event("f", Mask::MODIFY)));
         assert_eq!(backlog.len(), 3);
     }
 
@@ -229,7 +265,8 @@ mod tests {
     fn past_the_limit_events_are_counted_and_one_overflow_is_told() {
         let mut backlog = Backlog::default();
         for i in 0..Backlog::LEN_MAX + 5 {
-            backlog.push(event(&format!("f{i}"), Mask::CREATE));
+            let pushed = backlog.push(event(&format!("f{i}"), Mask::CREATE));
+            assert_eq!(pushed, i < Backlog::LEN_MAX);
         }
         assert_eq!(backlog.forgotten(), 5);
         let events = drain(&mut backlog);
@@ -243,8 +280,8 @@ mod tests {
         let mut backlog = Backlog::default();
         let create = event("f", Mask::CREATE);
         let fid = create.object.clone().unwrap();
-        backlog.push(create);
-        backlog.push(event("f", Mask::DELETE));
+        assert!(backlog.push(create));
+        assert!(backlog.push(event("f", Mask::DELETE)));
         assert_eq!(backlog.under_way(&fid), UnderWay { arrivals: 1, links: 0, removals: 1 });
         let first = backlog.pop().unwrap();
         assert_eq!(backlog.under_way(&fid).arrivals, 1, "handed out is still under way");

@@ -2,12 +2,14 @@
 //! [`Engine`]: host changes in, notifications out, and an answer for every marked request.
 
 use std::num::NonZeroU32;
+use std::time::{Instant, SystemTime};
 
 use thiserror::Error;
 
 use super::backlog::{Backlog, Pending};
 use super::change::{HostChange, HostEntry};
 use super::ledger::{Answer, Ledger, MarkedRequest, Object, Refusal};
+use super::net::{Change, Listing, Net, Nets, Rescan};
 use super::split::{Split, split};
 use super::tree::Tree;
 use crate::wire::Notification;
@@ -31,6 +33,7 @@ pub struct Engine {
     /// What the guest knows.
     pub tree: Tree,
     backlog: Backlog,
+    nets: Nets,
     ledger: Ledger,
     agent: Option<Agent>,
     cookie: Cookie,
@@ -52,6 +55,7 @@ impl Default for Engine {
         Self {
             tree: Tree::default(),
             backlog: Backlog::default(),
+            nets: Nets::default(),
             ledger: Ledger::default(),
             agent: None,
             cookie: Cookie(NonZeroU32::MIN),
@@ -96,6 +100,7 @@ impl Engine {
     pub fn detach(&mut self) {
         self.agent = None;
         self.backlog.clear();
+        self.nets.clear();
         self.ledger.clear();
         self.second_half = None;
         self.seq = Seq::FIRST;
@@ -114,6 +119,17 @@ impl Engine {
     /// How many events wait for a buffer.
     pub fn backlog_len(&self) -> usize {
         self.backlog.len()
+    }
+
+    /// Has at most `len_max` events wait for a buffer, and at least a few, instead of 2^17.
+    pub fn limit_backlog(&mut self, len_max: usize) {
+        self.backlog.limit(len_max);
+    }
+
+    /// How many directories are stale: single events about them were given up, and what became of
+    /// them has not been told yet.
+    pub fn stale_len(&self) -> usize {
+        self.nets.len()
     }
 
     /// How many single events were given up since the daemon started.
@@ -140,7 +156,60 @@ impl Engine {
             HostChange::Move { from, to, object, directory } => {
                 self.moved(from.as_ref(), to.as_ref(), object.as_ref(), directory);
             }
-            HostChange::Overflow => self.backlog.overflowed(),
+            HostChange::Overflow => {
+                self.backlog.overflowed();
+                self.nets.lost_track(&self.tree);
+            }
+        }
+    }
+
+    /// The kernel's queue was empty at `now` or later, and all that was read has been handed in.
+    /// An event that goes missing from now on happened after `now`, by the host's clock.
+    pub fn handle_drained(&mut self, now: SystemTime) {
+        self.nets.drained(now);
+    }
+
+    /// Whether a directory is to be listed, as soon as it may be tried.
+    pub fn wants_rescan(&self) -> bool {
+        self.is_listening() && self.nets.len() > 0 && self.backlog.is_empty()
+    }
+
+    /// When to call [`Engine::poll_rescan`] again, after it gave nothing.
+    pub fn rescan_timeout(&self) -> Option<Instant> {
+        if self.wants_rescan() { self.nets.retry_at() } else { None }
+    }
+
+    /// The directory to list now. The answer is [`Engine::handle_listing`] or
+    /// [`Engine::handle_unlisted`], before the next is asked for. There is none while events wait,
+    /// and the client is told of the overflow first.
+    pub fn poll_rescan(&mut self, now: Instant) -> Option<Rescan> {
+        if !self.wants_rescan() {
+            return None;
+        }
+        let rescan = self.nets.ask(now, self.backlog.piece_len(), &self.tree, &self.ledger)?;
+        self.tree.look_out(rescan.dir, rescan.after.clone());
+        Some(rescan)
+    }
+
+    /// The directory that was asked for could not be listed. It is asked for again, later.
+    pub fn handle_unlisted(&mut self, now: Instant) {
+        self.tree.seen();
+        self.nets.postpone(now);
+    }
+
+    /// What is in the directory that was asked for: the difference to what the guest was told goes to
+    /// the backlog. A directory that is gone has an empty listing.
+    pub fn handle_listing(&mut self, now: Instant, listing: Listing) {
+        let touched = self.tree.seen();
+        let compared = self.nets.compare(now, listing, touched.as_ref(), &self.tree, &self.ledger);
+        let Some((dir, Net { itself, changes })) = compared else { return };
+        if !itself.is_empty() {
+            let object = self.tree.fid(dir).cloned();
+            let event = GuestEvent::Object { node: self.tree.node(dir), mask: itself };
+            self.push(Pending { event, object });
+        }
+        for change in changes {
+            self.push_change(dir, change);
         }
     }
 
@@ -204,6 +273,10 @@ impl Engine {
         let deleted = wanted.intersection(Mask::DELETE);
         let rest = wanted.difference(Mask::DELETE.union(Mask::MOVE));
         for dir in self.tree.nodes_of(&entry.dir).to_vec() {
+            if self.nets.is_stale(dir, &entry.name) {
+                self.backlog.give_up();
+                continue;
+            }
             // Merged by the kernel, the order is lost: an object that was there has been deleted and
             // linked again, one that was not has been created and deleted.
             let was_there = child.is_some_and(|id| self.tree.told(dir, &entry.name).contains(&id));
@@ -237,7 +310,50 @@ impl Engine {
             kind,
             link,
         };
-        self.backlog.push(Pending { event, object: object.cloned() });
+        self.push(Pending { event, object: object.cloned() });
+    }
+
+    /// An event of a net. A further name of a known object is created like a first one: to link it
+    /// the guest would have to hold the object until then, and not to have heard that the name that
+    /// it knows has gone.
+    fn push_change(&mut self, dir: NodeId, change: Change) {
+        let Change { name, mask, object, node, kind } = change;
+        let mask = mask.intersection(self.wanted);
+        if mask.is_empty() {
+            return;
+        }
+        let isdir = if kind == FileKind::Directory { Mask::ISDIR } else { Mask::empty() };
+        let event = GuestEvent::Entry {
+            entry: Entry { dir: self.tree.node(dir), name },
+            mask: mask | isdir,
+            child: node.map(|id| self.tree.node(id)),
+            kind,
+            link: false,
+        };
+        self.push(Pending { event, object });
+    }
+
+    /// Every event goes through here: one that finds no room makes its directories stale.
+    fn push(&mut self, pending: Pending) {
+        let itself = Mask::empty();
+        let about = match &pending.event {
+            GuestEvent::Entry { entry, .. } => {
+                self.tree.touch(entry.dir.id, &entry.name);
+                [Some((entry.dir.id, itself)), None]
+            }
+            GuestEvent::Object { node, mask } => [Some((node.id, *mask)), None],
+            GuestEvent::Rename { from, to, .. } => {
+                self.tree.touch(from.dir.id, &from.name);
+                self.tree.touch(to.dir.id, &to.name);
+                [Some((from.dir.id, itself)), Some((to.dir.id, itself))]
+            }
+            GuestEvent::Overflow => [None, None],
+        };
+        if !self.backlog.push(pending) {
+            for (dir, itself) in about.into_iter().flatten() {
+                self.nets.gave_up(dir, itself, &self.tree);
+            }
+        }
     }
 
     fn object_changed(&mut self, object: &Fid, mask: Mask) {
@@ -247,8 +363,12 @@ impl Engine {
         }
         for id in self.tree.nodes_of(object).to_vec() {
             let mask = bits | mask.intersection(Mask::ISDIR);
+            if self.nets.takes(id, mask) {
+                self.backlog.give_up();
+                continue;
+            }
             let event = GuestEvent::Object { node: self.tree.node(id), mask };
-            self.backlog.push(Pending { event, object: Some(object.clone()) });
+            self.push(Pending { event, object: Some(object.clone()) });
         }
     }
 
@@ -271,8 +391,15 @@ impl Engine {
         };
         let isdir = if directory { Mask::ISDIR } else { Mask::empty() };
         for i in 0..from_dirs.len().max(to_dirs.len()) {
-            let old = from.zip(from_dirs.get(i));
-            let new = to.zip(to_dirs.get(i));
+            // A side that is stale is out of view until its net: what is left is a plain half.
+            let in_step =
+                |(entry, dir): &(&HostEntry, &NodeId)| !self.nets.is_stale(**dir, &entry.name);
+            let (old, new) = (from.zip(from_dirs.get(i)), to.zip(to_dirs.get(i)));
+            let sides = old.iter().chain(&new).count();
+            let (old, new) = (old.filter(in_step), new.filter(in_step));
+            if old.iter().chain(&new).count() < sides {
+                self.backlog.give_up();
+            }
             match (old, new) {
                 (Some((from, from_dir)), Some((to, to_dir))) => {
                     let entry = |dir: NodeId, name: &Name| Entry {
@@ -285,7 +412,7 @@ impl Engine {
                         child: child.map(|id| self.tree.node(id)),
                         kind,
                     };
-                    self.backlog.push(Pending { event, object: object.cloned() });
+                    self.push(Pending { event, object: object.cloned() });
                 }
                 (Some((from, dir)), None) => {
                     let mask = Mask::MOVED_FROM | isdir;

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 
 use super::backlog::{Backlog, Pending};
-use super::tree::Tree;
+use super::tree::{Shown, Tree};
 use crate::{Entry, Fid, FileKind, GuestEvent, Mask, Name, NodeId, Seq};
 
 /// A request that carries an agent's marks and would change something if it were executed, or a
@@ -82,6 +82,17 @@ pub enum Answer {
     Done,
 }
 
+/// What a replay that is still to come will do to a name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Step {
+    /// The object comes to it.
+    Arrives,
+    /// The object comes to it and replaces what was there.
+    Replaces,
+    /// The object leaves it.
+    Leaves,
+}
+
 const EPERM: Answer = Answer::Refused(Refusal::NotAsked);
 const ENOENT: Answer = Answer::Refused(Refusal::NoEntry);
 const ESTALE: Answer = Answer::Refused(Refusal::Stale);
@@ -142,6 +153,34 @@ impl Ledger {
     /// The object that notification `seq` is about, as the host names it.
     pub(super) fn object_of(&self, seq: Seq) -> Option<&Fid> {
         self.records.iter().find(|record| record.seq == seq)?.pending.object.as_ref()
+    }
+
+    /// What the replays that are still to come will do to the names of a directory, in order. `step`
+    /// is called with the name, the object and its type.
+    pub(super) fn outstanding<'a>(
+        &'a self,
+        dir: NodeId,
+        mut step: impl FnMut(&'a Name, Step, Option<&'a Fid>, FileKind),
+    ) {
+        // The second message of a rename says what the first has said.
+        for record in self.records.iter().filter(|record| !record.second) {
+            let object = record.pending.object.as_ref();
+            let (from, to, kind) = match &record.pending.event {
+                GuestEvent::Entry { entry, kind, .. } => (entry, entry, *kind),
+                GuestEvent::Rename { from, to, kind, .. } => (from, to, *kind),
+                GuestEvent::Object { .. } | GuestEvent::Overflow => continue,
+            };
+            for (bit, entry, does) in [
+                (Mask::CREATE, to, Step::Arrives),
+                (Mask::DELETE, from, Step::Leaves),
+                (Mask::MOVED_FROM, from, Step::Leaves),
+                (Mask::MOVED_TO, to, Step::Replaces),
+            ] {
+                if record.todo.contains(bit) && entry.dir.id == dir {
+                    step(&entry.name, does, object, kind);
+                }
+            }
+        }
     }
 
     /// Answers one request that belongs to notification `seq`. An agent works in order, so the
@@ -244,6 +283,7 @@ impl Record {
                 }
                 self.todo.remove(Mask::CREATE);
                 let known = known.filter(|id| tree.kind(*id) == Some(made));
+                tree.show(dir, name, self.shown(made));
                 Answer::Entry(self.object(known, made, backlog))
             }
             MarkedRequest::Link(node, dir, name)
@@ -253,6 +293,7 @@ impl Record {
                     && self.todo.contains(Mask::CREATE) =>
             {
                 self.todo.remove(Mask::CREATE);
+                tree.show(dir, name, self.shown(kind));
                 Answer::Entry(self.object(Some(node), kind, backlog))
             }
             MarkedRequest::Remove(dir, name, directory)
@@ -342,7 +383,7 @@ impl Record {
             MarkedRequest::Rename(NodeId::LIMBO, _, dir, name)
                 if is(&to, dir, name) && self.second && self.todo.contains(Mask::MOVED_TO) =>
             {
-                self.move_in(&to, known, tree, backlog)
+                self.move_in(&to, known, kind, tree, backlog)
             }
             MarkedRequest::Rename(dir, name, dir2, name2)
                 if is(&from, dir, name) && is(&to, dir2, name2) && self.todo == Mask::MOVE =>
@@ -350,7 +391,7 @@ impl Record {
                 if self.wrong_dentry(dir, name, known, tree) {
                     return ESTALE;
                 }
-                let answer = self.move_in(&to, known, tree, backlog);
+                let answer = self.move_in(&to, known, kind, tree, backlog);
                 if answer == Answer::Done {
                     tree.removed(dir, name, known);
                     self.todo = Mask::empty();
@@ -399,7 +440,7 @@ impl Record {
                 self.move_out(entry, known, tree)
             }
             MarkedRequest::Rename(NodeId::LIMBO, _, dir, name) if !out && is(dir, name) => {
-                self.move_in(entry, known, tree, backlog)
+                self.move_in(entry, known, kind, tree, backlog)
             }
             MarkedRequest::Lookup(..)
             | MarkedRequest::Create(..)
@@ -424,6 +465,7 @@ impl Record {
         &mut self,
         to: &Entry,
         known: Option<NodeId>,
+        kind: FileKind,
         tree: &mut Tree,
         backlog: &Backlog,
     ) -> Answer {
@@ -436,10 +478,16 @@ impl Record {
         }
         self.todo.remove(Mask::MOVED_TO);
         tree.removed(dir, name, replaced);
-        if let Some(id) = known {
-            tree.arrived(dir, name, id);
+        match known {
+            Some(id) => tree.arrived(dir, name, id),
+            None => tree.show(dir, name, self.shown(kind)),
         }
         Answer::Done
+    }
+
+    /// What the guest's programs are shown, until the reply makes the object known to its kernel.
+    fn shown(&self, kind: FileKind) -> Shown {
+        Shown { object: self.pending.object.clone(), kind }
     }
 
     /// The target of a rename: what the move replaced, as far as the guest knew it.

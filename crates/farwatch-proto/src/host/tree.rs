@@ -7,6 +7,7 @@
 //! put in only when the guest learns of it.
 
 use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Unbounded};
 
 use crate::{Fid, FileKind, Generation, Name, Node, NodeId};
 
@@ -44,6 +45,9 @@ pub struct Tree {
     /// Directories that the guest has forgotten and that a replay has taken the last known entry
     /// from: they go with the next FORGET.
     emptied: Vec<NodeId>,
+    /// How many entries have something in [`Told::shown`].
+    shown: usize,
+    lookout: Option<Lookout>,
 }
 
 #[derive(Debug)]
@@ -68,6 +72,32 @@ struct Told {
     /// oldest first. More than one when the guest looked the name up again before it heard of the
     /// change in between.
     nodes: Vec<NodeId>,
+    /// What came to this name and is none of the nodes.
+    shown: Option<Shown>,
+}
+
+/// An object that the guest's programs were told of and its kernel does not hold under that name: it
+/// had gone from there when its CREATE or MOVED_TO was replayed, or the kernel gave it up since.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Shown {
+    /// The object, when the watcher could tell.
+    pub(super) object: Option<Fid>,
+    /// Its type.
+    pub(super) kind: FileKind,
+}
+
+/// Looks out for changes of what the guest was told about the names of one directory.
+#[derive(Debug)]
+struct Lookout {
+    dir: NodeId,
+    after: Option<Name>,
+    first: Option<Name>,
+}
+
+impl Told {
+    fn is_nothing(&self) -> bool {
+        self.nodes.is_empty() && self.current.is_none() && self.shown.is_none()
+    }
 }
 
 impl State {
@@ -77,6 +107,10 @@ impl State {
 }
 
 impl Tree {
+    /// The most names for which an object that the guest does not hold is remembered. Past it the
+    /// deletion of one more is not told when its own event is among those that are given up.
+    const SHOWN_MAX: usize = 1 << 16;
+
     /// Empties the tree for a new session: the root alone is known. Nodeids may be given out again,
     /// so every node but the root has the new `generation`.
     pub fn reset(&mut self, generation: Generation, root: Option<Fid>) {
@@ -125,9 +159,21 @@ impl Tree {
         self.by_fid.get(fid).map_or(&[], Vec::as_slice)
     }
 
+    /// The known directories.
+    pub(super) fn directories(&self) -> impl Iterator<Item = NodeId> {
+        let directory =
+            |(id, node): (&NodeId, &State)| (node.kind == FileKind::Directory).then_some(*id);
+        self.nodes.iter().filter_map(directory)
+    }
+
     /// A directory in which the guest was told of the node: its answer to LOOKUP "..".
     pub fn parent(&self, id: NodeId) -> Option<NodeId> {
-        self.nodes.get(&id)?.names.last().map(|(dir, _)| *dir)
+        self.entry(id).map(|(dir, _)| dir)
+    }
+
+    /// The entry under which the guest was told of the node last, unless that was taken from it.
+    pub fn entry(&self, id: NodeId) -> Option<(NodeId, &Name)> {
+        self.nodes.get(&id)?.names.last().map(|(dir, name)| (*dir, name))
     }
 
     /// What the guest's dentry cache holds for an entry: the node it was told last.
@@ -142,6 +188,43 @@ impl Tree {
             .get(&dir)
             .and_then(|node| node.children.get(name))
             .map_or(&[], |told| told.nodes.as_slice())
+    }
+
+    /// The entries of a directory that the guest believes to be there, from the name behind `after`
+    /// on: the nodes that it was told of, and what it was shown without holding it.
+    pub(super) fn told_after(
+        &self,
+        dir: NodeId,
+        after: Option<&Name>,
+    ) -> impl Iterator<Item = (&Name, &[NodeId], Option<&Shown>)> {
+        let behind = (after.map_or(Unbounded, Excluded), Unbounded);
+        let children = self.nodes.get(&dir).map(|node| node.children.range::<Name, _>(behind));
+        children.into_iter().flatten().filter_map(|(name, told)| {
+            let there = !told.nodes.is_empty() || told.shown.is_some();
+            there.then_some((name, told.nodes.as_slice(), told.shown.as_ref()))
+        })
+    }
+
+    /// Looks out, from now on, for the first name behind `after` in `dir` of which something else
+    /// is told.
+    pub(super) fn look_out(&mut self, dir: NodeId, after: Option<Name>) {
+        self.lookout = Some(Lookout { dir, after, first: None });
+    }
+
+    /// Ends what [`Tree::look_out`] began, and says what it has seen.
+    pub(super) fn seen(&mut self) -> Option<Name> {
+        self.lookout.take()?.first
+    }
+
+    /// Something else is told of a name, or will be: an event about it is on its way.
+    pub(super) fn touch(&mut self, dir: NodeId, name: &Name) {
+        if let Some(lookout) = &mut self.lookout
+            && lookout.dir == dir
+            && lookout.after.as_ref().is_none_or(|after| name > after)
+            && lookout.first.as_ref().is_none_or(|first| name < first)
+        {
+            lookout.first = Some(name.clone());
+        }
     }
 
     /// Whether the node has a name other than this one.
@@ -189,12 +272,28 @@ impl Tree {
         let Some(parent) = self.nodes.get_mut(&dir) else { return };
         let told = parent.children.entry(name.clone()).or_default();
         told.current = Some(id);
+        if told.shown.take().is_some() {
+            self.shown -= 1;
+        }
         if !told.nodes.contains(&id) {
             told.nodes.push(id);
             if let Some(node) = self.nodes.get_mut(&id) {
                 node.names.push((dir, name.clone()));
             }
+            self.touch(dir, name);
         }
+    }
+
+    /// An object is at a name, to those who watch. If a reply makes it known there, [`Tree::learn`]
+    /// takes this back.
+    pub(super) fn show(&mut self, dir: NodeId, name: &Name, shown: Shown) {
+        let Some(parent) = self.nodes.get_mut(&dir) else { return };
+        let known = parent.children.get(name).is_some_and(|told| told.shown.is_some());
+        if !known && self.shown >= Self::SHOWN_MAX {
+            return;
+        }
+        self.shown += usize::from(!known);
+        parent.children.entry(name.clone()).or_default().shown = Some(shown);
     }
 
     /// A replay's reply says what the dentry cache is to hold for an entry: a node of the tree, or
@@ -203,17 +302,21 @@ impl Tree {
         let Some(parent) = self.nodes.get_mut(&dir) else { return };
         if let Some(told) = parent.children.get_mut(name) {
             told.current = id;
-            if id.is_none() && told.nodes.is_empty() {
+            if told.is_nothing() {
                 parent.children.remove(name);
             }
         } else if id.is_some() {
-            parent.children.insert(name.clone(), Told { current: id, nodes: Vec::new() });
+            parent.children.insert(name.clone(), Told { current: id, ..Told::default() });
         }
     }
 
     /// The guest has replayed that `id`, or an object that it does not know, left this name. What it
     /// was told of the name's later holders stays.
     pub fn removed(&mut self, dir: NodeId, name: &Name, id: Option<NodeId>) {
+        let told = self.nodes.get_mut(&dir).and_then(|parent| parent.children.get_mut(name));
+        if told.is_some_and(|told| told.shown.take().is_some()) {
+            self.shown -= 1;
+        }
         self.tell_current(dir, name, None);
         if let Some(id) = id {
             self.untell(dir, name, id);
@@ -228,7 +331,7 @@ impl Tree {
         for id in self.told(dir, name).to_vec() {
             self.removed(dir, name, Some(id));
         }
-        self.tell_current(dir, name, None);
+        self.removed(dir, name, None);
     }
 
     /// The guest renamed the entry itself, replacing what the target held.
@@ -293,8 +396,12 @@ impl Tree {
             }
         }
         for (dir, name) in &state.names {
+            // The kernel's memory was short; those who watch the directory have forgotten nothing.
+            let shown = Shown { object: state.fid.clone(), kind: state.kind };
+            self.show(*dir, name, shown);
             self.untell(*dir, name, id);
         }
+        self.shown -= state.children.values().filter(|told| told.shown.is_some()).count();
         let State { fid, kind, borrowed, .. } = state;
         Some(Forgotten { id, fid, kind, borrowed })
     }
@@ -306,12 +413,13 @@ impl Tree {
         if told.current == Some(id) {
             told.current = None;
         }
-        if told.nodes.is_empty() && told.current.is_none() {
+        if told.is_nothing() {
             parent.children.remove(name);
         }
         if parent.nlookup == 0 && dir != NodeId::ROOT && !parent.has_known_entries() {
             self.emptied.push(dir);
         }
+        self.touch(dir, name);
     }
 
     fn insert(&mut self, learned: Learned) {

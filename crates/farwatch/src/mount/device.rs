@@ -36,6 +36,7 @@ impl Device {
             .arg(cache.get_name())
             .args(["--request-queues", &sharing.request_queues.to_string()])
             .args(sharing.no_xattr.then_some("--no-xattr"))
+            .args(sharing.backlog_events_max.map(|max| format!("--backlog-events-max={max}")))
             .arg("--shared-dir")
             .arg(shared)
             .env(LOG_VARIABLE, log)

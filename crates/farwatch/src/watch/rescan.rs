@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Lists the directories that the engine asks for, when single events about them were given up.
+//!
+//! Which, and what follows from the listing, is decided by `farwatch_proto::host`. The watch thread
+//! does the work, between two reads of the fanotify group and without the share's lock, so no event
+//! is handed in while a directory is being listed.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use farwatch_proto::host::{Listed, Listing, Rescan};
+use farwatch_proto::{FileKind, Name, NodeId};
+use farwatch_sys::handle;
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, StatxFlags, StatxTimestamp};
+use rustix::io::Errno;
+
+use crate::share::Share;
+
+const PATH_ONLY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const READ: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// How many directories up one is looked for of which a descriptor is at hand.
+const DEPTH_MAX: usize = 256;
+
+/// Lists the next directory, if there is one. `true` when it did.
+pub(super) fn run(share: &Share) -> bool {
+    let Some(rescan) = share.lock().engine.poll_rescan(Instant::now()) else { return false };
+    let listing = list(share, &rescan);
+    let engine = &mut share.lock().engine;
+    let now = Instant::now();
+    match listing {
+        Ok(listing) => {
+            let (dir, entries, upto) = (rescan.dir, listing.entries.len(), listing.upto.as_ref());
+            tracing::debug!(%dir, entries, ?upto, "listed again");
+            engine.handle_listing(now, listing);
+        }
+        Err(error) => {
+            let dir = rescan.dir;
+            tracing::debug!(%dir, %error, "a directory cannot be listed: later again");
+            engine.handle_unlisted(now);
+        }
+    }
+    true
+}
+
+fn list(share: &Share, rescan: &Rescan) -> io::Result<Listing> {
+    let dir = open(share, rescan.dir, DEPTH_MAX).ok_or(io::ErrorKind::NotFound)?;
+    let names = gone_is_none(names(&dir, rescan))?.unwrap_or_default();
+    let mut listing = Listing::default();
+    // After the names: one that is removed now may still have been among them, not the reverse.
+    let removed = |id: &NodeId| is_removed(share, *id);
+    listing.removed = rescan.subdirs.iter().copied().filter(removed).collect();
+    if names.len() >= rescan.len_max {
+        listing.upto = names.last().cloned();
+    }
+    for name in names {
+        listing.entries.extend(gone_is_none(look(&dir, name))?);
+    }
+    Ok(listing)
+}
+
+/// The first names of the piece.
+fn names(dir: &OwnedFd, rescan: &Rescan) -> Result<BTreeSet<Name>, Errno> {
+    let Rescan { after, upto, len_max, .. } = rescan;
+    let readable = rustix::fs::openat(dir, c".", READ, Mode::empty())?;
+    let mut names = BTreeSet::new();
+    for entry in Dir::new(readable)? {
+        // This leaves out `.` and `..`.
+        let Ok(name) = Name::parse(entry?.file_name().to_bytes()) else { continue };
+        let wanted = after.as_ref().is_none_or(|after| name > *after)
+            && upto.as_ref().is_none_or(|upto| name <= *upto);
+        if wanted {
+            names.insert(name);
+        }
+        if names.len() > *len_max {
+            names.pop_last();
+        }
+    }
+    Ok(names)
+}
+
+fn look(dir: &OwnedFd, name: Name) -> Result<Listed, Errno> {
+    let fd = rustix::fs::openat(dir, name.as_bytes(), PATH_ONLY, Mode::empty())?;
+    let wanted = StatxFlags::TYPE | StatxFlags::CTIME | StatxFlags::BTIME;
+    let stat = rustix::fs::statx(&fd, c"", AtFlags::EMPTY_PATH, wanted)?;
+    let has_birth = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::BTIME);
+    Ok(Listed {
+        name,
+        object: handle::fid(fd.as_fd()).ok(),
+        kind: FileKind::from_mode(u32::from(stat.stx_mode)),
+        changed: time(stat.stx_ctime),
+        born: has_birth.then(|| time(stat.stx_btime)),
+    })
+}
+
+/// Before 1970 is as good as 1970: both are long ago.
+fn time(stamp: StatxTimestamp) -> SystemTime {
+    let secs = u64::try_from(stamp.tv_sec).unwrap_or(0);
+    let since_epoch = Duration::new(secs, stamp.tv_nsec);
+    SystemTime::UNIX_EPOCH.checked_add(since_epoch).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// What is not there any more is no error.
+fn gone_is_none<T>(result: Result<T, Errno>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(Errno::NOENT | Errno::STALE) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Whether a directory is known to be nowhere any more. One of which no descriptor is at hand may
+/// have been moved.
+fn is_removed(share: &Share, id: NodeId) -> bool {
+    let Some(fd) = share.dir(id, || None) else { return false };
+    match rustix::fs::statat(&*fd, c"", AtFlags::EMPTY_PATH) {
+        Ok(stat) => stat.st_nlink == 0,
+        Err(errno) => errno == Errno::STALE,
+    }
+}
+
+/// A descriptor of a known directory. If none is at hand it is looked for where the guest knows it,
+/// and taken only if it is found there.
+fn open(share: &Share, id: NodeId, depth: usize) -> Option<Arc<OwnedFd>> {
+    share.dir(id, || {
+        let (dir, name, fid) = {
+            let tree = &share.lock().engine.tree;
+            let (dir, name) = tree.entry(id)?;
+            (dir, name.clone(), tree.fid(id)?.clone())
+        };
+        let dir = open(share, dir, depth.checked_sub(1)?)?;
+        let fd = rustix::fs::openat(&*dir, name.as_bytes(), PATH_ONLY, Mode::empty()).ok()?;
+        (handle::fid(fd.as_fd()).ok()? == fid).then_some(fd)
+    })
+}
