@@ -2,6 +2,8 @@
 //! What the engine makes of host changes, and how it answers the requests of the replay. The guest's
 //! kernel is played by the test: it sends what `docs/PROTOCOL.md` says a kernel sends.
 
+use std::time::SystemTime;
+
 use farwatch_proto::host::{
     Answer, Engine, HostChange, HostEntry, Learned, MarkedRequest, Object, Refusal,
 };
@@ -37,7 +39,7 @@ impl Host {
         let mut engine = Engine::default();
         engine.reset(Some(fid(1)));
         engine.attach(42).expect("nobody is attached yet");
-        engine.listen();
+        engine.listen(SystemTime::UNIX_EPOCH);
         Self { engine, seq: Seq::FIRST, sent: false }
     }
 
@@ -173,7 +175,7 @@ fn after_the_agent_has_gone_its_records_answer_nothing() {
     host.next();
     host.engine.detach();
     host.engine.attach(43).unwrap();
-    host.engine.listen();
+    host.engine.listen(SystemTime::UNIX_EPOCH);
     assert_eq!(host.mknod("f"), EPERM);
 }
 

@@ -66,7 +66,7 @@ impl Host {
         engine.limit_backlog(LIMIT);
         engine.reset(Some(fid(1)));
         engine.attach(42).expect("nobody is attached yet");
-        engine.listen();
+        engine.listen(at(50));
         engine.handle_drained(at(100));
         let mut host = Self { engine, seq: None, now: Instant::now() };
         host.guest_knows("sub", 2, FileKind::Directory);
@@ -484,5 +484,81 @@ fn when_the_agent_has_gone_nothing_is_asked_for() {
     host.drained_to_overflow();
     host.engine.detach();
     assert_eq!(host.rescan(), None);
+}
+
+#[test]
+fn when_the_session_has_gone_nothing_is_stale() {
+    let mut host = Host::new();
+    host.overflows(1);
+    host.engine.reset(None);
     assert_eq!(host.engine.stale_len(), 0);
+}
+
+/// The next agent, which has to be told the difference.
+fn another_agent(host: &mut Host) {
+    host.engine.attach(43).expect("the first is gone");
+    host.engine.listen(at(200));
+    host.seq = None;
+}
+
+#[test]
+fn the_next_agent_is_told_what_has_changed_since_the_last_one_was_in_step() {
+    let mut host = Host::new();
+    for (number, entry) in [(10, "gone"), (11, "written"), (12, "same")] {
+        host.guest_knows(entry, number, FileKind::Regular);
+    }
+    host.engine.handle_asked();
+    // It was sent this, and perhaps killed before it could replay it.
+    host.changed(1, "written", Mask::CONTENT, 11);
+    host.next().unwrap();
+    host.engine.handle_drained(at(110));
+    host.engine.detach();
+    host.changed(1, "gone", Mask::DELETE, 10);
+    another_agent(&mut host);
+
+    assert_eq!(host.next(), None, "what waited for the first agent is not sent to the second");
+    let mut told = Vec::new();
+    while let Some(rescan) = host.rescan() {
+        let entries = if rescan.dir == ROOT {
+            let sub = listed("sub", 2, FileKind::Directory, LONG_AGO);
+            vec![file("same", 12, LONG_AGO), sub, file("written", 11, LATELY)]
+        } else {
+            Vec::new()
+        };
+        host.answer(Listing { entries, ..Listing::default() });
+        told.extend(host.told().into_iter().filter(|(name, _)| !name.is_empty()));
+    }
+    assert_eq!(told, [event("gone", Mask::DELETE), event("written", Mask::CONTENT)]);
+    assert_eq!(host.engine.stale_len(), 0);
+}
+
+#[test]
+fn the_first_agent_is_owed_nothing_from_before() {
+    let mut engine = Engine::default();
+    engine.reset(Some(fid(1)));
+    engine.attach(42).expect("nobody is attached");
+    engine.detach();
+    engine.attach(43).expect("the first is gone");
+    engine.listen(at(200));
+    assert_eq!(engine.stale_len(), 0);
+}
+
+#[test]
+fn an_agent_that_asks_while_events_wait_is_not_in_step() {
+    let mut host = Host::new();
+    host.guest_knows("written", 11, FileKind::Regular);
+    host.engine.handle_asked();
+    host.changed(1, "written", Mask::CONTENT, 11);
+    host.engine.handle_drained(at(300));
+    host.engine.handle_asked();
+    host.engine.detach();
+    another_agent(&mut host);
+    let mut told = Vec::new();
+    while let Some(rescan) = host.rescan() {
+        let is_root = rescan.dir == ROOT;
+        let entries = is_root.then(|| file("written", 11, LATELY)).into_iter().collect();
+        host.answer(Listing { entries, ..Listing::default() });
+        told.extend(host.told());
+    }
+    assert!(told.contains(&event("written", Mask::CONTENT)), "{told:?}");
 }

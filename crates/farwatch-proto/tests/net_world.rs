@@ -98,7 +98,7 @@ impl World {
         engine.limit_backlog(4);
         engine.reset(Some(fid(1)));
         engine.attach(42).expect("nobody is attached yet");
-        engine.listen();
+        engine.listen(SystemTime::UNIX_EPOCH);
         let sub = Learned { id: id(2), fid: Some(fid(2)), kind: FileKind::Directory };
         engine.tree.learn(sub, ROOT, &name("sub"));
         let (dirs, believed) = Default::default();

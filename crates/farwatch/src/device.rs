@@ -58,6 +58,7 @@ use self::desk::Desk;
 use self::notification::NotificationQueue;
 use self::request::{Requests, waits};
 use self::waiting::Waiting;
+pub(crate) use self::waiting::may_wait;
 
 type Memory = GuestMemoryMmap<BitmapMmapRegion>;
 type AtomicMemory = GuestMemoryAtomic<Memory>;
@@ -263,6 +264,7 @@ impl<F: FileSystem + Send + Sync + 'static> Device<F> {
             served = true;
             let fetched = desk.fetch(&mem, taken.chain.clone());
             let taken = if fetched.as_ref().is_ok_and(|request| waits(&request.header)) {
+                taken.waits_for(self.notifications.source());
                 match self.waiting.push(taken, mem.clone()) {
                     Ok(()) => continue,
                     Err(taken) => taken,
@@ -283,6 +285,7 @@ impl<F: FileSystem + Send + Sync + 'static> Device<F> {
 
     /// No request runs any more when this returns.
     fn stop_requests(&self) {
+        self.notifications.source().hurry();
         self.requests.close();
         self.waiting.drain();
     }

@@ -11,10 +11,12 @@ use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Instant, SystemTime};
 
 use farwatch_proto::host::{Engine, Learned};
 use farwatch_proto::wire::Notification;
+use farwatch_proto::wire::control::Delivery;
 use farwatch_proto::{Fid, FileKind, Name, NodeId};
 use farwatch_sys::fanotify::Fanotify;
 
@@ -29,6 +31,8 @@ pub struct Share {
     unwatched: AtomicU64,
     /// An eventfd of the watch thread's: there is a directory to list.
     rescan: OnceLock<Arc<OwnedFd>>,
+    /// Goes with `state`: there may be something for a READ that waits.
+    news: Condvar,
 }
 
 /// What the lock guards.
@@ -37,6 +41,10 @@ pub struct State {
     /// The decisions.
     pub engine: Engine,
     dirs: Dirs,
+    /// How the agent that listens wants its notifications.
+    delivery: Option<Delivery>,
+    /// How often those that wait were told not to.
+    hurried: u64,
 }
 
 /// Descriptors of known directories, from which their entries are resolved and by which they are
@@ -85,6 +93,7 @@ impl Share {
             fanotify,
             unwatched: AtomicU64::new(0),
             rescan: OnceLock::new(),
+            news: Condvar::new(),
         }
     }
 
@@ -103,6 +112,63 @@ impl Share {
     /// one call.
     pub fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The agent has proved its marks: notifications begin. Returns the number of the link.
+    pub fn listen(&self, delivery: Delivery) -> Option<u64> {
+        let mut state = self.lock();
+        state.engine.listen(SystemTime::now());
+        state.delivery = Some(delivery);
+        state.engine.link()
+    }
+
+    /// The agent is gone. A READ of its that waits ends.
+    pub fn detach(&self) {
+        let mut state = self.lock();
+        state.engine.detach();
+        state.delivery = None;
+        drop(state);
+        self.news.notify_all();
+    }
+
+    /// Wakes the READ that waits, when the engine has something new. The watch thread calls this.
+    pub(crate) fn announce(&self) {
+        self.news.notify_all();
+    }
+
+    /// Whole notifications for agent number `link`, which reads them, `len_max` bytes at most. Waits
+    /// until `deadline` for the first. Empty when none has come, or the agent is gone.
+    pub fn read(&self, link: u64, len_max: usize, deadline: Option<Instant>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut state = self.lock();
+        let hurried = state.hurried;
+        if state.engine.link() == Some(link) {
+            state.engine.handle_asked();
+        }
+        while state.engine.link() == Some(link) && state.delivery == Some(Delivery::Reads) {
+            while bytes.len() + Notification::LEN_MAX <= len_max
+                && let Some(notification) = state.engine.send()
+            {
+                tracing::trace!(?notification, "sent");
+                bytes.extend(notification.encode(&mut [0; Notification::LEN_MAX]).iter());
+            }
+            self.wake_for_rescan(&state);
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let Some(left) = left.filter(|left| !left.is_zero()) else { break };
+            if !bytes.is_empty() || state.hurried != hurried {
+                break;
+            }
+            let waited = self.news.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        bytes
+    }
+
+    fn wake_for_rescan(&self, state: &State) {
+        if let Some(eventfd) = self.rescan.get().filter(|_| state.engine.wants_rescan()) {
+            // An eventfd that already counts is as good as one that counts now.
+            let _counted = rustix::io::write(&**eventfd, &1u64.to_ne_bytes());
+        }
     }
 
     /// Known directories that carry no mark, since the start: what changes in them goes unseen.
@@ -126,6 +192,9 @@ impl Share {
             self.mark(&fd);
             state.dirs.insert(NodeId::ROOT, fd);
         }
+        state.delivery = None;
+        drop(state);
+        self.news.notify_all();
     }
 
     /// A descriptor of a known directory, which `open` makes if none is at hand.
@@ -225,20 +294,24 @@ impl Share {
 
 impl NotificationSource for Share {
     fn next(&self, buf: &mut [u8; Notification::LEN_MAX]) -> Option<usize> {
-        let (notification, rescan) = {
-            let engine = &mut self.lock().engine;
-            (engine.send(), engine.wants_rescan())
-        };
-        if let Some(eventfd) = self.rescan.get().filter(|_| rescan) {
-            // An eventfd that already counts is as good as one that counts now.
-            let _counted = rustix::io::write(&**eventfd, &1u64.to_ne_bytes());
+        let mut state = self.lock();
+        if state.delivery != Some(Delivery::Queue) {
+            return None;
         }
+        let notification = state.engine.send();
+        self.wake_for_rescan(&state);
+        drop(state);
         let notification = notification?;
         tracing::trace!(?notification, "sent");
         Some(notification.encode(buf).len())
     }
 
+    fn hurry(&self) {
+        self.lock().hurried += 1;
+        self.news.notify_all();
+    }
+
     fn reset(&self) {
-        self.lock().engine.detach();
+        self.detach();
     }
 }

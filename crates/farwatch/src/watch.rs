@@ -107,13 +107,14 @@ fn run(
             tracing::warn!(
                 stale,
                 forgotten,
-                "too much changed at once: single events were given up, the directories concerned \
-                    are listed again"
+                "single events were given up, since too much changed at once or the agent was away: \
+                    the directories concerned are listed again"
             );
             in_step = false;
         }
         let listed = rescan::run(share);
         if listed {
+            share.announce();
             deliver();
         }
         let (stale, forgotten) = given_up(share);
@@ -155,6 +156,7 @@ fn read(group: &Fanotify, share: &Share, buf: &mut [u8], deliver: &impl Fn()) ->
             state.engine.has_next()
         };
         if news {
+            share.announce();
             deliver();
         }
     }

@@ -54,6 +54,7 @@ const A_WHILE: Duration = Duration::from_millis(100);
 struct Source {
     pending: Mutex<VecDeque<Vec<u8>>>,
     resets: AtomicUsize,
+    hurried: AtomicUsize,
 }
 
 impl Source {
@@ -67,6 +68,10 @@ impl NotificationSource for Source {
         let notification = self.pending.lock().unwrap().pop_front()?;
         buf[..notification.len()].copy_from_slice(&notification);
         Some(notification.len())
+    }
+
+    fn hurry(&self) {
+        self.hurried.fetch_add(1, Ordering::SeqCst);
     }
 
     fn reset(&self) {
@@ -540,6 +545,7 @@ fn a_ring_is_stopped_only_after_the_waiting_read_is_given_back() {
     let frontend = driver.frontend.clone();
     thread::spawn(move || stop.send(frontend.get_vring_base(1).unwrap()));
     assert!(stopped.recv_timeout(A_WHILE).is_err(), "a read is waiting");
+    assert_eq!(served.source.hurried.load(Ordering::SeqCst), 1, "its answer is asked for");
     go_on.send(()).unwrap();
     assert_eq!(stopped.recv().unwrap(), 1);
     assert_eq!(body(&driver.used(1).expect("given back before the stop")), Ok(&[][..]));

@@ -13,6 +13,7 @@ mod bench;
 #[expect(dead_code, reason = "other tests need the rest")]
 mod fake_driver;
 #[path = "common/guest.rs"]
+#[expect(dead_code, reason = "other tests need the rest")]
 mod guest;
 #[path = "common/mutations.rs"]
 mod mutations;
@@ -27,7 +28,7 @@ mod snapshot;
 
 use bench::{Bench, EPERM, pid_alone, uid_alone};
 use farwatch_proto::wire::abi::MARKER_UID;
-use farwatch_proto::wire::control::{Delivery, Hello};
+use farwatch_proto::wire::control::Hello;
 use farwatch_proto::{NodeId, Seq};
 use guest::{AGENT_TID, Caller, Guest, INIT_EXT, ROOT, Reply, fh, hello, le32};
 use mutations::{Mutation, mutations, populate};
@@ -441,8 +442,6 @@ fn on_the_control_node_comes_first_a_hello_and_then_the_welcome() {
     }
     let newer = Hello { version_min: 2, version_max: 3, ..hello() };
     assert_eq!(bench.send(agent, &write(&newer.encode())), Err(Errno::PROTONOSUPPORT));
-    let by_reads = Hello { delivery: Delivery::Reads, ..hello() };
-    assert_eq!(bench.send(agent, &write(&by_reads.encode())), Err(Errno::OPNOTSUPP));
     let of_another = requests::write(control, file + 1, &hello().encode());
     assert_eq!(bench.send(agent, &of_another), Err(Errno::BADF));
 

@@ -41,6 +41,10 @@ pub struct Engine {
     second_half: Option<(Notification, Pending)>,
     phantoms: u64,
     wanted: Mask,
+    /// How many links there have been.
+    links: u64,
+    /// The client was in step with the host up to here, by the host's clock.
+    in_step: SystemTime,
 }
 
 /// The agent that has the control node open.
@@ -63,6 +67,8 @@ impl Default for Engine {
             second_half: None,
             phantoms: 0,
             wanted: Mask::DEFAULT,
+            links: 0,
+            in_step: SystemTime::UNIX_EPOCH,
         }
     }
 }
@@ -72,7 +78,8 @@ impl Engine {
     pub fn reset(&mut self, root: Option<Fid>) {
         let generation = Generation(self.tree.generation().0.wrapping_add(1).max(1));
         self.tree.reset(generation, root);
-        self.detach();
+        self.drop_link();
+        self.nets.clear();
     }
 
     /// An agent's thread has opened the control node.
@@ -83,27 +90,49 @@ impl Engine {
         if self.agent.is_some() {
             return Err(AttachError::Busy);
         }
-        self.detach();
         self.agent = Some(Agent { tid, listening: false });
+        self.links += 1;
         Ok(())
     }
 
     /// The agent has said hello and was seen to carry both marks: from now on changes become
-    /// notifications, counted from [`Seq::FIRST`].
-    pub fn listen(&mut self) {
+    /// notifications, counted from [`Seq::FIRST`]. `now` is by the host's clock; what happened before
+    /// is owed to nobody, unless an agent before this one was told less than had happened.
+    pub fn listen(&mut self, now: SystemTime) {
         if let Some(agent) = &mut self.agent {
             agent.listening = true;
+            self.nets.drained(now);
+            self.in_step = now;
         }
     }
 
-    /// The agent has closed the control node, or the device was reset.
+    /// The agent has closed the control node. What it was not told, and what happens until the next
+    /// one listens, is left to nets: the difference is what that one is told first.
     pub fn detach(&mut self) {
+        if self.is_listening() {
+            self.nets.lost_track(self.in_step, &self.tree);
+        }
+        self.drop_link();
+    }
+
+    fn drop_link(&mut self) {
         self.agent = None;
         self.backlog.clear();
-        self.nets.clear();
         self.ledger.clear();
         self.second_half = None;
         self.seq = Seq::FIRST;
+    }
+
+    /// Which link this is, counted from the daemon's start; `None` when no agent listens.
+    pub fn link(&self) -> Option<u64> {
+        self.is_listening().then_some(self.links)
+    }
+
+    /// The agent asks for more, which it does when it has replayed all that it was sent.
+    pub fn handle_asked(&mut self) {
+        if !self.has_next() && self.nets.len() == 0 {
+            self.in_step = self.in_step.max(self.nets.drained_at());
+        }
     }
 
     /// The thread that is registered as the agent's.
@@ -158,7 +187,7 @@ impl Engine {
             }
             HostChange::Overflow => {
                 self.backlog.overflowed();
-                self.nets.lost_track(&self.tree);
+                self.nets.lost_track(self.nets.drained_at(), &self.tree);
             }
         }
     }

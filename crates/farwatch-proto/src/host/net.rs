@@ -148,7 +148,12 @@ impl Nets {
 
     /// The kernel's queue was found empty at `now`, or later.
     pub(super) fn drained(&mut self, now: SystemTime) {
-        self.drained = now;
+        self.drained = self.drained.max(now);
+    }
+
+    /// When the kernel's queue was last known to be empty.
+    pub(super) fn drained_at(&self) -> SystemTime {
+        self.drained
     }
 
     /// Nobody is to be told anything.
@@ -177,10 +182,14 @@ impl Nets {
 
     /// An event about an entry of `dir` was given up, or `itself` about the directory.
     pub(super) fn gave_up(&mut self, dir: NodeId, itself: Mask, tree: &Tree) {
+        self.lost_since(self.drained, dir, itself, tree);
+    }
+
+    fn lost_since(&mut self, in_step: SystemTime, dir: NodeId, itself: Mask, tree: &Tree) {
         if self.asked.as_ref().is_some_and(|asked| asked.dir == dir) {
             self.asked = None;
         }
-        let since = self.drained.checked_sub(Self::GRANULARITY).unwrap_or(SystemTime::UNIX_EPOCH);
+        let since = in_step.checked_sub(Self::GRANULARITY).unwrap_or(SystemTime::UNIX_EPOCH);
         let new = Stale { since, after: None, itself: Mask::empty(), retry_at: None };
         let stale = self.stale.entry(dir).or_insert(new);
         stale.after = None;
@@ -195,13 +204,13 @@ impl Nets {
         self.stale.get_mut(&dir).map(|stale| stale.itself |= itself).is_some()
     }
 
-    /// Any event about any known directory may be missing. Those about a directory that has no name
+    /// Any event about any known directory that happened after `in_step` may be missing. Those about a directory that has no name
     /// for the guest, the root, are no entry's.
-    pub(super) fn lost_track(&mut self, tree: &Tree) {
+    pub(super) fn lost_track(&mut self, in_step: SystemTime, tree: &Tree) {
         for dir in tree.directories() {
             let nameless = tree.entry(dir).is_none();
             let itself = if nameless { Mask::ATTRIB | Mask::ISDIR } else { Mask::empty() };
-            self.gave_up(dir, itself, tree);
+            self.lost_since(in_step, dir, itself, tree);
         }
     }
 

@@ -157,6 +157,15 @@ impl Notification {
         &out[..len]
     }
 
+    /// Cuts the first message off what a read on the control node has returned: the message, not yet
+    /// decoded, and the rest. `None` when the bytes do not begin with a whole message; then the count
+    /// of messages is lost (`docs/PROTOCOL.md` 5.3).
+    pub fn split_first(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+        let (header, _) = fuse_out_header::ref_from_prefix(bytes).ok()?;
+        let len = usize::try_from(header.len.get()).ok()?;
+        if len < Self::HEAD_LEN { None } else { bytes.split_at_checked(len) }
+    }
+
     /// Reads one message, which must fill `bytes`.
     ///
     /// # Errors

@@ -27,6 +27,9 @@ pub trait NotificationSource: Send + Sync {
     /// [`Device::pump`](super::Device::pump).
     fn next(&self, buf: &mut [u8; NOTIFY_BUF_SIZE]) -> Option<usize>;
 
+    /// A READ that waits for a notification is to be answered at once, with none.
+    fn hurry(&self);
+
     /// The driver is gone or has reset the device: what was not delivered will not be asked for.
     fn reset(&self);
 }
@@ -62,6 +65,11 @@ impl NotificationQueue {
             delivered: Counter::default(),
             bad_buffers: Counter::default(),
         }
+    }
+
+    /// Where notifications come from, in whichever way they are fetched.
+    pub(super) fn source(&self) -> &Arc<dyn NotificationSource> {
+        &self.source
     }
 
     /// The driver has kicked the queue: remembers its ring, and pumps.

@@ -13,9 +13,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tracing::trace;
 use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
-use virtio_queue::{Error as QueueError, QueueOwnedT};
+use virtio_queue::{Error as QueueError, QueueOwnedT, QueueT};
 use vm_memory::GuestMemoryLoadGuard;
 
+use super::notification::NotificationSource;
 use super::{AtomicMemory, Chain, Memory};
 
 /// A vring and the number of its chains that are in flight. Clones are the same ring.
@@ -37,6 +38,8 @@ struct Count {
     chains: usize,
     /// Somebody waits for 0. Notifying a condition costs a system call, also when nobody does.
     awaited: bool,
+    /// Whoever keeps chains waiting.
+    waiting: Option<Arc<dyn NotificationSource>>,
 }
 
 /// A chain taken from a ring. It must be given back with [`Taken::complete`]; dropped without, it
@@ -62,6 +65,19 @@ impl Ring {
 }
 
 impl Taken {
+    /// Descriptors of the queue.
+    pub(super) fn queue_size(&self) -> usize {
+        usize::from(self.ring.vring.get_ref().get_queue().size())
+    }
+
+    /// Will be answered when `source` has something. When the ring is stopped it is told to hurry.
+    pub(super) fn waits_for(&self, source: &Arc<dyn NotificationSource>) {
+        let mut count = self.ring.in_flight.count();
+        if count.waiting.is_none() {
+            count.waiting = Some(Arc::clone(source));
+        }
+    }
+
     /// Gives the chain back with `len` bytes written to it, and calls the driver if it wants to be
     /// called.
     pub(super) fn complete(self, len: u32) {
@@ -105,6 +121,10 @@ impl InFlight {
     }
 
     fn wait_for_none(&self) {
+        let waiting = { self.count().waiting.clone() };
+        if let Some(source) = waiting {
+            source.hurry();
+        }
         let none = self.none.wait_while(self.count(), |count| {
             count.awaited = count.chains > 0;
             count.awaited

@@ -6,6 +6,7 @@
 //! READ that waited on the queue's own thread would make every other request wait with it. So it is
 //! handed to this thread, and the queue goes on.
 
+use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -19,9 +20,22 @@ use super::desk::Desk;
 use super::request::Requests;
 use super::ring::Taken;
 
-/// READs that may wait for the thread. A mount has one agent, and an agent one READ; a few more are
-/// those of an agent that was killed. Beyond that the queue's own thread executes them.
+/// READs that may wait for the thread. A mount has one agent, and an agent one READ. Those beyond are
+/// answered at once by the queue's own thread, with what there is.
 const WAITING_MAX: usize = 4;
+/// What part of a queue's descriptors one READ that waits may hold: all of them together leave half
+/// of the queue to others. One that holds more is answered at once, too.
+const HELD_PART_MAX: usize = 8;
+
+thread_local! {
+    static MAY_WAIT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the request that this thread serves may wait for something to happen on the host. The file
+/// system asks this.
+pub(crate) fn may_wait() -> bool {
+    MAY_WAIT.get()
+}
 
 /// The way to the thread, which ends when this is dropped.
 pub(super) struct Waiting(SyncSender<Job>);
@@ -47,12 +61,15 @@ impl Waiting {
         Ok(Self(sender))
     }
 
-    /// Hands a READ to the thread, or gives it back when too many wait.
+    /// Hands a READ to the thread, or gives it back when it must not wait.
     pub(super) fn push(
         &self,
         taken: Taken,
         mem: GuestMemoryLoadGuard<Memory>,
     ) -> Result<(), Taken> {
+        if taken.chain.clone().count() * HELD_PART_MAX > taken.queue_size() {
+            return Err(taken);
+        }
         match self.0.try_send(Job::Read(taken, mem)) {
             Err(TrySendError::Full(Job::Read(taken, _))) => Err(taken),
             _ => Ok(()),
@@ -70,6 +87,7 @@ impl Waiting {
 }
 
 fn run<F: FileSystem + Sync>(requests: &Requests<F>, mut desk: Desk, jobs: &Receiver<Job>) {
+    MAY_WAIT.set(true);
     for job in jobs {
         let Job::Read(taken, mem) = job else { continue };
         // When the session is over, so is the ring: the chain is dropped.

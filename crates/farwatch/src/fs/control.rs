@@ -7,7 +7,9 @@
 
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use farwatch_proto::wire::Notification;
 use farwatch_proto::wire::abi::MARKER_UID;
 use farwatch_proto::wire::control::{Delivery, Hello, Welcome};
 use farwatch_proto::{FileKind, Generation, Mask, NodeId, Seq};
@@ -17,7 +19,15 @@ use virtiofsd::filesystem::{Context, Entry, OpenOptions, ZeroCopyReader, ZeroCop
 use virtiofsd::soft_idmap::Id;
 
 use super::{Handle, attr};
+use crate::device::may_wait;
 use crate::share::Share;
+
+/// How long a READ waits for the first notification: an agent that is to end can be kept from it so
+/// long, and one that was killed from being followed by another.
+const READ_WAIT: Duration = Duration::from_millis(500);
+/// The most bytes that one READ returns. So many notifications are far fewer than the engine keeps
+/// answers for.
+const READ_LEN_MAX: usize = 64 << 10;
 
 /// File handles from here up are ours: the file server counts its own from 0.
 const HANDLE_MIN: Handle = 1 << 62;
@@ -57,9 +67,9 @@ enum State {
     #[default]
     Opened,
     /// Has the hello; the version is agreed.
-    Greeted(u16),
-    /// The welcome has been read.
-    Welcomed,
+    Greeted { version: u16, delivery: Delivery },
+    /// The welcome has been read. Reads of this link return notifications.
+    Welcomed { reads: Option<u64> },
 }
 
 impl Control {
@@ -114,15 +124,12 @@ impl Control {
         rustix::io::pread(&frame, &mut bytes, 0)?;
         let hello = Hello::decode(&bytes).map_err(|_| Errno::INVAL)?;
         let version = hello.negotiate().ok_or(Errno::PROTONOSUPPORT)?;
-        if hello.delivery != Delivery::Queue {
-            return Err(Errno::OPNOTSUPP.into());
-        }
-        session.state = State::Greeted(version);
+        session.state = State::Greeted { version, delivery: hello.delivery };
         Ok(Hello::LEN)
     }
 
-    /// READ: the welcome. `proved` says that this very request carries both marks; only then does
-    /// the session begin.
+    /// READ: the welcome, then notifications. `proved` says that this very request carries both
+    /// marks; only then does the session begin.
     pub(super) fn read<W: ZeroCopyWriter>(
         &self,
         share: &Share,
@@ -131,34 +138,39 @@ impl Control {
         mut writer: W,
         size: u32,
     ) -> io::Result<usize> {
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
         let mut session = self.lock();
         if session.handle != Some(handle) {
             return Err(Errno::BADF.into());
         }
-        let State::Greeted(version) = session.state else { return Err(Errno::AGAIN.into()) };
-        if usize::try_from(size).is_ok_and(|size| size < Welcome::LEN) {
+        let (version, delivery) = match session.state {
+            State::Greeted { version, delivery } => (version, delivery),
+            State::Welcomed { reads: Some(link) } => {
+                // Whoever opens or closes the node does not wait for this.
+                drop(session);
+                return read_notifications(share, link, writer, size);
+            }
+            State::Opened | State::Welcomed { reads: None } => return Err(Errno::AGAIN.into()),
+        };
+        if size < Welcome::LEN {
             return Err(Errno::INVAL.into());
         }
-        let mut state = share.lock();
-        let engine = &mut state.engine;
-        let rename_pairs = share.fanotify().is_some_and(|group| group.level().rename);
         let welcome = Welcome {
             version,
-            rename_pairs,
+            rename_pairs: share.fanotify().is_some_and(|group| group.level().rename),
             marks_proved: proved,
             events: Mask::DEFAULT,
             next_seq: Seq::FIRST,
-            generation: engine.tree.generation(),
+            generation: share.lock().engine.tree.generation(),
             control: NodeId::CONTROL,
             limbo: NodeId::LIMBO,
         };
-        let frame = memfd()?;
-        rustix::io::pwrite(&frame, &welcome.encode(), 0)?;
-        let len = writer.read_from_file_at(&frame, Welcome::LEN, 0, None)?;
-        session.state = State::Welcomed;
+        let len = send(&mut writer, &welcome.encode())?;
+        let link = if proved { share.listen(delivery) } else { None };
+        let reads = link.filter(|_| delivery == Delivery::Reads);
+        session.state = State::Welcomed { reads };
         if proved {
-            engine.listen();
-            tracing::info!(version, "the agent is welcome: notifications begin");
+            tracing::info!(version, ?delivery, "the agent is welcome: notifications begin");
         } else {
             tracing::warn!("the agent's marks do not arrive together: it is told nothing");
         }
@@ -170,10 +182,30 @@ impl Control {
         let mut session = self.lock();
         if session.handle == Some(handle) {
             session.handle = None;
-            share.lock().engine.detach();
+            share.detach();
             tracing::info!("the agent has closed the control node");
         }
     }
+}
+
+fn read_notifications<W: ZeroCopyWriter>(
+    share: &Share,
+    link: u64,
+    mut writer: W,
+    size: usize,
+) -> io::Result<usize> {
+    if size < Notification::LEN_MAX {
+        return Err(Errno::INVAL.into());
+    }
+    let deadline = if may_wait() { Instant::now().checked_add(READ_WAIT) } else { None };
+    let bytes = share.read(link, size.min(READ_LEN_MAX), deadline);
+    if bytes.is_empty() { Ok(0) } else { send(&mut writer, &bytes) }
+}
+
+fn send<W: ZeroCopyWriter>(writer: &mut W, bytes: &[u8]) -> io::Result<usize> {
+    let frame = memfd()?;
+    rustix::io::pwrite(&frame, bytes, 0)?;
+    writer.read_from_file_at(&frame, bytes.len(), 0, None)
 }
 
 /// The library moves data between a request and a file, and nothing else.

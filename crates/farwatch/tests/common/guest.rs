@@ -11,6 +11,7 @@ use farwatch_proto::wire::abi::{MARKER_UID, NOTIFY_BUF_SIZE};
 use farwatch_proto::wire::control::{Delivery, Hello, Welcome};
 use farwatch_proto::{Mask, NodeId, Seq};
 use rustix::io::Errno;
+use vhost::VhostBackend as _;
 
 use crate::fake_driver::{Buffer, F_NOTIFICATION, FakeDriver};
 use crate::requests::{self, Request, open_flags};
@@ -78,25 +79,26 @@ impl Guest {
 
     /// Sends a request and waits for the reply. What has none gets an empty one.
     pub(crate) fn send(&mut self, from: Caller, request: &Request) -> Reply {
-        let len = 40 + u32::try_from(request.body.len()).unwrap();
-        let mut bytes = Vec::new();
-        bytes.extend(len.to_le_bytes());
-        bytes.extend(request.opcode.to_le_bytes());
-        bytes.extend(UNIQUE.to_le_bytes());
-        bytes.extend(request.nodeid.to_le_bytes());
-        for number in [from.uid, from.gid, from.pid, 0] {
-            bytes.extend(number.to_le_bytes());
-        }
-        bytes.extend(&request.body);
-        let reply = self.driver.request(REQUESTS, bytes, ROOM);
-        if reply.is_empty() {
-            return Ok(reply);
-        }
-        assert_eq!((le32(&reply, 0) as usize, le64(&reply, 8)), (reply.len(), UNIQUE));
-        match i32::from_le_bytes(reply[4..8].try_into().unwrap()) {
-            0 => Ok(reply[16..].to_vec()),
-            error => Err(Errno::from_raw_os_error(-error)),
-        }
+        decode(&self.driver.request(REQUESTS, encode(from, request), ROOM))
+    }
+
+    /// Posts a request of the agent's and does not wait for the reply.
+    pub(crate) fn post(&mut self, request: &Request) {
+        let bytes = encode(Caller::agent(0), request);
+        self.driver.post(REQUESTS, &[Buffer::In(bytes), Buffer::Out(ROOM)]);
+        self.driver.kick(REQUESTS);
+    }
+
+    /// The next reply to a request that was posted.
+    pub(crate) fn reply(&mut self) -> Reply {
+        decode(&self.driver.wait(REQUESTS))
+    }
+
+    /// Stops the queue of requests, as a virtual machine does that pauses. What has been posted must
+    /// be answered by then: that reply.
+    pub(crate) fn stop_requests(&mut self) -> Reply {
+        self.driver.frontend.get_vring_base(REQUESTS).unwrap();
+        decode(&self.driver.used(REQUESTS).expect("a reply before the queue is stopped"))
     }
 
     /// Sends a request of a program, which must succeed.
@@ -122,9 +124,19 @@ impl Guest {
     /// Opens the control node, says hello and reads the welcome, all as `agent`. Returns the file's
     /// handle and the welcome.
     pub(crate) fn attach_as(&mut self, agent: Caller) -> Result<(u64, Welcome), Errno> {
+        self.greet_as(agent, hello())
+    }
+
+    /// Attaches the agent with both marks, to read its notifications ([`requests::read`]).
+    pub(crate) fn attach_by_reads(&mut self) -> u64 {
+        let hello = Hello { delivery: Delivery::Reads, ..hello() };
+        self.greet_as(Caller::agent(0), hello).unwrap().0
+    }
+
+    fn greet_as(&mut self, agent: Caller, hello: Hello) -> Result<(u64, Welcome), Errno> {
         let control = NodeId::CONTROL.get();
         let file = fh(&self.send(agent, &requests::open(control, open_flags::RDWR))?);
-        self.send(agent, &requests::write(control, file, &hello().encode()))?;
+        self.send(agent, &requests::write(control, file, &hello.encode()))?;
         let welcome = self.send(agent, &requests::read(control, file, 4096))?;
         self.next = Seq::FIRST;
         Ok((file, Welcome::decode(&welcome).unwrap()))
@@ -138,14 +150,19 @@ impl Guest {
         file
     }
 
-    /// Waits for the next notification.
-    pub(crate) fn notification(&mut self) -> (Seq, Notification) {
+    /// Posts a buffer for a notification, unless there is one.
+    pub(crate) fn post_notification_buffer(&mut self) {
         if !self.posted {
             let len = u32::try_from(NOTIFY_BUF_SIZE).unwrap();
             self.driver.post(NOTIFICATIONS, &[Buffer::Out(len)]);
             self.driver.kick(NOTIFICATIONS);
             self.posted = true;
         }
+    }
+
+    /// Waits for the next notification.
+    pub(crate) fn notification(&mut self) -> (Seq, Notification) {
+        self.post_notification_buffer();
         let message = self.driver.wait(NOTIFICATIONS);
         self.posted = false;
         let seq = self.next;
@@ -161,6 +178,31 @@ impl Guest {
         std::iter::from_fn(|| Some(self.notification()))
             .take_while(|(_, notification)| !is_last(notification))
             .collect()
+    }
+}
+
+fn encode(from: Caller, request: &Request) -> Vec<u8> {
+    let len = 40 + u32::try_from(request.body.len()).unwrap();
+    let mut bytes = Vec::new();
+    bytes.extend(len.to_le_bytes());
+    bytes.extend(request.opcode.to_le_bytes());
+    bytes.extend(UNIQUE.to_le_bytes());
+    bytes.extend(request.nodeid.to_le_bytes());
+    for number in [from.uid, from.gid, from.pid, 0] {
+        bytes.extend(number.to_le_bytes());
+    }
+    bytes.extend(&request.body);
+    bytes
+}
+
+fn decode(reply: &[u8]) -> Reply {
+    if reply.is_empty() {
+        return Ok(Vec::new());
+    }
+    assert_eq!((le32(reply, 0) as usize, le64(reply, 8)), (reply.len(), UNIQUE));
+    match i32::from_le_bytes(reply[4..8].try_into().unwrap()) {
+        0 => Ok(reply[16..].to_vec()),
+        error => Err(Errno::from_raw_os_error(-error)),
     }
 }
 
