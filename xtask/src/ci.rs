@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
 
+use crate::guest;
 use crate::tally::Tally;
 use crate::tidy;
 
@@ -23,6 +24,7 @@ pub(crate) fn run(root: &Path) -> Result<bool> {
     let built = cargo(root, &["build", "--workspace", "--bins"]).status()?.success();
     tally.gate("build", built);
     if built {
+        tally.gate("guest", guest::run(root)?);
         tests(root, &mut tally)?;
     }
     println!("{}", tally.report());

@@ -5,6 +5,7 @@
 
 mod bench;
 mod ci;
+mod guest;
 mod tally;
 mod tidy;
 
@@ -16,6 +17,7 @@ usage: cargo xtask <task>
 
   ci     all that must pass before a commit: fmt, tidy, clippy, doc, every test
   tidy   the house rules that no other tool checks
+  guest  the programs that run in a virtual machine, linked statically, into target/guest
   bench  what farwatch costs on this machine (needs root; --quick does a tenth)";
 
 fn main() -> ExitCode {
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
     let result = match tasks.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["ci"] => ci::run(root),
         ["tidy"] => tidy::run(root),
+        ["guest"] => guest::run(root),
         ["bench"] => bench::run(root, false),
         ["bench", "--quick"] => bench::run(root, true),
         _ => {

@@ -1,96 +1,91 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! [`run`]: the agent's loop. Receive, join, replay; it waits in one place only.
+//! The program `farwatch-agent`: runs in a guest with a stock kernel, and raises there the events of what happens
+//! on the host.
+//!
+//! The process that is started supervises (`supervisor`), a child of it for each target replays
+//! (`worker`): when a server dies, a thread that waits for it cannot be ended by anything, and a
+//! process with such a thread cannot tell anybody that it has failed.
 
-use std::io;
-use std::time::Instant;
+mod supervisor;
+mod worker;
 
-use farwatch_proto::Seq;
-use farwatch_proto::guest::join::Join;
-use farwatch_proto::wire::Notification;
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Duration;
 
-use crate::error::Error;
-use crate::replay::Replayer;
+use clap::Parser;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// Where an agent gets its notifications from: the notification queue, or the control node.
-pub trait Receive {
-    /// Waits for the next message, until `deadline` at the latest, and copies it to `buf`. Its
-    /// buffer has been given back to the device when this returns (S10).
-    ///
-    /// # Errors
-    /// When no message will ever come again for another reason than an orderly end.
-    fn receive(
-        &mut self,
-        deadline: Option<Instant>,
-        buf: &mut [u8; Notification::LEN_MAX],
-    ) -> io::Result<Received>;
-}
+use crate::Target;
 
-/// What [`Receive::receive`] returned for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Received {
-    /// A message of so many bytes.
-    Message(usize),
-    /// The deadline has passed.
-    TimedOut,
-    /// The end.
-    Closed,
-}
-
-/// What an agent has done.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Report {
-    /// Messages received.
-    pub received: u64,
-    /// Messages that could not be decoded: the server is another version, or broken.
-    pub undecoded: u64,
-    /// Calls that raised an event.
-    pub calls: u64,
-    /// Calls that failed.
-    pub failed: u64,
-    /// Times the server gave up single events.
-    pub overflows: u64,
-}
-
-/// Works until the notifications end. `seq` is the number of the first one.
+/// Raises the events of changes on the host in a guest's mounts of farwatch
 ///
-/// # Errors
-/// When the notifications end otherwise than in order.
-pub fn run(
-    source: &mut impl Receive,
-    replayer: &mut Replayer,
-    mut seq: Seq,
-) -> Result<Report, Error> {
-    let mut report = Report::default();
-    let mut join = Join::new();
-    let mut buf = [0; Notification::LEN_MAX];
-    loop {
-        let received = source.receive(join.poll_timeout(), &mut buf).map_err(Error::Receive)?;
-        let now = Instant::now();
-        match received {
-            Received::Message(len) => {
-                report.received += 1;
-                match Notification::decode(buf.get(..len).unwrap_or_default()) {
-                    Ok(notification) => join.handle(now, seq, notification),
-                    Err(error) => {
-                        report.undecoded += 1;
-                        tracing::debug!(%error, "message not understood");
-                    }
-                }
-                seq = seq.next();
-            }
-            Received::TimedOut => join.handle_timeout(now),
-            Received::Closed => return Ok(report),
-        }
-        while let Some(joined) = join.poll_output() {
-            if joined.event == farwatch_proto::GuestEvent::Overflow {
-                report.overflows += 1;
-                tracing::warn!(
-                    "too much happened at once on the host: single events are missing, the difference follows"
-                );
-            }
-            let outcome = replayer.replay(joined.seq, joined.event);
-            report.calls += u64::from(outcome.done);
-            report.failed += u64::from(outcome.failed);
-        }
+/// Run it as root in a virtual machine whose share is served by `farwatch serve`. Programs that watch
+/// the mount with inotify or fanotify then get the kernel's own events for what happens on the host.
+/// It stays in the foreground, and ends on Ctrl-C or SIGTERM.
+#[derive(Debug, Parser)]
+#[command(name = "farwatch-agent", version)]
+#[command(after_help = "Examples:\n  \
+    farwatch-agent /mnt/src       the virtiofs that is mounted there\n  \
+    farwatch-agent src            the one with this tag, mounted or not\n  \
+    farwatch-agent /mnt/src data  both")]
+struct Cli {
+    /// A directory of a mounted share; or a tag, which is mounted where nobody sees it
+    #[arg(value_name = "DIRECTORY|TAG", required = true)]
+    targets: Vec<OsString>,
+    /// How long the server may leave a request unanswered before it counts as dead, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    #[arg(value_parser = clap::value_parser!(u64).range(2..=86_400))]
+    server_timeout: u64,
+    /// What to log, to standard error: error, warn, info, debug, trace, or a filter such as
+    /// `warn,farwatch_guest=debug`
+    #[arg(long, value_name = "FILTER", env = "FARWATCH_LOG", default_value = "warn")]
+    log: Targets,
+    /// Work on one target, as the child of an agent
+    #[arg(long, hide = true)]
+    worker: bool,
+}
+
+/// Runs the command that the process was given. An error is one sentence on standard error, and exit
+/// code 1; wrong usage is 2.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let format = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(false);
+    tracing_subscriber::registry().with(cli.log.clone()).with(format).init();
+    let timeout = Duration::from_secs(cli.server_timeout);
+    let result = match (cli.worker, &*cli.targets) {
+        (true, [target]) => worker::run(&Target::parse(target), timeout),
+        _ => supervisor::run(&cli.targets, &cli.log.to_string(), timeout),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    let mut text = format!("farwatch-agent: {error}");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    // There is nobody left to tell when standard error is closed.
+    drop(writeln!(io::stderr(), "{text}"));
+    ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
     }
 }

@@ -15,11 +15,35 @@ pub enum Error {
     /// No mount root could be had.
     #[error("the mount cannot be opened for replay (this needs root)")]
     Root(#[source] Errno),
+    /// There is nothing at the path.
+    #[error("no such directory: name a mount point, or a tag without a slash")]
+    NoDirectory(#[source] Errno),
+    /// Another file system.
+    #[error("this is no virtiofs mount: name the mount point of one, or its tag without a slash")]
+    NotFuse,
+    /// The kernel has no virtiofs.
+    #[error("this kernel has no virtiofs: load the module `virtiofs`")]
+    NoVirtiofs(#[source] Errno),
+    /// No device with this tag.
+    #[error(
+        "no virtio-fs device with this tag can be mounted: compare it with the tag that the \
+        virtual machine was started with"
+    )]
+    NoTag(#[source] Errno),
+    /// Every replay would fail with EROFS.
+    #[error(
+        "this is mounted read-only, and the kernel raises no events there: mount it read-write, \
+        and share it with `farwatch serve --readonly` or bind-mount it read-only for programs"
+    )]
+    ReadOnly,
     /// The thread could not take on the marks.
     #[error("the thread cannot take on the agent's marks (this needs root)")]
     Marks(#[source] farwatch_sys::Error),
     /// The control node cannot be opened.
-    #[error("no farwatch server behind this mount: events will not be delivered")]
+    #[error(
+        "no farwatch server behind this mount, so there are no events: on the host, start \
+        `farwatch serve` in place of virtiofsd"
+    )]
     NoControlNode(#[source] farwatch_sys::Error),
     /// Another agent has it.
     #[error("another agent serves this mount: stop it first")]

@@ -3,15 +3,21 @@
 //! and replays each by the system call that makes the guest's own kernel raise the event.
 //!
 //! What to do is decided in `farwatch_proto::guest`; this carries it out. `farwatch mount` runs the
-//! same agent in a thread of its own, fed by the notification queue.
+//! same agent in a thread of its own, fed by the notification queue; the program `farwatch-agent` runs
+//! it in a guest, fed by reads on the control node.
 #![forbid(unsafe_code)]
 
-mod agent;
+pub mod agent;
 mod error;
 mod link;
+mod reads;
 mod replay;
+mod root;
+mod run;
 
-pub use agent::{Receive, Received, Report, run};
 pub use error::Error;
-pub use link::{Link, MountRoot};
+pub use link::Link;
+pub use reads::Reads;
 pub use replay::{Outcome, Replayer};
+pub use root::{MountRoot, Target};
+pub use run::{Receive, Received, Report, run};

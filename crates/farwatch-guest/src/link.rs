@@ -11,37 +11,11 @@ use farwatch_proto::wire::abi::{FARWATCH_VERSION, MARKER_UID};
 use farwatch_proto::wire::control::{Delivery, Hello, Welcome};
 use farwatch_proto::{Generation, Mask, Node, NodeId};
 use farwatch_sys::{handle, thread};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::mount::OpenTreeFlags;
 
 use crate::error::Error;
-
-/// The root directory of a mount, open on a private copy of it, so that `umount(8)` of the mount
-/// point is not kept from working. The superblock lives until this is dropped.
-#[derive(Debug)]
-pub struct MountRoot(OwnedFd);
-
-impl MountRoot {
-    /// Opens a private copy of the mount that `path` is the mount point of.
-    ///
-    /// # Errors
-    /// Without CAP_SYS_ADMIN, or when nothing answers behind the mount.
-    pub fn open(path: &std::path::Path) -> Result<Self, Error> {
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        let tree = rustix::mount::open_tree(CWD, path, flags).map_err(Error::Root)?;
-        // open_by_handle_at(2) refuses the O_PATH descriptor that open_tree(2) gives.
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::openat(&tree, c".", flags, Mode::empty()).map_err(Error::Root)?;
-        Ok(Self(root))
-    }
-}
-
-impl AsFd for MountRoot {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
+use crate::root::MountRoot;
 
 /// See the module's documentation.
 #[derive(Debug)]

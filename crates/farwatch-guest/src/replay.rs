@@ -18,7 +18,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::link::MountRoot;
+use crate::root::MountRoot;
 
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 const OBJECT: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -149,8 +149,9 @@ impl Replayer {
                 let limbo = match &self.limbo {
                     Some(limbo) => limbo,
                     None => {
-                        let name = FARWATCH_LIMBO_NAME;
-                        let limbo = rustix::fs::openat(&self.root, name, DIRECTORY, Mode::empty())?;
+                        // What we hold open may be a directory further down.
+                        let (root, name) = (self.open(Node::ROOT, DIRECTORY)?, FARWATCH_LIMBO_NAME);
+                        let limbo = rustix::fs::openat(&root, name, DIRECTORY, Mode::empty())?;
                         self.limbo.insert(limbo)
                     }
                 };

@@ -73,6 +73,14 @@ pub enum Error {
         /// What the kernel said.
         source: Errno,
     },
+    /// `mount_setattr(2)`
+    #[error("mount_setattr(fd {fd})")]
+    MountSetattr {
+        /// The root of the mount.
+        fd: RawFd,
+        /// What the kernel said.
+        source: Errno,
+    },
     /// `setfsuid(2)`, which reports no error of its own.
     #[error("setfsuid({0}) had no effect")]
     SetFsuid(u32),
@@ -111,6 +119,7 @@ impl Error {
             | Self::OpenByHandleAt { source, .. }
             | Self::Fstatfs { source, .. }
             | Self::Statx { source, .. }
+            | Self::MountSetattr { source, .. }
             | Self::Capget(source)
             | Self::Capset { source, .. }
             | Self::Unshare { source, .. } => *source,

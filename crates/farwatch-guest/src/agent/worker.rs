@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The worker: one target, one thread that reads and replays.
+//!
+//! What it has from its supervisor: a timer as standard input, which it winds whenever the server has
+//! answered, and a pipe as standard output, into which it writes one line when it is welcome.
+
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use farwatch_proto::wire::control::Delivery;
+use rustix::process::Signal;
+use rustix::time::{Itimerspec, TimerfdTimerFlags, Timespec};
+
+use crate::{Error, Link, MountRoot, Reads, Replayer, Target};
+
+/// The line on standard output.
+pub(super) const WELCOME: &str = "welcome";
+
+/// How long an agent before this one may hold the control node. One that was killed does until its
+/// last read is answered, within a second.
+const BUSY_WAIT: Duration = Duration::from_secs(3);
+/// How often to look.
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
+
+/// Works until the server is gone, or the supervisor is.
+pub(super) fn run(target: &Target, timeout: Duration) -> anyhow::Result<()> {
+    // This thread does nothing but carry the signal: the other one changes its ids, and the kernel
+    // takes this off a thread that does.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .context("prctl(PR_SET_PDEATHSIG)")?;
+    let work = {
+        let target = target.clone();
+        move || replay(&target, timeout)
+    };
+    let worker = thread::Builder::new().name("replay".into()).spawn(work)?;
+    match worker.join() {
+        Ok(result) => result.with_context(|| target.to_string()),
+        Err(_) => bail!("{target}: the agent has a bug and has panicked"),
+    }
+}
+
+fn replay(target: &Target, timeout: Duration) -> anyhow::Result<()> {
+    wind(timeout).context("standard input is no timer: this is not to be started by hand")?;
+    let root = target.open()?;
+    let link = open(&root)?;
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{WELCOME}")
+        .and_then(|()| stdout.flush())
+        .context("the supervisor is gone")?;
+    let answered = || {
+        if let Err(error) = wind(timeout) {
+            tracing::error!(%error, "the timer cannot be wound");
+        }
+    };
+    let mut reads = Reads::new(&link, answered);
+    let mut replayer = Replayer::new(root);
+    let report = crate::run(&mut reads, &mut replayer, link.welcome().next_seq)?;
+    bail!("the server has ended the notifications after {} of them", report.received)
+}
+
+fn open(root: &MountRoot) -> Result<Link, Error> {
+    let until = Instant::now() + BUSY_WAIT;
+    loop {
+        match Link::open(root, Delivery::Reads) {
+            Err(Error::Busy) if Instant::now() < until => thread::sleep(BUSY_PAUSE),
+            result => return result,
+        }
+    }
+}
+
+/// Starts the timer anew. It rings after half of the timeout, and after the other half again: a
+/// machine that was paused is not taken for one whose server is dead.
+fn wind(timeout: Duration) -> io::Result<()> {
+    let half = timeout / 2;
+    let half = Timespec {
+        tv_sec: i64::try_from(half.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: half.subsec_nanos().into(),
+    };
+    let time = Itimerspec { it_interval: half, it_value: half };
+    let timer = io::stdin();
+    rustix::time::timerfd_settime(timer.as_fd(), TimerfdTimerFlags::empty(), &time)?;
+    Ok(())
+}
