@@ -58,13 +58,12 @@ pub fn main() -> ExitCode {
     tracing_subscriber::registry().with(cli.log.clone()).with(format).init();
     let timeout = Duration::from_secs(cli.server_timeout);
     let result = match (cli.worker, &*cli.targets) {
-        (true, [target]) => worker::run(&Target::parse(target), timeout),
+        (true, [target]) => {
+            worker::run(&Target::parse(target), timeout).map(|()| ExitCode::SUCCESS)
+        }
         _ => supervisor::run(&cli.targets, &cli.log.to_string(), timeout),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error),
-    }
+    result.unwrap_or_else(|error| fail(&error))
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {

@@ -66,6 +66,9 @@ pub(crate) struct MountArgs {
     #[arg(long, value_name = "N", default_value_t = 64, hide_short_help = true)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) notification_buffers: u16,
+    /// Deliver no events: leave that to a farwatch-agent of its own
+    #[arg(long, hide = true)]
+    pub(crate) no_agent: bool,
     #[command(flatten)]
     pub(crate) sharing: SharingArgs,
 }

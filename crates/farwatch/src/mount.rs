@@ -46,7 +46,7 @@ pub(crate) fn run(mut args: MountArgs, log: &str) -> anyhow::Result<()> {
             (socket.clone(), Endpoint::Path(socket), None)
         }
     };
-    let ended = serve(&mount_point, &source, endpoint, args.notification_buffers);
+    let ended = serve(&mount_point, &source, endpoint, &args);
     let device_ended = device.map_or(Ok(()), Device::join);
     // A device that failed is the better explanation of a mount that did.
     device_ended.and(ended)
@@ -56,20 +56,22 @@ fn serve(
     mount_point: &Path,
     source: &Path,
     endpoint: Endpoint,
-    notification_buffers: u16,
+    args: &MountArgs,
 ) -> anyhow::Result<()> {
+    let notification_buffers = args.notification_buffers;
     let options = Options { notification_buffers, ..Options::default() };
     let mut driver = Driver::connect(endpoint, &options)?;
     let stopper = driver.stopper();
     signals::on_end(move || stopper.stop()).context("signals cannot be waited for")?;
     // Before /dev/fuse is opened: the agent's thread must not hold it.
-    let agent = driver.notification_queue().map(Agent::prepare).transpose()?;
+    let queue = driver.notification_queue().filter(|_| !args.no_agent);
+    let agent = queue.map(Agent::prepare).transpose()?;
     let session = driver.mount(mount_point, &source.to_string_lossy())?;
     let agent = match agent {
         Some(agent) => agent.attach(mount_point, &session.stopper())?,
         None => None,
     };
-    if agent.is_none() {
+    if agent.is_none() && !args.no_agent {
         tracing::warn!("no events: there is no farwatch behind this mount");
     }
     let mut stdout = io::stdout().lock();

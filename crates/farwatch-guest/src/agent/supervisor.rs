@@ -7,10 +7,10 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::time::{TimerfdClockId, TimerfdFlags};
@@ -44,23 +44,23 @@ enum News {
     Stalled,
 }
 
-/// Runs until a signal ends it, or the last worker has ended.
+/// Runs until a signal ends it, which is a success; or the last worker has ended, or one could not
+/// begin, which is none and has been told.
 ///
 /// # Errors
-/// When a worker cannot begin, or has ended before us.
-pub(super) fn run(targets: &[OsString], log: &str, timeout: Duration) -> anyhow::Result<()> {
+/// When something else than a worker fails.
+pub(super) fn run(targets: &[OsString], log: &str, timeout: Duration) -> anyhow::Result<ExitCode> {
     let (signals, raised) = UnixStream::pair().context("a socket")?;
     for signal in [SIGTERM, SIGINT, SIGHUP] {
         signal_hook::low_level::pipe::register(signal, raised.try_clone()?).context("a signal")?;
     }
     let start = |target: &OsString| Worker::start(target, log, timeout);
     let mut workers = targets.iter().map(start).collect::<anyhow::Result<Vec<_>>>()?;
-    let mut failed = false;
     while !workers.is_empty() {
         if !wait(&signals, &workers)? {
             notify(&[NotifyState::Stopping]);
             end(workers);
-            return Ok(());
+            return Ok(ExitCode::SUCCESS);
         }
         let mut at = 0;
         while let Some(worker) = workers.get_mut(at) {
@@ -80,20 +80,17 @@ pub(super) fn run(targets: &[OsString], log: &str, timeout: Duration) -> anyhow:
                     let worker = workers.remove(at);
                     let began = worker.welcome;
                     worker.bury(&news, timeout);
-                    failed = true;
                     if !began {
+                        // Better told at once than found out later.
                         end(workers);
-                        bail!("not all targets can be served, so none is");
+                        return Ok(ExitCode::FAILURE);
                     }
                 }
                 None => at += 1,
             }
         }
     }
-    if failed {
-        bail!("events are not delivered any more");
-    }
-    Ok(())
+    Ok(ExitCode::FAILURE)
 }
 
 impl Worker {
