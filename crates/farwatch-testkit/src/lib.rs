@@ -25,7 +25,7 @@ use std::time::Duration;
 pub use event::{Event, Kind, render};
 pub use inotifywait::Inotifywait;
 pub use merge::merge_allowed;
-pub use mount::{Mount, farwatch, is_mount_point};
+pub use mount::{Mount, farwatch, farwatch_agent, is_mount_point};
 pub use process::Process;
 pub use recorder::Recorder;
 pub use scenario::{Expectation, Scenario, Step, Watch};

@@ -27,6 +27,8 @@ pub struct Mount {
     dir: TempDir,
     /// Device first, driver last; empty for a local directory.
     processes: Vec<Process>,
+    /// A `farwatch-agent`, where the driver delivers no events itself.
+    agent: Option<Process>,
     local: bool,
 }
 
@@ -69,10 +71,37 @@ impl Mount {
         self.start_driver(command)
     }
 
+    /// The same, without events: an agent is to deliver them.
+    pub fn mount_through_socket_without_agent(&mut self) -> Result<()> {
+        let mut command = self.farwatch()?;
+        command
+            .args(["mount", "--no-agent", "--socket"])
+            .arg(self.socket())
+            .arg(self.mount_point());
+        self.start_driver(command)
+    }
+
+    /// A directory mounted by `farwatch mount`, whose events are delivered by a `farwatch-agent`.
+    pub fn start_with_agent() -> Result<Self> {
+        let mut mount = Self::start_with(&["--no-agent"])?;
+        mount.start_agent(&[])?;
+        Ok(mount)
+    }
+
+    /// Starts the agent, which must become welcome. One before it is killed.
+    pub fn start_agent(&mut self, options: &[&str]) -> Result<()> {
+        let mut command = self.farwatch_agent()?;
+        command.args(options).arg(self.mount_point());
+        self.agent = None;
+        let agent = self.agent.insert(Process::start(command)?);
+        agent.wait_for_line(|line| line.starts_with("events are delivered on "))?;
+        Ok(())
+    }
+
     /// The directories alone, for a test that starts the product itself.
     pub fn unmounted() -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("farwatch-test-").tempdir()?;
-        let mount = Self { dir, processes: Vec::new(), local: false };
+        let mount = Self { dir, processes: Vec::new(), agent: None, local: false };
         for dir in [mount.host(), mount.mount_point(), mount.outside()] {
             fs::create_dir(dir)?;
         }
@@ -117,6 +146,18 @@ impl Mount {
         Ok(command)
     }
 
+    /// The agent's command, marked likewise.
+    pub fn farwatch_agent(&self) -> Result<Command> {
+        let mut command = farwatch_agent()?;
+        command.env(MARK_VARIABLE, self.dir.path());
+        Ok(command)
+    }
+
+    /// The agent of [`start_agent`](Self::start_agent).
+    pub fn agent(&mut self) -> &mut Process {
+        self.agent.as_mut().expect("an agent has been started")
+    }
+
     /// The process that the mount depends on last: the driver, or the device when it is alone.
     pub fn driver(&mut self) -> &mut Process {
         self.processes.last_mut().expect("a started mount has a process")
@@ -144,7 +185,8 @@ impl Mount {
     /// What all processes have said.
     #[must_use]
     pub fn log(&self) -> String {
-        self.processes.iter().map(Process::log).collect::<Vec<_>>().join("\n")
+        let processes = self.processes.iter().chain(&self.agent);
+        processes.map(Process::log).collect::<Vec<_>>().join("\n")
     }
 
     fn start_driver(&mut self, command: Command) -> Result<()> {
@@ -165,6 +207,11 @@ impl Mount {
     }
 
     fn end_all(&mut self) -> Result<()> {
+        if let Some(mut agent) = self.agent.take() {
+            // An error means that it has ended already.
+            drop(agent.signal(Signal::TERM));
+            agent.wait()?;
+        }
         while !self.processes.is_empty() {
             // An error means that it has ended already, which `ended` looks into.
             drop(self.driver().signal(Signal::TERM));
@@ -207,18 +254,27 @@ impl Drop for Mount {
 
 /// The `farwatch` program under test.
 pub fn farwatch() -> Result<Command> {
+    program("farwatch")
+}
+
+/// The `farwatch-agent` program under test, from the same place.
+pub fn farwatch_agent() -> Result<Command> {
+    program("farwatch-agent")
+}
+
+fn program(name: &str) -> Result<Command> {
     let program = match std::env::var_os(PROGRAM_VARIABLE) {
-        Some(program) => PathBuf::from(program),
+        Some(farwatch) => PathBuf::from(farwatch).with_file_name(name),
         // Test programs lie in target/<profile>/deps.
         None => std::env::current_exe()?
             .ancestors()
             .nth(2)
             .context("a test program lies in target/<profile>/deps")?
-            .join("farwatch"),
+            .join(name),
     };
     ensure!(
         program.is_file(),
-        "{} is missing: build it with `cargo build -p farwatch`, or set {PROGRAM_VARIABLE}",
+        "{} is missing: build it with `cargo build --bins`, or set {PROGRAM_VARIABLE}",
         program.display()
     );
     Ok(Command::new(program))

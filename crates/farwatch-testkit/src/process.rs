@@ -67,8 +67,14 @@ impl Process {
 
     /// Waits until the program has ended, and reads the rest of its output into the log.
     pub fn wait(&mut self) -> Result<ExitStatus> {
+        let status = self.exited()?;
+        while self.next_line()?.is_some() {}
+        Ok(status)
+    }
+
+    /// Waits until the program has ended. A child of it may go on and keep its output open.
+    pub fn exited(&mut self) -> Result<ExitStatus> {
         if let Some(status) = self.child.try_wait()? {
-            while self.next_line()?.is_some() {}
             return Ok(status);
         }
         let pidfd = pidfd_open(self.pid()?, PidfdFlags::empty()).context("pidfd_open")?;
@@ -82,9 +88,7 @@ impl Process {
                 Err(errno) => return Err(errno).context("poll on a pidfd"),
             }
         }
-        let status = self.child.wait()?;
-        while self.next_line()?.is_some() {}
-        Ok(status)
+        Ok(self.child.wait()?)
     }
 
     /// The command and all lines read so far, for messages and for tests of what a program says.
