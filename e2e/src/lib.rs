@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::Result;
-use farwatch_testkit::{Mount, Scenario};
+use anyhow::{Result, anyhow};
+use farwatch_testkit::vm::Kernel;
+use farwatch_testkit::{Place, Scenario};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// Names the stock virtiofsd program; without it, the usual places are searched.
@@ -25,17 +26,24 @@ pub enum Need {
     Inotifywait,
     /// The Rust virtiofsd program.
     StockVirtiofsd,
+    /// QEMU, the stock kernel of this version, and what the guest's file system is made with.
+    Vm(&'static str),
     /// The `python3` program: what only unsafe code can do in Rust, a test does with it.
     Python,
 }
 
 impl Need {
     fn missing(self) -> Option<&'static str> {
+        const VM_PROGRAMS: [&str; 4] = ["qemu-system-x86_64", "busybox", "cpio", "xz"];
         let (met, reason) = match self {
             Self::Mount if !rustix::process::geteuid().is_root() => (false, "needs root"),
             Self::Mount => (Path::new("/dev/fuse").exists(), "needs /dev/fuse"),
             Self::Inotifywait => (in_path("inotifywait").is_some(), "needs inotifywait"),
             Self::StockVirtiofsd => (stock_virtiofsd().is_some(), "needs virtiofsd"),
+            Self::Vm(_) if VM_PROGRAMS.iter().any(|program| in_path(program).is_none()) => {
+                (false, "needs QEMU, busybox, cpio and xz")
+            }
+            Self::Vm(version) => (Kernel::find(version).is_some(), "needs the kernel's package"),
             Self::Python => (in_path("python3").is_some(), "needs python3"),
         };
         (!met).then_some(reason)
@@ -73,13 +81,16 @@ pub fn scenarios() -> Vec<Scenario> {
 /// mount, each in a directory of its own, and run side by side; one that says `mount: fresh` gets
 /// its own.
 #[must_use]
-pub fn run_scenarios(start: fn() -> Result<Mount>) -> ExitCode {
-    let shared = Arc::new(Shared::default());
+pub fn run_scenarios<P: Place + Send + Sync + 'static>(
+    needs: &[Need],
+    start: fn() -> Result<P>,
+) -> ExitCode {
+    let shared = Arc::new(Shared::new());
     let trials = scenarios()
         .into_iter()
         .map(|scenario| {
             let shared = Arc::clone(&shared);
-            scenario_trial(scenario, &[Need::Mount], move |scenario| {
+            scenario_trial(scenario, needs, move |scenario| {
                 if scenario.fresh_mount {
                     scenario.run(&start()?)
                 } else {
@@ -94,17 +105,22 @@ pub fn run_scenarios(start: fn() -> Result<Mount>) -> ExitCode {
     code
 }
 
-/// The mount of this process, started by the first scenario that wants it.
-#[derive(Default)]
-struct Shared(Mutex<Option<Arc<Mount>>>);
+/// The mount of this process, started by the first scenario that wants it. One that cannot be
+/// started fails all of them, and is not tried again.
+struct Shared<P>(Mutex<Option<Result<Arc<P>, String>>>);
 
-impl Shared {
-    fn mount(&self, start: fn() -> Result<Mount>) -> Result<Arc<Mount>> {
+impl<P> Shared<P> {
+    fn new() -> Self {
+        Self(Mutex::new(None))
+    }
+
+    fn mount(&self, start: fn() -> Result<P>) -> Result<Arc<P>> {
         let mut mount = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(mount) = &*mount {
-            return Ok(Arc::clone(mount));
+        let started = || start().map(Arc::new).map_err(|error| format!("{error:#}"));
+        match mount.get_or_insert_with(started) {
+            Ok(mount) => Ok(Arc::clone(mount)),
+            Err(error) => Err(anyhow!(std::mem::replace(error, "as above".to_owned()))),
         }
-        Ok(Arc::clone(mount.insert(Arc::new(start()?))))
     }
 }
 

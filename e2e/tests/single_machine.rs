@@ -6,5 +6,5 @@ use std::process::ExitCode;
 use farwatch_testkit::Mount;
 
 fn main() -> ExitCode {
-    e2e::run_scenarios(Mount::start)
+    e2e::run_scenarios(&[e2e::Need::Mount], Mount::start)
 }

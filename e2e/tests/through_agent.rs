@@ -7,5 +7,5 @@ use std::process::ExitCode;
 use farwatch_testkit::Mount;
 
 fn main() -> ExitCode {
-    e2e::run_scenarios(Mount::start_with_agent)
+    e2e::run_scenarios(&[e2e::Need::Mount], Mount::start_with_agent)
 }

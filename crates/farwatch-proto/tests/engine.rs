@@ -45,7 +45,7 @@ impl Host {
 
     /// The guest looks an entry of the root up and learns of node `number`, fid `number`.
     fn guest_knows(&mut self, entry: &str, number: u8, kind: FileKind) {
-        let learned = Learned { id: id(number.into()), fid: Some(fid(number)), kind };
+        let learned = Learned { id: id(number.into()), fid: Some(fid(number)), kind, ino: 0 };
         self.engine.tree.learn(learned, NodeId::ROOT, &name(entry));
     }
 
@@ -390,7 +390,7 @@ fn a_forgotten_directory_stays_until_the_last_object_in_it_is_forgotten() {
     for (number, dir, entry) in [(6, 5, "e"), (7, 6, "f"), (8, 6, "g")] {
         let kind = if number == 6 { FileKind::Directory } else { FileKind::Regular };
         let fid = Some(fid(u8::try_from(number).expect("small")));
-        tree.learn(Learned { id: id(number), fid, kind }, id(dir), &name(entry));
+        tree.learn(Learned { id: id(number), fid, kind, ino: 0 }, id(dir), &name(entry));
     }
     assert_eq!(tree.forget(id(5), 1), []);
     assert_eq!(tree.forget(id(6), 1), []);

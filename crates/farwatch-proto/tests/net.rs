@@ -74,7 +74,7 @@ impl Host {
     }
 
     fn guest_knows(&mut self, entry: &str, number: u64, kind: FileKind) {
-        let learned = Learned { id: id(number), fid: Some(fid(number)), kind };
+        let learned = Learned { id: id(number), fid: Some(fid(number)), kind, ino: 0 };
         self.engine.tree.learn(learned, ROOT, &name(entry));
     }
 

@@ -99,7 +99,7 @@ impl World {
         engine.reset(Some(fid(1)));
         engine.attach(42).expect("nobody is attached yet");
         engine.listen(SystemTime::UNIX_EPOCH);
-        let sub = Learned { id: id(2), fid: Some(fid(2)), kind: FileKind::Directory };
+        let sub = Learned { id: id(2), fid: Some(fid(2)), kind: FileKind::Directory, ino: 0 };
         engine.tree.learn(sub, ROOT, &name("sub"));
         let (dirs, believed) = Default::default();
         let now = Instant::now();
@@ -236,7 +236,7 @@ impl World {
         match self.dirs[dir].get(&n) {
             Some(file) => {
                 let (id, fid) = (id(file.object), Some(fid(file.object)));
-                let learned = Learned { id, fid, kind: FileKind::Regular };
+                let learned = Learned { id, fid, kind: FileKind::Regular, ino: 0 };
                 self.engine.tree.learn(learned, node, &name);
                 Some(file.object)
             }

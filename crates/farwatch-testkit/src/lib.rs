@@ -15,10 +15,13 @@ mod event;
 mod inotifywait;
 mod merge;
 mod mount;
+pub mod observer;
+mod place;
 mod process;
 mod recorder;
 mod scenario;
 mod share;
+pub mod vm;
 
 use std::time::Duration;
 
@@ -26,6 +29,7 @@ pub use event::{Event, Kind, render};
 pub use inotifywait::Inotifywait;
 pub use merge::merge_allowed;
 pub use mount::{Mount, farwatch, farwatch_agent, is_mount_point};
+pub use place::{Place, Record};
 pub use process::Process;
 pub use recorder::Recorder;
 pub use scenario::{Expectation, Scenario, Step, Watch};

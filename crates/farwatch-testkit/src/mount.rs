@@ -53,14 +53,34 @@ impl Mount {
     pub fn start_through_socket(
         device: impl FnOnce(&Self, &Path) -> Result<Command>,
     ) -> Result<Self> {
-        let mut mount = Self::unmounted()?;
-        let socket = mount.socket();
-        let listening = SocketDir::watch(mount.dir.path())?;
-        let device = device(&mount, &socket)?;
-        mount.processes.push(Process::start(device)?);
-        listening.wait_for(&socket).with_context(|| mount.log())?;
+        let mut mount = Self::start_device(device)?;
         mount.mount_through_socket()?;
         Ok(mount)
+    }
+
+    /// A directory shared by `device`, and not mounted: a virtual machine may do that.
+    pub fn start_device(device: impl FnOnce(&Self, &Path) -> Result<Command>) -> Result<Self> {
+        let mut mount = Self::unmounted()?;
+        let socket = mount.socket();
+        let device = device(&mount, &socket)?;
+        mount.push_device(device, &socket)?;
+        Ok(mount)
+    }
+
+    fn push_device(&mut self, device: Command, socket: &Path) -> Result<()> {
+        let listening = SocketDir::watch(self.dir.path())?;
+        self.processes.push(Process::start(device)?);
+        listening.wait_for(socket).with_context(|| self.log())
+    }
+
+    /// Another `farwatch serve` of the same directory, for a second virtual machine. Returns its
+    /// socket.
+    pub fn serve_again(&mut self) -> Result<PathBuf> {
+        let socket = self.dir.path().join(format!("socket-{}", self.processes.len()));
+        let mut command = self.farwatch()?;
+        command.arg("serve").arg("--socket").arg(&socket).arg("--shared-dir").arg(self.host());
+        self.push_device(command, &socket)?;
+        Ok(socket)
     }
 
     /// Mounts the device of [`start_through_socket`](Self::start_through_socket), again if an
@@ -197,7 +217,9 @@ impl Mount {
         Ok(())
     }
 
-    fn socket(&self) -> PathBuf {
+    /// The socket of the device.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
         self.dir.path().join("socket")
     }
 
@@ -289,16 +311,16 @@ pub fn is_mount_point(path: &Path) -> Result<bool> {
 }
 
 /// Waits for a socket to appear in a directory.
-struct SocketDir(inotify::Inotify);
+pub(crate) struct SocketDir(inotify::Inotify);
 
 impl SocketDir {
-    fn watch(dir: &Path) -> Result<Self> {
+    pub(crate) fn watch(dir: &Path) -> Result<Self> {
         let inotify = inotify::Inotify::init()?;
         inotify.watches().add(dir, inotify::WatchMask::CREATE)?;
         Ok(Self(inotify))
     }
 
-    fn wait_for(mut self, socket: &Path) -> Result<()> {
+    pub(crate) fn wait_for(mut self, socket: &Path) -> Result<()> {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         while !socket.exists() {
             let patience = Timespec::try_from(crate::PATIENCE)?;

@@ -97,6 +97,13 @@ impl Process {
         self.log.join("\n")
     }
 
+    /// The same with the lines that have come and not been read.
+    pub fn log_so_far(&mut self) -> String {
+        let lines = self.lines.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.log.extend(lines.try_iter());
+        self.log()
+    }
+
     fn pid(&self) -> Result<Pid> {
         Pid::from_raw(self.child.id().try_into()?).context("a process id is never 0")
     }

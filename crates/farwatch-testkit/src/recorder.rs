@@ -2,7 +2,7 @@
 //! A program that watches files and directories with inotify and writes down what it is told.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -136,12 +136,15 @@ impl Recorder {
     pub fn barrier(&mut self) -> Result<()> {
         self.barriers_made += 1;
         let name = OsString::from(format!("sentinel-{}", self.barriers_made));
-        let sentinel = self.share.barrier_on_host().join(&name);
-        fs::File::create_new(&sentinel)
-            .with_context(|| format!("cannot create {}", sentinel.display()))?;
-        self.wait_until(PATIENCE, |recorder| recorder.sentinels.contains(&name))
-            .context("the barrier's own event did not come")?;
+        let sentinel = self.share.make_sentinel(&name)?;
+        self.wait_for_sentinel(&name)?;
         fs::remove_file(&sentinel).context("cannot remove the sentinel")
+    }
+
+    /// The mount's half of [`barrier`](Self::barrier): waits for a sentinel that somebody makes.
+    pub(crate) fn wait_for_sentinel(&mut self, name: &OsStr) -> Result<()> {
+        self.wait_until(PATIENCE, |recorder| recorder.sentinels.contains(name))
+            .context("the barrier's own event did not come")
     }
 
     fn add(&mut self, path: &Path) -> std::io::Result<()> {

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::event::{Event, render};
 use crate::merge::merge_allowed;
-use crate::mount::Mount;
+use crate::place::{Place, Record};
 use crate::recorder::Recorder;
 use crate::share::Share;
 
@@ -90,15 +90,16 @@ impl Expectation {
 }
 
 impl Scenario {
-    /// Runs the scenario on `mount`, which must not have run one of this name before.
+    /// Runs the scenario in a place that has not run one of this name before.
     ///
     /// On a local directory expected and recorded streams must be equal as they are, on a mount
     /// after [`merge_allowed`].
-    pub fn run(&self, mount: &Mount) -> Result<()> {
-        let share = mount.share(&self.name)?;
+    pub fn run(&self, place: &impl Place) -> Result<()> {
+        let share = place.share(&self.name)?;
         let is_local = share.host() == share.mount();
-        let wanted = self.expected_streams(mount)?;
-        let recorded = self.record(&share).context("in the mount")?;
+        let wanted = self.expected_streams(place)?;
+        let recorded =
+            self.record(&share, |share| place.recorder(share)).context("in the mount")?;
         let mut differences = String::new();
         for ((step, wanted), recorded) in self.steps.iter().zip(&wanted).zip(&recorded) {
             if !step.expectation.is_met(is_local, wanted, recorded) {
@@ -109,18 +110,18 @@ impl Scenario {
         }
         ensure!(differences.is_empty(), "{differences}");
         for check in &self.checks {
-            share.run_in_mount(check).context("a check failed")?;
+            place.run_in_mount(&share, check).context("a check failed")?;
         }
         Ok(())
     }
 
-    fn expected_streams(&self, mount: &Mount) -> Result<Vec<Vec<Event>>> {
+    fn expected_streams(&self, place: &impl Place) -> Result<Vec<Vec<Event>>> {
         let written: Option<Vec<_>> = self.steps.iter().map(|s| s.expectation.stream()).collect();
         match written {
             Some(streams) => Ok(streams),
             None => {
-                let twin = mount.local_twin(&self.name)?;
-                let streams = self.record(&twin).context("in the local twin")?;
+                let twin = place.local_twin(&self.name)?;
+                let streams = self.record(&twin, here).context("in the local twin")?;
                 ensure!(!streams.iter().any(Vec::is_empty), "a step that shows nothing");
                 Ok(streams)
             }
@@ -128,9 +129,13 @@ impl Scenario {
     }
 
     /// The events of every step.
-    fn record(&self, share: &Share) -> Result<Vec<Vec<Event>>> {
+    fn record(
+        &self,
+        share: &Share,
+        recorder: impl FnOnce(&Share) -> Result<Box<dyn Record>>,
+    ) -> Result<Vec<Vec<Event>>> {
         share.run_on_host(&self.setup).context("in setup")?;
-        let mut recorder = Recorder::new(share, Recorder::CHANGES)?;
+        let mut recorder = recorder(share)?;
         // What is reported with delay must not fall into the first step.
         recorder.barrier().context("after setup")?;
         for watch in &self.watches {
@@ -145,7 +150,7 @@ impl Scenario {
             .map(|step| {
                 share.run_on_host(&step.script)?;
                 recorder.barrier().with_context(|| step.script.clone())?;
-                let mut events = recorder.take_events();
+                let mut events = recorder.take_events()?;
                 for event in &mut events {
                     event.object = self.without_random_names(&event.object);
                 }
@@ -194,6 +199,10 @@ impl Scenario {
         paths.sort();
         paths.iter().map(|path| Self::load(path)).collect()
     }
+}
+
+fn here(share: &Share) -> Result<Box<dyn Record>> {
+    Ok(Box::new(Recorder::new(share, Recorder::CHANGES)?))
 }
 
 /// Rule 1 of [`merge_allowed`] alone.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! One directory as seen from both sides: where a test changes files, and where it watches them.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -30,6 +31,17 @@ impl Share {
         Ok(share)
     }
 
+    /// A share of which only the mount side is at hand: in a virtual machine.
+    pub(crate) fn seen_from_the_mount(mount: &Path) -> Self {
+        let nowhere = PathBuf::from("/nonexistent");
+        Self { host: nowhere.clone(), mount: mount.to_owned(), outside: nowhere }
+    }
+
+    /// The same share, seen at another place.
+    pub(crate) fn mounted_at(&self, mount: &Path) -> Self {
+        Self { mount: mount.to_owned(), ..self.clone() }
+    }
+
     /// Where files are changed.
     #[must_use]
     pub fn host(&self) -> &Path {
@@ -40,6 +52,15 @@ impl Share {
     #[must_use]
     pub fn mount(&self) -> &Path {
         &self.mount
+    }
+
+    /// Makes a file in the barrier directory. Once its creation is seen in the mount, all that was
+    /// done on the host side before has been seen.
+    pub(crate) fn make_sentinel(&self, name: &OsStr) -> Result<PathBuf> {
+        let sentinel = self.barrier_on_host().join(name);
+        fs::File::create_new(&sentinel)
+            .with_context(|| format!("cannot create {}", sentinel.display()))?;
+        Ok(sentinel)
     }
 
     /// The barrier directory lies beside the test's own, so that the test never sees it.

@@ -13,6 +13,7 @@ mod attr;
 mod control;
 mod identify;
 mod marked;
+mod reconnect;
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -35,6 +36,8 @@ use virtiofsd::soft_idmap::Id;
 
 use crate::share::Share;
 use control::Control;
+use reconnect::Reconnect;
+pub use reconnect::{Entries, OneEntry};
 
 type Inode = <PassthroughFs as FileSystem>::Inode;
 type Handle = <PassthroughFs as FileSystem>::Handle;
@@ -48,6 +51,7 @@ pub struct Interposer {
     inner: PassthroughFs,
     share: Arc<Share>,
     control: Control,
+    reconnect: Reconnect,
     root: PathBuf,
     /// Whether an object of which the guest knows nothing may be made known by a replay. Not when
     /// every known object costs the file server a descriptor: the host's activity must not use up
@@ -58,7 +62,8 @@ pub struct Interposer {
 impl Interposer {
     /// `root` is the shared directory as `inner` was given it.
     pub fn new(inner: PassthroughFs, share: Arc<Share>, root: &Path, adopts: bool) -> Self {
-        Self { inner, share, control: Control::default(), root: root.to_owned(), adopts }
+        let (control, reconnect) = (Control::default(), Reconnect::default());
+        Self { inner, share, control, reconnect, root: root.to_owned(), adopts }
     }
 
     /// Both marks: the marker uid, and the thread that opened the control node.
@@ -98,8 +103,7 @@ impl Interposer {
     /// Notes in the tree that the guest learns of `entry` under `name`.
     fn learn(&self, dir: NodeId, name: &Name, entry: Entry) -> Entry {
         let Some(id) = NodeId::new(entry.inode) else { return entry };
-        let kind = FileKind::from_mode(entry.attr.mode);
-        self.share.learn(id, kind, dir, name, || self.identify(dir, name, &entry));
+        self.share.learn(id, &entry.attr, dir, name, || self.identify(dir, name, &entry));
         self.stamped(entry)
     }
 
@@ -116,6 +120,9 @@ impl Interposer {
             return Ok(control::entry());
         }
         check_node(inode)?;
+        if parent && self.is_agent(&ctx) {
+            self.reconnect.begin(id);
+        }
         let target = {
             let mut state = self.share.lock();
             let tree = &mut state.engine.tree;
@@ -190,7 +197,7 @@ macro_rules! forward_bare {
 impl FileSystem for Interposer {
     type Inode = Inode;
     type Handle = Handle;
-    type DirIter = <PassthroughFs as FileSystem>::DirIter;
+    type DirIter = Entries<<PassthroughFs as FileSystem>::DirIter>;
 
     fn init(&self, capable: FsOptions) -> io::Result<FsOptions> {
         // It would erase the uid of every request that creates nothing, and the marker with it. The
@@ -508,6 +515,9 @@ impl FileSystem for Interposer {
         flags: u32,
     ) -> io::Result<(Option<Handle>, OpenOptions)> {
         self.check_read(inode)?;
+        if self.is_agent(&ctx) && self.reconnect.names(&self.share, node(inode)?) {
+            return Ok((Some(control::REPLAY_HANDLE), OpenOptions::empty()));
+        }
         self.inner.opendir(ctx, inode, flags)
     }
 
@@ -520,11 +530,17 @@ impl FileSystem for Interposer {
         offset: u64,
     ) -> io::Result<Self::DirIter> {
         self.check_read(inode)?;
-        self.inner.readdir(ctx, inode, handle, size, offset)
+        if control::is_ours(handle) {
+            return Ok(Entries::One(self.reconnect.list(&self.share, node(inode)?, offset)));
+        }
+        self.inner.readdir(ctx, inode, handle, size, offset).map(Entries::Listed)
     }
 
     fn releasedir(&self, ctx: Context, inode: Inode, flags: u32, handle: Handle) -> io::Result<()> {
         self.check_read(inode)?;
+        if control::is_ours(handle) {
+            return Ok(());
+        }
         self.inner.releasedir(ctx, inode, flags, handle)
     }
 

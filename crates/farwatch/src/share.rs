@@ -19,6 +19,7 @@ use farwatch_proto::wire::Notification;
 use farwatch_proto::wire::control::Delivery;
 use farwatch_proto::{Fid, FileKind, Name, NodeId};
 use farwatch_sys::fanotify::Fanotify;
+use virtiofsd::fuse::Attr;
 
 use crate::device::NotificationSource;
 use crate::watch;
@@ -214,12 +215,13 @@ impl Share {
     pub fn learn(
         &self,
         id: NodeId,
-        kind: FileKind,
+        attr: &Attr,
         dir: NodeId,
         name: &Name,
         identity: impl FnOnce() -> Option<Identity>,
     ) {
-        let known = Learned { id, fid: None, kind };
+        let kind = FileKind::from_mode(attr.mode);
+        let known = Learned { id, fid: None, kind, ino: attr.ino };
         {
             let mut state = self.lock();
             if state.engine.tree.knows(id) {

@@ -366,3 +366,29 @@ fn the_control_node_is_found_by_its_handle_alone() {
     guest.ask(&requests::forget(control, 1));
     assert_eq!(known(&host), 1);
 }
+
+#[test]
+fn an_agent_finds_a_directory_where_the_guest_believes_it_to_be() {
+    if skip_without_root() {
+        return;
+    }
+    let (mut host, mut guest) = attached();
+    let entry = guest.ask(&requests::lookup(ROOT, "dir0"));
+    let (dir, ino) = (nodeid(&entry), le64(&entry, 40));
+    // It has gone to another place; the agent has not replayed that yet.
+    host.run("mv dir0 dir1/moved");
+    let agent = Caller::agent(0);
+    let mut ask = |request| guest.send(agent, &request).unwrap();
+    assert_eq!(nodeid(&ask(requests::lookup(dir, ".."))), ROOT);
+    let list = fh(&ask(requests::opendir(ROOT)));
+    let listed = ask(requests::readdir(ROOT, list, 4096));
+    assert_eq!((le64(&listed, 0), le32(&listed, 16)), (ino, 4));
+    assert_eq!(&listed[24..28], b"dir0");
+    assert_eq!(ask(requests::readdir(ROOT, list, 24)), b"", "no room for the name");
+    ask(requests::releasedir(ROOT, list));
+    let found = ask(requests::lookup(ROOT, "dir0"));
+    assert_eq!((nodeid(&found), le64(&found, 40)), (dir, ino));
+    // For a program it is gone.
+    let reply = guest.send(Caller::PROGRAM, &requests::lookup(ROOT, "dir0"));
+    assert_eq!(reply, Err(Errno::NOENT));
+}

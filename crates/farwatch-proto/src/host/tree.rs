@@ -21,6 +21,8 @@ pub struct Learned {
     pub fid: Option<Fid>,
     /// Its type.
     pub kind: FileKind,
+    /// The inode number that the guest was told (`st_ino`).
+    pub ino: u64,
 }
 
 /// A node that the guest gave up.
@@ -53,6 +55,7 @@ pub struct Tree {
 #[derive(Debug)]
 struct State {
     kind: FileKind,
+    ino: u64,
     fid: Option<Fid>,
     /// The guest's references (`nlookup`). The root is never forgotten and has none.
     nlookup: u64,
@@ -115,7 +118,8 @@ impl Tree {
     /// so every node but the root has the new `generation`.
     pub fn reset(&mut self, generation: Generation, root: Option<Fid>) {
         *self = Self { generation, ..Self::default() };
-        self.insert(Learned { id: NodeId::ROOT, fid: root, kind: FileKind::Directory });
+        let kind = FileKind::Directory;
+        self.insert(Learned { id: NodeId::ROOT, fid: root, kind, ino: 0 });
     }
 
     /// True from the reply that names the node to its last FORGET.
@@ -169,6 +173,11 @@ impl Tree {
     /// A directory in which the guest was told of the node: its answer to LOOKUP "..".
     pub fn parent(&self, id: NodeId) -> Option<NodeId> {
         self.entry(id).map(|(dir, _)| dir)
+    }
+
+    /// The inode number by which the guest knows the node.
+    pub fn ino(&self, id: NodeId) -> Option<u64> {
+        self.nodes.get(&id).map(|node| node.ino)
     }
 
     /// The entry under which the guest was told of the node last, unless that was taken from it.
@@ -423,11 +432,11 @@ impl Tree {
     }
 
     fn insert(&mut self, learned: Learned) {
-        let Learned { id, fid, kind } = learned;
+        let Learned { id, fid, kind, ino } = learned;
         if let Some(fid) = &fid {
             self.by_fid.entry(fid.clone()).or_default().push(id);
         }
         let (names, children) = (Vec::new(), BTreeMap::new());
-        self.nodes.insert(id, State { kind, fid, nlookup: 0, borrowed: 0, names, children });
+        self.nodes.insert(id, State { kind, ino, fid, nlookup: 0, borrowed: 0, names, children });
     }
 }

@@ -42,7 +42,8 @@ impl Interposer {
     }
 
     /// `None` when the notification being replayed has nothing to say about this entry: the agent
-    /// looks for something on its way, and finds what is there.
+    /// looks for something on its way, and finds what is there. But the name of a directory that it
+    /// is looking for leads to that, as the guest believes.
     pub(super) fn lookup_marked(
         &self,
         ctx: Context,
@@ -51,7 +52,11 @@ impl Interposer {
     ) -> Option<io::Result<Entry>> {
         match self.ask(&ctx, MarkedRequest::Lookup(dir, name)) {
             Answer::Entry(object) => Some(self.entry_of(ctx, dir, name, &object)),
-            Answer::Refused(Refusal::NotAsked) => None,
+            Answer::Refused(Refusal::NotAsked) => {
+                let id = self.reconnect.found(&self.share, dir, name)?;
+                let object = Object::Known { id, links: 0, here: true };
+                Some(self.entry_of(ctx, dir, name, &object))
+            }
             Answer::Refused(refused) => Some(Err(refusal(refused))),
             Answer::Attr(_) | Answer::Opened | Answer::Done => Some(Err(not_asked())),
         }
@@ -235,8 +240,7 @@ impl Interposer {
         });
         let Some(entry) = found else { return self.phantom(dir, name, kind) };
         if let Some(id) = NodeId::new(entry.inode) {
-            let kind = FileKind::from_mode(entry.attr.mode);
-            self.share.learn(id, kind, dir, name, || identity);
+            self.share.learn(id, &entry.attr, dir, name, || identity);
         }
         self.stamped(entry)
     }
@@ -261,8 +265,10 @@ impl Interposer {
             Ok((attr, _)) => attr,
             Err(error) => {
                 tracing::trace!(%id, %error, "gone");
-                let kind = self.share.lock().engine.tree.kind(id).unwrap_or_default();
-                Attr { nlink: 0, ..attr::phantom(id, kind) }
+                let tree = &self.share.lock().engine.tree;
+                let kind = tree.kind(id).unwrap_or_default();
+                let ino = tree.ino(id).unwrap_or_else(|| id.get());
+                Attr { ino, nlink: 0, ..attr::phantom(id, kind) }
             }
         };
         let nlink = i64::from(attr.nlink).saturating_add(links).max(0);

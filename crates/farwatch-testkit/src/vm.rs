@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A virtual machine with a stock kernel: QEMU, without acceleration, and an initial file system with
+//! busybox, the agent and the observer.
+//!
+//! A [`Guest`] is a running machine. A [`Vm`] is one with a share that an agent serves, in which a
+//! scenario can run.
+
+mod channel;
+mod image;
+pub(crate) mod line;
+mod place;
+
+use std::ffi::OsStr;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+pub use self::image::Kernel;
+pub use self::place::{RemoteRecorder, Vm};
+
+use self::channel::Channel;
+use crate::mount::SocketDir;
+use crate::process::Process;
+
+/// How long a machine may take from its start to the observer's first word. It takes three seconds
+/// where nothing else runs.
+const BOOT_MAX: Duration = Duration::from_secs(90);
+
+/// Where the share with a tag is mounted: `/share/TAG`.
+#[must_use]
+pub fn mount_point(tag: &str) -> PathBuf {
+    Path::new("/share").join(tag)
+}
+
+/// A running machine. Dropped, it is switched off.
+#[derive(Debug)]
+pub struct Guest {
+    // In the order in which they go.
+    qemu: Process,
+    channel: Channel,
+    _dir: TempDir,
+}
+
+/// What a command in the guest has left.
+#[derive(Debug)]
+pub struct Output {
+    /// Its exit code, -1 for a signal.
+    pub code: i32,
+    /// What it wrote, as text.
+    pub stdout: String,
+    /// The same of the standard error.
+    pub stderr: String,
+}
+
+impl Guest {
+    /// Boots a machine with a virtio-fs device for each tag and socket, mounted at
+    /// [`mount_point`], and waits for its observer.
+    pub fn boot(kernel: &Kernel, shares: &[(&str, &Path)]) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("farwatch-vm-").tempdir()?;
+        let tags = shares.iter().map(|(tag, _)| *tag).collect::<Vec<_>>();
+        let initrd = image::build(kernel, &tags, dir.path())?;
+        let port = dir.path().join("observer");
+        let listening = SocketDir::watch(dir.path())?;
+        let mut qemu = Process::start(qemu(kernel, &initrd, &port, shares))?;
+        listening.wait_for(&port).with_context(|| qemu.log_so_far())?;
+        let stream = UnixStream::connect(&port).context("the machine's serial port")?;
+        let mut channel = Channel::new(stream);
+        channel.wait_for_hello(BOOT_MAX).with_context(|| console(&mut qemu))?;
+        Ok(Self { qemu, channel, _dir: dir })
+    }
+
+    /// One request to the observer and its answer's lines.
+    pub(crate) fn ask<W: AsRef<OsStr>>(
+        &mut self,
+        words: &[W],
+    ) -> Result<Vec<Vec<std::ffi::OsString>>> {
+        self.channel.ask(words).with_context(|| console(&mut self.qemu))
+    }
+
+    /// Runs a program in the guest to its end.
+    pub fn output<W: AsRef<OsStr>>(&mut self, argv: &[W]) -> Result<Output> {
+        let mut words = vec![OsStr::new("run")];
+        words.extend(argv.iter().map(AsRef::as_ref));
+        Output::of(&self.ask(&words)?)
+    }
+
+    /// Runs a shell script in a directory of the guest; it must succeed. Returns what it wrote.
+    pub fn shell(&mut self, dir: &Path, script: &str) -> Result<String> {
+        let words = [OsStr::new("shell"), dir.as_os_str(), OsStr::new(script)];
+        let Output { code, stdout, stderr } = Output::of(&self.ask(&words)?)?;
+        ensure!(code == 0, "exit code {code} from\n{script}\n{stdout}{stderr}");
+        Ok(stdout)
+    }
+
+    /// Starts a program that goes on, under a name of the test's.
+    pub fn start<W: AsRef<OsStr>>(&mut self, name: &str, argv: &[W]) -> Result<()> {
+        let mut words = vec![OsStr::new("start"), OsStr::new(name)];
+        words.extend(argv.iter().map(AsRef::as_ref));
+        self.ask(&words).map(drop)
+    }
+
+    /// Waits until that program writes a line that begins with `start`.
+    pub fn wait_for_line(&mut self, name: &str, start: &str) -> Result<String> {
+        let lines = self.ask(&["line", name, start])?;
+        let line = lines.into_iter().flatten().next().context("no line")?;
+        Ok(line.to_string_lossy().into_owned())
+    }
+
+    /// Sends that program a signal.
+    pub fn signal(&mut self, name: &str, signal: Signal) -> Result<()> {
+        self.ask(&["signal", name, &signal.as_raw().to_string()]).map(drop)
+    }
+
+    /// Waits for that program's end: its exit code, or 128 and the number of the signal.
+    pub fn exited(&mut self, name: &str) -> Result<i32> {
+        let lines = self.ask(&["exited", name])?;
+        let code = lines.into_iter().flatten().next().context("no code")?;
+        Ok(code.to_string_lossy().parse()?)
+    }
+
+    /// What that program has written so far.
+    pub fn log(&mut self, name: &str) -> Result<String> {
+        let lines = self.ask(&["log", name])?;
+        Ok(lines.into_iter().flatten().map(|line| line.to_string_lossy().into_owned()).collect())
+    }
+
+    /// A recorder in the guest that watches nothing yet. `share` is seen from inside.
+    pub fn recorder(&mut self, name: &str, share: &Path) -> Result<()> {
+        self.ask(&[OsStr::new("recorder"), OsStr::new(name), share.as_os_str()]).map(drop)
+    }
+
+    /// Restarts the machine, as its reset button does, and waits for its observer.
+    pub fn reboot(&mut self) -> Result<()> {
+        self.channel.send(&["run", "reboot", "-f"])?;
+        self.channel.wait_for_hello(BOOT_MAX).with_context(|| console(&mut self.qemu))
+    }
+
+    /// Switches it off from inside, and waits until it is.
+    pub fn power_off(mut self) -> Result<()> {
+        self.channel.send(&["run", "poweroff", "-f"])?;
+        let status = self.qemu.exited()?;
+        ensure!(status.success(), "{status}\n{}", console(&mut self.qemu));
+        Ok(())
+    }
+
+    /// What the machine has written to its console so far.
+    pub fn console(&mut self) -> String {
+        console(&mut self.qemu)
+    }
+}
+
+impl Output {
+    fn of(lines: &[Vec<std::ffi::OsString>]) -> Result<Self> {
+        let [line] = lines else { bail!("not one line: {lines:?}") };
+        let [code, stdout, stderr] = &line[..] else { bail!("not an output: {line:?}") };
+        let text = |text: &std::ffi::OsString| text.to_string_lossy().into_owned();
+        Ok(Self { code: text(code).parse()?, stdout: text(stdout), stderr: text(stderr) })
+    }
+}
+
+fn console(qemu: &mut Process) -> String {
+    format!("the machine's console:\n{}", qemu.log_so_far())
+}
+
+/// The machine of facts that do not matter here: one processor, memory that is shared with the
+/// devices' processes, no network. Its second serial port is the observer's.
+fn qemu(kernel: &Kernel, initrd: &Path, port: &Path, shares: &[(&str, &Path)]) -> Command {
+    const MEMORY: &str = "384M";
+    let mut qemu = Command::new("qemu-system-x86_64");
+    qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1", "-m", MEMORY]);
+    qemu.args(["-object", &format!("memory-backend-memfd,id=mem,size={MEMORY},share=on")]);
+    qemu.args(["-machine", "q35,memory-backend=mem", "-nodefaults", "-display", "none"]);
+    qemu.args(["-chardev", "stdio,id=console", "-serial", "chardev:console"]);
+    let port = format!("socket,id=observer,path={},server=on,wait=off", port.display());
+    qemu.args(["-chardev", &port, "-serial", "chardev:observer"]);
+    for (n, (tag, socket)) in shares.iter().enumerate() {
+        qemu.args(["-chardev", &format!("socket,id=share{n},path={}", socket.display())]);
+        qemu.args(["-device", &format!("vhost-user-fs-pci,chardev=share{n},tag={tag}")]);
+    }
+    qemu.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(initrd);
+    qemu.args(["-append", "console=ttyS0 panic=-1 quiet loglevel=4"]);
+    qemu
+}

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Kernels, and the initial file system that a machine runs from.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+
+/// Names the directory of kernels; without it, the cache that `./test` fills is looked into.
+const KERNELS_VARIABLE: &str = "FARWATCH_KERNELS";
+/// Names the directory of what `cargo xtask guest` builds; without it, the one beside the tests.
+const PROGRAMS_VARIABLE: &str = "FARWATCH_GUEST_BIN";
+/// In the order in which they are loaded. A kernel may have one built in.
+const MODULES: [&str; 8] = [
+    "virtio_ring",
+    "virtio",
+    "virtio_pci_legacy_dev",
+    "virtio_pci_modern_dev",
+    "virtio_pci",
+    "fuse",
+    "virtiofs",
+    "overlay",
+];
+const BUSYBOX: &str = "/bin/busybox";
+
+/// A stock kernel, unpacked.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// As in the name of its directory: `6.1`.
+    pub version: String,
+    /// What is booted.
+    pub image: PathBuf,
+    modules: PathBuf,
+}
+
+impl Kernel {
+    /// The kernel of a version, if it is there.
+    #[must_use]
+    pub fn find(version: &str) -> Option<Self> {
+        let cache = || {
+            let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
+            let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home)?;
+            Some(cache.join("farwatch/kernels"))
+        };
+        let kernels = std::env::var_os(KERNELS_VARIABLE).map(PathBuf::from).or_else(cache)?;
+        let dir = kernels.join(version);
+        let (image, modules) = (dir.join("vmlinuz"), dir.join("modules"));
+        let is_there = image.is_file() && modules.is_dir();
+        is_there.then(|| Self { version: version.to_owned(), image, modules })
+    }
+}
+
+/// The statically linked programs for the guest, if they have been built.
+pub(crate) fn programs() -> Result<PathBuf> {
+    let dir = match std::env::var_os(PROGRAMS_VARIABLE) {
+        Some(dir) => PathBuf::from(dir),
+        // Test programs lie in target/<profile>/deps.
+        None => std::env::current_exe()?
+            .ancestors()
+            .nth(3)
+            .context("a test program lies in target/<profile>/deps")?
+            .join("guest"),
+    };
+    let shown = dir.display();
+    ensure!(
+        dir.join("farwatch-agent").is_file() && dir.join("farwatch-observer").is_file(),
+        "no guest programs in {shown}: build them with `cargo xtask guest`, or set {PROGRAMS_VARIABLE}"
+    );
+    Ok(dir)
+}
+
+/// Makes the initial file system of a machine in `dir`.
+pub(super) fn build(kernel: &Kernel, tags: &[&str], dir: &Path) -> Result<PathBuf> {
+    let root = dir.join("root");
+    for sub in ["bin", "proc", "sys", "dev", "lib", "share", "tmp", "run"] {
+        fs::create_dir_all(root.join(sub))?;
+    }
+    fs::copy(BUSYBOX, root.join("bin/busybox")).context(BUSYBOX)?;
+    for program in ["farwatch-agent", "farwatch-observer"] {
+        fs::copy(programs()?.join(program), root.join("bin").join(program)).context(program)?;
+    }
+    applets(&root)?;
+    for (program, files) in extras()? {
+        for file in files {
+            let to = root.join(file.strip_prefix("/").unwrap_or(&file));
+            fs::create_dir_all(to.parent().unwrap_or(&root))?;
+            fs::copy(&file, &to).with_context(|| format!("{program}: {}", file.display()))?;
+        }
+    }
+    let modules = modules(kernel, &root.join("lib"))?;
+    let init = root.join("init");
+    fs::write(&init, script(&modules, tags))?;
+    fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
+    pack(&root, &dir.join("initrd"))
+}
+
+/// What the first process of the machine does.
+fn script(modules: &[String], tags: &[&str]) -> String {
+    let mut script = String::from(
+        "#!/bin/busybox sh\n\
+         export PATH=/bin:/usr/bin\n\
+         mount -t proc proc /proc\n\
+         mount -t sysfs sys /sys\n\
+         mount -t devtmpfs dev /dev\n\
+         mount -t tmpfs tmp /tmp\n",
+    );
+    for module in modules {
+        script += &format!("insmod /lib/{module}.ko\n");
+    }
+    for tag in tags {
+        let at = super::mount_point(tag);
+        script += &format!("mkdir -p {0} && mount -t virtiofs {tag} {0}\n", at.display());
+    }
+    script + "farwatch-observer /dev/ttyS1\necho the observer has ended\npoweroff -f\n"
+}
+
+fn applets(root: &Path) -> Result<()> {
+    let list = Command::new(BUSYBOX).arg("--list").output().context(BUSYBOX)?;
+    for applet in String::from_utf8(list.stdout)?.lines().filter(|applet| *applet != "busybox") {
+        symlink("busybox", root.join("bin").join(applet)).with_context(|| applet.to_owned())?;
+    }
+    Ok(())
+}
+
+/// Programs of this machine that are taken along with their libraries, if they are there.
+fn extras() -> Result<BTreeMap<&'static str, Vec<PathBuf>>> {
+    let mut extras = BTreeMap::new();
+    for program in ["/usr/bin/inotifywait"] {
+        if !Path::new(program).is_file() {
+            continue;
+        }
+        let ldd = Command::new("ldd").arg(program).output().context("ldd")?;
+        let ldd = String::from_utf8(ldd.stdout)?;
+        let libraries = ldd.split_whitespace().filter(|word| word.starts_with('/'));
+        let files = libraries.map(PathBuf::from).chain([PathBuf::from(program)]);
+        extras.insert(program, files.collect());
+    }
+    Ok(extras)
+}
+
+/// Unpacks those of [`MODULES`] that are modules, and returns their names in order.
+fn modules(kernel: &Kernel, to: &Path) -> Result<Vec<String>> {
+    let found = find_modules(&kernel.modules)?;
+    let mut loaded = Vec::new();
+    for module in MODULES {
+        let Some(file) = found.get(module) else { continue };
+        let plain = to.join(format!("{module}.ko"));
+        if file.extension().is_some_and(|extension| extension == "xz") {
+            let out = fs::File::create(&plain)?;
+            let status = Command::new("xz").arg("-dc").arg(file).stdout(out).status();
+            ensure!(status.context("xz")?.success(), "{} cannot be unpacked", file.display());
+        } else {
+            fs::copy(file, &plain)?;
+        }
+        loaded.push(module.to_owned());
+    }
+    Ok(loaded)
+}
+
+fn find_modules(dir: &Path) -> Result<BTreeMap<String, PathBuf>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(dir).with_context(|| dir.display().to_string())? {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(find_modules(&path)?);
+            continue;
+        }
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if let Some((module, _)) = name.split_once(".ko")
+            && MODULES.contains(&module)
+        {
+            found.insert(module.to_owned(), path);
+        }
+    }
+    Ok(found)
+}
+
+fn pack(root: &Path, initrd: &Path) -> Result<PathBuf> {
+    let mut find = Command::new("find")
+        .arg(".")
+        .current_dir(root)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("find")?;
+    let names = find.stdout.take().context("a pipe")?;
+    let cpio = Command::new("cpio")
+        .args(["--quiet", "-o", "-H", "newc", "-R", "0:0"])
+        .current_dir(root)
+        .stdin(names)
+        .stdout(fs::File::create(initrd)?)
+        .status()
+        .context("cpio")?;
+    ensure!(cpio.success() && find.wait()?.success(), "the initial file system cannot be packed");
+    Ok(initrd.to_owned())
+}

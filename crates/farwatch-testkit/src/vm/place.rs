@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! [`Vm`]: a share of this machine in a virtual machine, where an agent delivers its events.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context as _, Result};
+
+use super::{Guest, Kernel, mount_point};
+use crate::event::Event;
+use crate::mount::Mount;
+use crate::place::{Place, Record};
+use crate::share::Share;
+
+const TAG: &str = "share";
+const AGENT: &str = "agent";
+
+/// See the module's documentation. The host's side is a [`Mount`] that is not mounted here.
+#[derive(Debug)]
+pub struct Vm {
+    // In the order in which they go: the machine before its device.
+    guest: Arc<Mutex<Guest>>,
+    host: Mount,
+    recorders: AtomicU32,
+}
+
+impl Vm {
+    /// Starts `farwatch serve`, boots a machine with its share, and starts the agent in it.
+    pub fn start(kernel: &Kernel) -> Result<Self> {
+        let vm = Self::start_without_agent(kernel, &[])?;
+        vm.start_agent()?;
+        Ok(vm)
+    }
+
+    /// The same without an agent. `options` are for `farwatch serve`.
+    pub fn start_without_agent(kernel: &Kernel, options: &[&str]) -> Result<Self> {
+        let host = Mount::start_device(|mount, socket| {
+            let mut serve = mount.farwatch()?;
+            serve.arg("serve").arg("--socket").arg(socket).arg("--shared-dir").arg(mount.host());
+            serve.args(options);
+            Ok(serve)
+        })?;
+        Self::boot(kernel, host)
+    }
+
+    /// Boots a machine for a share that somebody serves.
+    pub fn boot(kernel: &Kernel, host: Mount) -> Result<Self> {
+        let guest = Guest::boot(kernel, &[(TAG, &host.socket())]).with_context(|| host.log())?;
+        Ok(Self { guest: Arc::new(Mutex::new(guest)), host, recorders: AtomicU32::new(0) })
+    }
+
+    /// Starts the agent and waits until events are delivered.
+    pub fn start_agent(&self) -> Result<()> {
+        let mut guest = self.guest();
+        guest.start(AGENT, &[OsStr::new("farwatch-agent"), mount_point(TAG).as_os_str()])?;
+        guest.wait_for_line(AGENT, "events are delivered on ").map(drop)
+    }
+
+    /// The name of the agent among the guest's programs.
+    #[must_use]
+    pub fn agent(&self) -> &'static str {
+        AGENT
+    }
+
+    /// The machine.
+    pub fn guest(&self) -> MutexGuard<'_, Guest> {
+        self.guest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The host's side.
+    pub fn host(&mut self) -> &mut Mount {
+        &mut self.host
+    }
+
+    /// Where the guest has the share.
+    #[must_use]
+    pub fn mount_point(&self) -> PathBuf {
+        mount_point(TAG)
+    }
+
+    /// A recorder in the guest.
+    pub fn remote_recorder(&self, share: &Share) -> Result<RemoteRecorder> {
+        let name = format!("r{}", self.recorders.fetch_add(1, Ordering::Relaxed));
+        self.guest().recorder(&name, share.mount())?;
+        Ok(RemoteRecorder {
+            guest: Arc::clone(&self.guest),
+            share: share.clone(),
+            name,
+            barriers: 0,
+        })
+    }
+}
+
+impl Place for Vm {
+    fn share(&self, name: &str) -> Result<Share> {
+        Ok(self.host.share(name)?.mounted_at(&self.mount_point().join(name)))
+    }
+
+    fn local_twin(&self, name: &str) -> Result<Share> {
+        self.host.local_twin(name)
+    }
+
+    fn recorder(&self, share: &Share) -> Result<Box<dyn Record>> {
+        Ok(Box::new(self.remote_recorder(share)?))
+    }
+
+    fn run_in_mount(&self, share: &Share, script: &str) -> Result<()> {
+        self.guest().shell(share.mount(), script).map(drop)
+    }
+}
+
+/// A recorder in a guest.
+#[derive(Debug)]
+pub struct RemoteRecorder {
+    guest: Arc<Mutex<Guest>>,
+    share: Share,
+    name: String,
+    barriers: u32,
+}
+
+impl RemoteRecorder {
+    fn ask(&self, verb: &str, argument: Option<&OsStr>) -> Result<Vec<Vec<std::ffi::OsString>>> {
+        let mut words = vec![OsStr::new(verb), OsStr::new(&self.name)];
+        words.extend(argument);
+        self.guest.lock().unwrap_or_else(PoisonError::into_inner).ask(&words)
+    }
+
+    /// Waits for a sentinel that somebody else makes in the share's barrier directory.
+    pub fn wait_for_sentinel(&self, name: &str) -> Result<()> {
+        self.ask("sentinel", Some(OsStr::new(name))).map(drop)
+    }
+}
+
+impl Record for RemoteRecorder {
+    fn watch(&mut self, path: &Path) -> Result<()> {
+        self.ask("watch", Some(path.as_os_str())).map(drop)
+    }
+
+    fn watch_recursively(&mut self, path: &Path) -> Result<()> {
+        self.ask("watch-below", Some(path.as_os_str())).map(drop)
+    }
+
+    fn barrier(&mut self) -> Result<()> {
+        self.barriers += 1;
+        let name = format!("{}-{}", self.name, self.barriers);
+        let sentinel = self.share.make_sentinel(OsStr::new(&name))?;
+        self.wait_for_sentinel(&name)?;
+        std::fs::remove_file(sentinel).context("cannot remove the sentinel")
+    }
+
+    fn take_events(&mut self) -> Result<Vec<Event>> {
+        let lines = self.ask("events", None)?;
+        lines.iter().flatten().map(|line| Event::parse(&line.to_string_lossy())).collect()
+    }
+}
+
+impl Drop for RemoteRecorder {
+    fn drop(&mut self) {
+        // The machine may be gone, and the recorder with it.
+        drop(self.ask("forget", None));
+    }
+}
