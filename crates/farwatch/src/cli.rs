@@ -2,15 +2,17 @@
 //! The command line: what a person can ask for, and how an error is told.
 
 use std::error::Error;
+use std::ffi::OsStr;
 use std::io::{self, Write};
-use std::os::fd::RawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use tracing_subscriber::EnvFilter;
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::{doctor, mount, serve};
+use crate::serve::options::{Defaults, ServeArgs};
+use crate::serve::{self, compat};
+use crate::{doctor, logging, mount};
 
 /// The environment variable that says what to log when `--log` does not.
 pub(crate) const LOG_VARIABLE: &str = "FARWATCH_LOG";
@@ -42,7 +44,8 @@ enum Command {
     /// Stays in the foreground. Ends, and unmounts, on Ctrl-C, SIGTERM or `umount MOUNT_POINT`.
     Mount(MountArgs),
     /// Share a directory with a virtual machine: a vhost-user-fs device, in place of virtiofsd
-    Serve(ServeArgs),
+    #[command(override_usage = "farwatch serve --shared-dir PATH --socket PATH [OPTIONS]")]
+    Serve(Box<ServeArgs>),
     /// Say what this kernel and user can do, and what to do about what they cannot
     Doctor {
         /// The directory that is to be shared
@@ -73,43 +76,12 @@ pub(crate) struct MountArgs {
     pub(crate) sharing: SharingArgs,
 }
 
-/// Arguments of `farwatch serve`.
-#[derive(Debug, Args)]
-pub(crate) struct ServeArgs {
-    /// Listen on this socket; one that is there already is replaced
-    #[arg(long, value_name = "PATH", required_unless_present = "fd")]
-    pub(crate) socket: Option<PathBuf>,
-    /// Listen on this inherited descriptor
-    #[arg(long, value_name = "N", conflicts_with = "socket")]
-    pub(crate) fd: Option<RawFd>,
-    /// The directory to share
-    #[arg(long, value_name = "PATH")]
-    pub(crate) shared_dir: PathBuf,
-    /// The name under which a guest mounts the share: at most 36 bytes
-    #[arg(long, default_value = "farwatch")]
-    pub(crate) tag: String,
-    /// End when the client disconnects, instead of waiting for the next
-    #[arg(long)]
-    pub(crate) once: bool,
-    /// Show mounts below the shared directory as part of it, not as mounts of their own
-    #[arg(long)]
-    no_announce_submounts: bool,
-    #[command(flatten)]
-    pub(crate) sharing: SharingArgs,
-}
-
-impl ServeArgs {
-    /// Whether the client is told of mounts below the shared directory.
-    pub(crate) fn announce_submounts(&self) -> bool {
-        !self.no_announce_submounts
-    }
-}
-
 /// How a directory is shared, the same for both commands.
 #[derive(Debug, Args)]
 pub(crate) struct SharingArgs {
     /// What the client may cache: with `never` every access asks the host
     #[arg(long, value_name = "POLICY", value_enum, default_value_t = Cache::Auto)]
+    #[arg(ignore_case = true)]
     pub(crate) cache: Cache,
     /// Do not share extended attributes
     #[arg(long)]
@@ -128,22 +100,49 @@ pub(crate) struct SharingArgs {
 pub(crate) enum Cache {
     /// Nothing
     Never,
+    /// Names and attributes for a day, and no file data
+    Metadata,
     /// For one second, and file data until the file has changed
     Auto,
     /// For a day: for a directory that changes only through this mount, or is watched in it
     Always,
 }
 
+/// The names under which the program is `farwatch serve`, with the command line of virtiofsd.
+const VIRTIOFSD_NAMES: [&str; 2] = ["virtiofsd", "farwatch-virtiofsd"];
+
+/// What virtiofsd reads instead of `--log-level`.
+const VIRTIOFSD_LOG_VARIABLE: &str = "RUST_LOG";
+
+/// Shares a directory with a virtual machine: a vhost-user-fs device with file-change notification,
+/// in place of virtiofsd
+#[derive(Debug, Parser)]
+#[command(name = "virtiofsd", version, arg_required_else_help = true)]
+#[command(override_usage = "virtiofsd --shared-dir PATH --socket-path PATH [OPTIONS]")]
+struct Virtiofsd {
+    #[command(flatten)]
+    args: ServeArgs,
+}
+
 /// Runs the command that the process was given. An error is one sentence on standard error, and exit
 /// code 1; wrong usage is 2.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    if let Err(error) = start_logging(&cli.log) {
-        return fail(&*error);
+    let name = std::env::args_os().next().unwrap_or_default();
+    if Path::new(&name).file_name().is_some_and(is_virtiofsd) {
+        let mut args = Virtiofsd::parse().args;
+        take_compat(&mut args, Virtiofsd::command());
+        let chosen = args.compat.log_level.map(|level| level.to_string());
+        let log = std::env::var(VIRTIOFSD_LOG_VARIABLE).ok().or(chosen);
+        return serve(&args, Defaults::Virtiofsd, log.as_deref().unwrap_or("info"));
     }
+    let cli = Cli::parse();
     let result = match cli.command {
-        Command::Mount(args) => mount::run(args, &cli.log),
-        Command::Serve(args) => serve::run(&args),
+        Command::Serve(mut args) => {
+            take_compat(&mut args, Cli::command());
+            let chosen = args.compat.log_level.map(|level| level.to_string());
+            return serve(&args, Defaults::Farwatch, chosen.as_deref().unwrap_or(&cli.log));
+        }
+        Command::Mount(args) => logged(&cli.log, false, || mount::run(args, &cli.log)),
         Command::Doctor { directory } => {
             return match doctor::run(directory.as_deref(), &mut io::stdout().lock()) {
                 Ok(doctor::Verdict::Missing) => ExitCode::FAILURE,
@@ -152,19 +151,43 @@ pub fn main() -> ExitCode {
             };
         }
     };
+    exit_code(result)
+}
+
+fn is_virtiofsd(name: &OsStr) -> bool {
+    VIRTIOFSD_NAMES.iter().any(|known| name == *known)
+}
+
+/// Reads the `-o` options. A wrong one is wrong usage.
+fn take_compat(args: &mut ServeArgs, mut command: clap::Command) {
+    if let Err(error) = compat::apply(args) {
+        command.error(ErrorKind::InvalidValue, error).exit();
+    }
+}
+
+fn serve(args: &ServeArgs, defaults: Defaults, log: &str) -> ExitCode {
+    if args.compat.print_capabilities {
+        return exit_code(serve::print_capabilities(&mut io::stdout().lock()));
+    }
+    let log = if args.compat.compat_debug { "debug" } else { log };
+    exit_code(logged(log, args.compat.syslog, || serve::run(args, defaults)))
+}
+
+/// Runs a command whose log goes somewhere.
+fn logged(
+    filter: &str,
+    syslog: bool,
+    run: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    logging::start(filter, syslog).map_err(|error| anyhow::anyhow!("the log: {error}"))?;
+    run()
+}
+
+fn exit_code(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&*Box::<dyn Error>::from(error)),
     }
-}
-
-fn start_logging(filter: &str) -> Result<(), Box<dyn Error>> {
-    // The libraries speak of what the guest does wrong, at any level; that is no news.
-    let filter = EnvFilter::try_new(format!("{filter},virtiofsd=off,vhost_user_backend=off"))?;
-    tracing_log::LogTracer::init()?;
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    tracing::subscriber::set_global_default(subscriber.finish())?;
-    Ok(())
 }
 
 fn fail(error: &dyn Error) -> ExitCode {
@@ -182,10 +205,10 @@ fn fail(error: &dyn Error) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+        Virtiofsd::command().debug_assert();
     }
 }

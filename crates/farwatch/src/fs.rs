@@ -12,6 +12,7 @@
 mod attr;
 mod control;
 mod identify;
+mod inner;
 mod marked;
 mod reconnect;
 
@@ -36,6 +37,7 @@ use virtiofsd::soft_idmap::Id;
 
 use crate::share::Share;
 use control::Control;
+pub use inner::Inner;
 use reconnect::Reconnect;
 pub use reconnect::{Entries, OneEntry};
 
@@ -48,7 +50,7 @@ const XATTR_SIZE_MAX: u32 = 1 << 16;
 
 /// See the module's documentation.
 pub struct Interposer {
-    inner: PassthroughFs,
+    inner: Inner,
     share: Arc<Share>,
     control: Control,
     reconnect: Reconnect,
@@ -61,7 +63,8 @@ pub struct Interposer {
 
 impl Interposer {
     /// `root` is the shared directory as `inner` was given it.
-    pub fn new(inner: PassthroughFs, share: Arc<Share>, root: &Path, adopts: bool) -> Self {
+    pub fn new(inner: impl Into<Inner>, share: Arc<Share>, root: &Path, adopts: bool) -> Self {
+        let inner = inner.into();
         let (control, reconnect) = (Control::default(), Reconnect::default());
         Self { inner, share, control, reconnect, root: root.to_owned(), adopts }
     }

@@ -13,6 +13,7 @@ pub mod device;
 pub mod doctor;
 pub mod driver;
 pub mod fs;
+mod logging;
 mod mount;
 mod serve;
 pub mod share;

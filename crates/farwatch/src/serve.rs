@@ -1,81 +1,116 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `farwatch serve`: the daemon. It puts the rooms together, file server and interposer, device and
 //! watch thread, and ends on a signal.
+//!
+//! What needs the host as it is comes first: the shared directory, the socket. Then the process is
+//! shut in, from `sandbox` over `seccomp` to `capabilities`, and only then it starts threads and
+//! serves. The fanotify group is opened in the sandbox, where its events name this process by the pid
+//! that it has there, and before CAP_SYS_ADMIN goes.
+
+mod capabilities;
+pub(crate) mod compat;
+mod config;
+pub(crate) mod options;
+mod sandbox;
+mod seccomp;
+mod socket;
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use farwatch_sys::fanotify::Fanotify;
-use farwatch_sys::thread::{CapabilitySet, has_capability};
-use virtiofsd::passthrough::file_handle::FileHandle;
-use virtiofsd::passthrough::{CachePolicy, Config, InodeFileHandlesMode, PassthroughFs};
+use farwatch_sys::handle;
+use rustix::fs::OFlags;
+use rustix::process::geteuid;
+use virtiofsd::passthrough::PassthroughFs;
+use virtiofsd::passthrough::read_only::PassthroughFsRo;
+use virtiofsd::sandbox::SandboxMode;
 
-use crate::cli::{Cache, ServeArgs, SharingArgs};
+use self::options::{Defaults, InodeFileHandles, ServeArgs};
+use self::sandbox::Inside;
 use crate::device::{self, Device, StopHandle, Tag};
-use crate::fs::Interposer;
+use crate::fs::{Inner, Interposer};
 use crate::share::Share;
 use crate::signals;
 use crate::watch::Watcher;
+
+/// `--print-capabilities`: what virtiofsd prints, without migration, which this device does not offer.
+const CAPABILITIES: &str = r#"{
+  "type": "fs",
+  "features": [
+    "posix-acl-negotiation-mode",
+    "security-label-negotiation-mode",
+    "separate-options"
+  ]
+}"#;
+
+/// Prints what this device can do, in the form of QEMU's `docs/interop/vhost-user.json`.
+///
+/// # Errors
+/// Those of writing to `out`.
+pub(crate) fn print_capabilities(out: &mut impl Write) -> anyhow::Result<()> {
+    writeln!(out, "{CAPABILITIES}").context("standard output")
+}
 
 /// Runs until the client has gone (`--once`) or a signal ends it.
 ///
 /// # Errors
 /// One sentence for the user, and what caused it.
-pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
-    let shown = args.shared_dir.display();
-    let shared =
-        args.shared_dir.canonicalize().with_context(|| format!("shared directory {shown}"))?;
-    if !shared.is_dir() {
-        bail!("shared directory {shown} is not a directory");
-    }
+pub(crate) fn run(args: &ServeArgs, defaults: Defaults) -> anyhow::Result<()> {
+    let ending = signals::catch().context("signals cannot be waited for")?;
+    args.check()?;
+    sandbox::check(args)?;
+    args.warn();
+    let shared = shared_dir(args)?;
     let tag = Tag::new(&args.tag)?;
-    let listener = listen(args)?;
-    if let Err(error) = virtiofsd::limits::setup_rlimit_nofile(None) {
-        tracing::warn!(error, "the limit of open files stays as it is");
-    }
+    let socket::Socket { listener, pid_file: _pid_file } = socket::open(&args.connection)?;
+    let guest_fd_limit = config::limit_files(args)?;
+
+    let mut inside = sandbox::enter(args, shared.clone(), listener)?;
     let share = Arc::new(Share::new(open_fanotify()));
+    shut_in(args)?;
+
     if let Some(len_max) = args.sharing.backlog_events_max {
         share.lock().engine.limit_backlog(len_max);
     }
-    let handles = file_handles(&shared)?;
-    let config = config(&shared, handles, args.announce_submounts(), &args.sharing);
-    let inner = PassthroughFs::new(config).context("the shared directory cannot be served")?;
-    let fs = Interposer::new(inner, Arc::clone(&share), &shared, handles);
+    let inner = inner(args, defaults, &mut inside, guest_fd_limit)?;
+    let adopts = args.files.inode_file_handles != InodeFileHandles::Never
+        && has_file_handles(&inside.root_dir)?;
+    let fs = Interposer::new(inner, Arc::clone(&share), inside.root_dir.as_ref(), adopts);
     let queues = args.sharing.request_queues;
     let device = Arc::new(Device::new(fs, tag, queues.into(), Arc::clone(&share) as _)?);
     let pump = Arc::clone(&device);
     let _watcher = Watcher::start(share, move || pump.pump()).context("the watch thread")?;
     let stop = StopHandle::new()?;
     let stopper = stop.clone();
-    signals::on_end(move || stopper.stop()).context("signals cannot be waited for")?;
-    if let Some(socket) = &args.socket {
+    ending.then(move || stopper.stop()).context("signals cannot be waited for")?;
+    if let (Some(socket), Defaults::Farwatch) = (&args.connection.socket, defaults) {
         let mut stdout = io::stdout().lock();
-        writeln!(stdout, "serving {} on {}", shared.display(), socket.display())
+        writeln!(stdout, "serving {shared} on {}", socket.display())
             .and_then(|()| stdout.flush())
             .context("standard output")?;
     }
-    let ended = device::serve(&listener, &device, args.once, &stop)?;
+    let once = args.connection.once || defaults == Defaults::Virtiofsd;
+    let ended = device::serve(&inside.listener, &device, once, &stop)?;
     tracing::info!(?ended, stats = ?device.stats(), "the device ends");
     Ok(())
 }
 
-fn listen(args: &ServeArgs) -> anyhow::Result<UnixListener> {
-    if let Some(fd) = args.fd {
-        let fd = farwatch_sys::inherited(fd).with_context(|| format!("--fd {fd} is not open"))?;
-        return Ok(UnixListener::from(fd));
+/// The path of the shared directory, without links.
+fn shared_dir(args: &ServeArgs) -> anyhow::Result<String> {
+    let given = args.shared_dir.as_deref().context("--shared-dir is missing")?;
+    let shown = given.display();
+    let shared = given.canonicalize().with_context(|| format!("shared directory {shown}"))?;
+    if !shared.is_dir() {
+        bail!("shared directory {shown} is not a directory");
     }
-    let socket = args.socket.as_deref().context("--socket or --fd is needed")?;
-    match std::fs::remove_file(socket) {
-        Ok(()) => tracing::debug!("replaced a socket"),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error).with_context(|| format!("socket {}", socket.display())),
+    match shared.into_os_string().into_string() {
+        Ok(shared) => Ok(shared),
+        Err(_) => bail!("shared directory {shown}: its path is not UTF-8"),
     }
-    UnixListener::bind(socket).with_context(|| format!("socket {}", socket.display()))
 }
 
 fn open_fanotify() -> Option<Fanotify> {
@@ -89,31 +124,44 @@ fn open_fanotify() -> Option<Fanotify> {
         .ok()
 }
 
-/// Whether the file server can keep a file handle for each known object, instead of a descriptor.
-fn file_handles(shared: &Path) -> anyhow::Result<bool> {
-    let root =
-        File::open(shared).with_context(|| format!("shared directory {}", shared.display()))?;
-    let privileged = has_capability(CapabilitySet::DAC_READ_SEARCH)?;
-    Ok(privileged && FileHandle::from_fd(&root).is_ok_and(|handle| handle.is_some()))
+/// Gives up what serving does not need.
+fn shut_in(args: &ServeArgs) -> anyhow::Result<()> {
+    let isolation = &args.isolation;
+    seccomp::load(isolation.seccomp, args.compat.syslog)?;
+    // An ordinary user has none, or in a user namespace all, but over nothing outside.
+    let has_some = geteuid().is_root() || isolation.sandbox != SandboxMode::None;
+    if has_some && !isolation.keep_capabilities {
+        let file_handles = args.files.inode_file_handles != InodeFileHandles::Never;
+        capabilities::restrict(isolation.modcaps.as_ref(), file_handles)?;
+    }
+    Ok(())
 }
 
-fn config(shared: &Path, handles: bool, submounts: bool, sharing: &SharingArgs) -> Config {
-    const DAY: Duration = Duration::from_secs(86_400);
-    let (cache_policy, timeout) = match sharing.cache {
-        Cache::Never => (CachePolicy::Never, Duration::ZERO),
-        Cache::Auto => (CachePolicy::Auto, Duration::from_secs(1)),
-        Cache::Always => (CachePolicy::Always, DAY),
+fn inner(
+    args: &ServeArgs,
+    defaults: Defaults,
+    inside: &mut Inside,
+    guest_fd_limit: u64,
+) -> anyhow::Result<Inner> {
+    let config = config::config(args, defaults, inside, guest_fd_limit);
+    let inner = if args.readonly {
+        PassthroughFsRo::new(config).map(Inner::from)
+    } else {
+        PassthroughFs::new(config).map(Inner::from)
     };
-    let inode_file_handles =
-        if handles { InodeFileHandlesMode::Prefer } else { InodeFileHandlesMode::Never };
-    Config {
-        entry_timeout: timeout,
-        attr_timeout: timeout,
-        cache_policy,
-        root_dir: shared.to_string_lossy().into_owned(),
-        xattr: !sharing.no_xattr,
-        announce_submounts: submounts,
-        inode_file_handles,
-        ..Config::default()
-    }
+    let mandatory = args.files.inode_file_handles == InodeFileHandles::Mandatory;
+    inner.with_context(|| match mandatory {
+        true => "the shared directory cannot be served with file handles, which need \
+                 CAP_DAC_READ_SEARCH and a file system that has them (`--inode-file-handles=prefer`)",
+        false => "the shared directory cannot be served",
+    })
+}
+
+/// Whether a file can be opened by its handle, so that the file server needs no descriptor for each
+/// that is known. It tries the same.
+fn has_file_handles(shared: &str) -> anyhow::Result<bool> {
+    let root = File::open(shared).with_context(|| format!("shared directory {shared}"))?;
+    let opened = handle::fid(root.as_fd())
+        .and_then(|fid| handle::open(root.as_fd(), fid.handle_type(), fid.handle(), OFlags::PATH));
+    Ok(opened.is_ok())
 }

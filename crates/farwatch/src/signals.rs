@@ -1,24 +1,55 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Ctrl-C, SIGTERM and SIGHUP: a thread that waits for the first and calls back.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read, pipe};
+use std::os::fd::OwnedFd;
 use std::thread;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use signal_hook::low_level::pipe::register;
 
-/// Calls `end` for each of the three signals from now on. A second one while the first is being
-/// obeyed changes nothing.
+/// The three signals, caught, and not answered yet.
+///
+/// A process that forks then (`serve::sandbox`) has one such pipe with its child: a signal to either
+/// is answered by whoever calls [`Caught::then`].
+#[derive(Debug)]
+pub(crate) struct Caught(File);
+
+/// Catches the signals from now on. Starts no thread.
 ///
 /// # Errors
-/// When the signals cannot be taken over or the thread cannot be started.
+/// When they cannot be taken over, or no pipe can be had.
+pub(crate) fn catch() -> io::Result<Caught> {
+    let (reader, writer) = pipe()?;
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        register(signal, OwnedFd::from(writer.try_clone()?))?;
+    }
+    Ok(Caught(OwnedFd::from(reader).into()))
+}
+
+impl Caught {
+    /// Calls `end` for each signal, from a thread. A second one while the first is being obeyed
+    /// changes nothing.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub(crate) fn then(mut self, end: impl Fn() + Send + 'static) -> io::Result<()> {
+        thread::Builder::new().name("signals".into()).spawn(move || {
+            // Each signal is a byte; those that come together may be read together.
+            while self.0.read(&mut [0; 16]).is_ok_and(|len| len > 0) {
+                tracing::info!("a signal: ending");
+                end();
+            }
+        })?;
+        Ok(())
+    }
+}
+
+/// Calls `end` for each of the signals from now on.
+///
+/// # Errors
+/// Those of [`catch`] and [`Caught::then`].
 pub(crate) fn on_end(end: impl Fn() + Send + 'static) -> io::Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
-    thread::Builder::new().name("signals".into()).spawn(move || {
-        for signal in signals.forever() {
-            tracing::info!(signal, "ending");
-            end();
-        }
-    })?;
-    Ok(())
+    catch()?.then(end)
 }

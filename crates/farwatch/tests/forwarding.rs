@@ -82,15 +82,16 @@ fn methods(block: &str) -> BTreeSet<&str> {
 #[test]
 fn the_interposer_has_every_method_of_the_trait_and_no_other() {
     let library = fs::read_to_string(library().join("filesystem.rs")).unwrap();
-    let ours = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/fs.rs")).unwrap();
-    for (of_trait, of_impl, at_least) in [
-        ("pub trait FileSystem ", "impl FileSystem for Interposer ", 44),
-        ("pub trait SerializableFileSystem ", "impl SerializableFileSystem for Interposer ", 3),
-    ] {
-        let expected = methods(block(&library, of_trait));
-        // A scan that finds nothing would compare nothing.
-        assert!(expected.len() >= at_least, "{expected:?}");
-        assert_eq!(methods(block(&ours, of_impl)), expected);
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for (file, name) in [("fs.rs", "Interposer"), ("fs/inner.rs", "Inner")] {
+        let ours = fs::read_to_string(src.join(file)).unwrap();
+        for (of_trait, at_least) in [("FileSystem", 44), ("SerializableFileSystem", 3)] {
+            let expected = methods(block(&library, &format!("pub trait {of_trait} ")));
+            // A scan that finds nothing would compare nothing.
+            assert!(expected.len() >= at_least, "{expected:?}");
+            let of_impl = format!("impl {of_trait} for {name} ");
+            assert_eq!(methods(block(&ours, &of_impl)), expected, "{file}");
+        }
     }
 }
 

@@ -34,6 +34,8 @@ impl Device {
         command
             .args(["serve", "--once", "--fd", "0", "--no-announce-submounts", "--cache"])
             .arg(cache.get_name())
+            // It serves this machine's own programs, as the user who mounts.
+            .args(["--sandbox", "none", "--seccomp", "none", "--keep-capabilities"])
             .args(["--request-queues", &sharing.request_queues.to_string()])
             .args(sharing.no_xattr.then_some("--no-xattr"))
             .args(sharing.backlog_events_max.map(|max| format!("--backlog-events-max={max}")))

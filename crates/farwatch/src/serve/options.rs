@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The options of `farwatch serve`: those of virtiofsd 1.14, with the same names and meanings, and a
+//! few of its own. Parsed by `cli`; `-o`, the form before those, is read by `compat`.
+
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+use anyhow::bail;
+use clap::{Args, ValueEnum};
+use virtiofsd::idmap::{GidMap, UidMap};
+use virtiofsd::passthrough::xattrmap::XattrMap;
+use virtiofsd::passthrough::{MigrationMode, MigrationOnError, NegotiationMode};
+use virtiofsd::sandbox::SandboxMode;
+use virtiofsd::soft_idmap::cmdline::IdMap;
+
+use super::capabilities::Changes;
+use crate::cli::SharingArgs;
+
+/// Whose defaults hold where the command line says nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Defaults {
+    /// Those of `farwatch serve`.
+    Farwatch,
+    /// Those of virtiofsd: extended attributes only when asked for, and one client.
+    Virtiofsd,
+}
+
+/// Arguments of `farwatch serve`.
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+#[command(after_help = "A program that starts virtiofsd, such as libvirt, can start a link to \
+    farwatch in its place. Under the name virtiofsd or farwatch-virtiofsd it takes these options \
+    without `serve`, shares extended attributes only with --xattr, logs from --log-level info on, \
+    and ends when its client disconnects.")]
+pub(crate) struct ServeArgs {
+    /// The directory to share
+    #[arg(long, value_name = "PATH")]
+    #[arg(required_unless_present_any = ["compat_options", "print_capabilities"])]
+    pub(crate) shared_dir: Option<PathBuf>,
+    /// The name under which a guest mounts the share: at most 36 bytes. QEMU ignores it and has its
+    /// own
+    #[arg(long, default_value = "farwatch")]
+    pub(crate) tag: String,
+    /// Let the guest change nothing; what the host changes is still an event
+    #[arg(long)]
+    pub(crate) readonly: bool,
+    #[command(flatten)]
+    pub(crate) sharing: SharingArgs,
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(crate) files: FileArgs,
+    #[command(flatten)]
+    pub(crate) isolation: IsolationArgs,
+    #[command(flatten)]
+    pub(crate) ids: IdArgs,
+    #[command(flatten)]
+    pub(crate) migration: MigrationArgs,
+    #[command(flatten)]
+    pub(crate) compat: CompatArgs,
+}
+
+/// Where the client connects.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Connection")]
+pub(crate) struct ConnectionArgs {
+    /// Listen on this vhost-user socket; one that is there already is replaced. PATH.pid is locked
+    /// while it is served
+    #[arg(long, visible_alias = "socket-path", value_name = "PATH")]
+    #[arg(required_unless_present_any = ["fd", "print_capabilities"])]
+    pub(crate) socket: Option<PathBuf>,
+    /// Listen on this inherited descriptor of a listening socket
+    #[arg(long, value_name = "N", conflicts_with = "socket")]
+    pub(crate) fd: Option<RawFd>,
+    /// Let members of this group connect
+    #[arg(long, value_name = "GROUP", conflicts_with_all = ["fd", "print_capabilities"])]
+    pub(crate) socket_group: Option<String>,
+    /// End when the client disconnects, instead of waiting for the next
+    #[arg(long)]
+    pub(crate) once: bool,
+}
+
+/// What the guest's file system can do.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "File system")]
+pub(crate) struct FileArgs {
+    /// Share extended attributes: the default, but not under the name virtiofsd
+    #[arg(long, overrides_with = "no_xattr")]
+    pub(crate) xattr: bool,
+    /// Rename extended attributes between guest and host, such as `:map::user.virtiofs.:`; implies
+    /// --xattr
+    #[arg(long, value_name = "RULES")]
+    #[arg(value_parser = |rules: &str| XattrMap::try_from(rules))]
+    pub(crate) xattrmap: Option<XattrMap>,
+    /// POSIX ACLs, as far as the guest knows them (auto) or not without (always); implies --xattr
+    #[arg(long, require_equals = true, num_args = 0..=1, value_name = "never|auto|always")]
+    #[arg(default_value = "never", default_missing_value = "always")]
+    pub(crate) posix_acl: NegotiationMode,
+    /// Give new files the guest's SELinux label, likewise; implies --xattr
+    #[arg(long, require_equals = true, num_args = 0..=1, value_name = "never|auto|always")]
+    #[arg(default_value = "never", default_missing_value = "always")]
+    pub(crate) security_label: NegotiationMode,
+    /// Tell the guest which directories are mount points: the default
+    #[arg(long)]
+    pub(crate) announce_submounts: bool,
+    /// Show mounts below the shared directory as part of it, not as mounts of their own
+    #[arg(long, overrides_with = "announce_submounts")]
+    pub(crate) no_announce_submounts: bool,
+    /// Keep known files by file handle, not by an open descriptor each. `prefer` where that works;
+    /// it needs CAP_DAC_READ_SEARCH
+    #[arg(long, value_enum, value_name = "MODE", default_value = "prefer")]
+    pub(crate) inode_file_handles: InodeFileHandles,
+    /// List directories without looking up what is in them
+    #[arg(long)]
+    pub(crate) no_readdirplus: bool,
+    /// Let the guest collect writes. Only for a directory that nobody changes on the host
+    #[arg(long)]
+    pub(crate) writeback: bool,
+    /// Pass O_DIRECT on to the host
+    #[arg(long)]
+    pub(crate) allow_direct_io: bool,
+    /// Allow shared mappings of files with --cache never or metadata. Only for a directory that
+    /// nobody changes on the host
+    #[arg(long)]
+    pub(crate) allow_mmap: bool,
+    /// Pass O_NOATIME on to the host, which refuses it for files of other users
+    #[arg(long)]
+    pub(crate) preserve_noatime: bool,
+    /// Leave it to the host to clear setuid and setgid bits after a write
+    #[arg(long, overrides_with = "no_killpriv_v2")]
+    pub(crate) killpriv_v2: bool,
+    /// Leave it to the guest: the default
+    #[arg(long)]
+    pub(crate) no_killpriv_v2: bool,
+}
+
+/// What the process itself may still do.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Isolation")]
+pub(crate) struct IsolationArgs {
+    /// See nothing but the shared directory: `namespace` in namespaces of its own, which works for
+    /// an ordinary user too, `chroot` for root, or `none`
+    #[arg(long, value_name = "namespace|chroot|none", default_value = "namespace")]
+    pub(crate) sandbox: SandboxMode,
+    /// What happens at a system call that serving does not need
+    #[arg(long, value_enum, value_name = "ACTION", default_value = "kill")]
+    pub(crate) seccomp: Seccomp,
+    /// Keep or drop capabilities that root has otherwise dropped or kept, such as
+    /// `+sys_admin:-chown`
+    #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
+    pub(crate) modcaps: Option<Changes>,
+    /// Keep all capabilities: for the device of `farwatch mount`
+    #[arg(long, hide = true)]
+    pub(crate) keep_capabilities: bool,
+    /// The most open files; 0 leaves the limit alone [default: 1000000, or what the kernel allows]
+    #[arg(long, value_name = "N")]
+    pub(crate) rlimit_nofile: Option<u64>,
+}
+
+/// How users and groups of the guest are those of the host.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Users and groups")]
+pub(crate) struct IdArgs {
+    /// For an ordinary user with --sandbox namespace: map a range of the host's users into the user
+    /// namespace, `:inside:outside:count:`. More than oneself needs newuidmap(1)
+    #[arg(long, value_name = "MAP")]
+    pub(crate) uid_map: Vec<UidMap>,
+    /// The same for groups
+    #[arg(long, value_name = "MAP")]
+    pub(crate) gid_map: Vec<GidMap>,
+    /// Translate users without a user namespace, `TYPE:from:to:count`. TYPE is guest, host,
+    /// squash-guest, squash-host, forbid-guest (`forbid-guest:from:count`), or map for both ways
+    /// (`map:guest:host:count`)
+    #[arg(long, value_name = "RULE")]
+    pub(crate) translate_uid: Vec<IdMap>,
+    /// The same for groups
+    #[arg(long, value_name = "RULE")]
+    pub(crate) translate_gid: Vec<IdMap>,
+}
+
+/// How the file server would move to another host.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Migration")]
+pub(crate) struct MigrationArgs {
+    /// What a file is known by on the other side: its path (find-paths) or file handle
+    /// (file-handles)
+    #[arg(long, value_name = "MODE", default_value = "find-paths")]
+    pub(crate) migration_mode: MigrationMode,
+    /// When a file cannot be found there: abort, or guest-error for that file
+    #[arg(long, value_name = "ACTION", default_value = "abort")]
+    pub(crate) migration_on_error: MigrationOnError,
+    /// With find-paths: send file handles too, to find the same files
+    #[arg(long)]
+    pub(crate) migration_verify_handles: bool,
+    /// With find-paths: look at all paths once more at the end
+    #[arg(long)]
+    pub(crate) migration_confirm_paths: bool,
+}
+
+/// What is there for programs and habits that are used to virtiofsd.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "As virtiofsd has it")]
+pub(crate) struct CompatArgs {
+    /// Print what this device can do, for a management program, and end
+    #[arg(long)]
+    pub(crate) print_capabilities: bool,
+    /// What to log: error, warn, info, debug, trace or off; goes before --log
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) log_level: Option<log::LevelFilter>,
+    /// Log to syslog, not to standard error
+    #[arg(long)]
+    pub(crate) syslog: bool,
+    /// Has no effect: each of the --request-queues has a thread
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) thread_pool_size: usize,
+    /// Options in the form of the first virtiofsd, such as `source=PATH,cache=auto,xattr`
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    pub(crate) compat_options: Vec<String>,
+    /// The same as --log-level debug
+    #[arg(short = 'd')]
+    pub(crate) compat_debug: bool,
+    /// Has no effect: it always runs in the foreground
+    #[arg(short = 'f')]
+    pub(crate) compat_foreground: bool,
+}
+
+/// `--inode-file-handles`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum InodeFileHandles {
+    /// An open descriptor each
+    Never,
+    /// File handles where they work
+    #[value(alias = "fallback")]
+    Prefer,
+    /// File handles, or an error
+    Mandatory,
+}
+
+/// `--seccomp`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Seccomp {
+    /// It is made: there is no filter
+    None,
+    /// The process is killed
+    Kill,
+    /// It is made, and logged by the kernel
+    Log,
+    /// The process gets SIGSYS
+    Trap,
+}
+
+impl ServeArgs {
+    /// Whether the guest sees extended attributes.
+    pub(crate) fn xattr(&self, defaults: Defaults) -> bool {
+        let files = &self.files;
+        let implied = files.xattrmap.is_some()
+            || files.posix_acl != NegotiationMode::Never
+            || files.security_label != NegotiationMode::Never;
+        let default = defaults == Defaults::Farwatch && !self.sharing.no_xattr;
+        implied || files.xattr || default
+    }
+
+    /// Refuses combinations that virtiofsd refuses too.
+    ///
+    /// # Errors
+    /// One sentence for the user.
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
+        let (files, ids, migration) = (&self.files, &self.ids, &self.migration);
+        if migration.migration_mode == MigrationMode::FileHandles {
+            let needless = [
+                (migration.migration_confirm_paths, "--migration-confirm-paths"),
+                (migration.migration_verify_handles, "--migration-verify-handles"),
+            ];
+            if let Some((_, option)) = needless.iter().find(|(given, _)| *given) {
+                bail!("{option} is for --migration-mode find-paths: file handles need no check");
+            }
+        }
+        let translates = !ids.translate_uid.is_empty() || !ids.translate_gid.is_empty();
+        if files.posix_acl != NegotiationMode::Never && translates {
+            bail!(
+                "--translate-uid and --translate-gid cannot be used with --posix-acl={}: users \
+                 and groups in an ACL are not translated",
+                files.posix_acl
+            );
+        }
+        Ok(())
+    }
+
+    /// Says what is given and has no effect.
+    pub(crate) fn warn(&self) {
+        if self.compat.thread_pool_size > 0 {
+            tracing::info!("--thread-pool-size has no effect: see --request-queues");
+        }
+        if self.compat.compat_foreground {
+            tracing::info!("-f has no effect");
+        }
+    }
+}

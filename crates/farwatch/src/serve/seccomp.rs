@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The system calls that serving needs, as a filter for all others (`seccomp(2)`). `--seccomp` says
+//! what happens at one of them.
+//!
+//! It is loaded when all is opened and bound that serving needs from outside the shared directory,
+//! and before there are other threads; those inherit it. What is missing here: to start a program, to
+//! open or connect a socket, to mount, to trace, to load code into the kernel.
+
+use anyhow::Context as _;
+use seccompiler::BpfProgram;
+use serde_json::{Value, json};
+
+use super::options::Seccomp;
+
+/// Of the process itself: memory, threads, signals, time.
+const PROCESS: &[&str] = &[
+    "brk",
+    "clock_gettime",
+    "clock_nanosleep",
+    "clone",
+    "clone3",
+    "exit",
+    "exit_group",
+    "futex",
+    "getpid",
+    "getrandom",
+    "gettid",
+    "gettimeofday",
+    "madvise",
+    "membarrier",
+    "mmap",
+    "mprotect",
+    "mremap",
+    "munmap",
+    "nanosleep",
+    "prctl",
+    "restart_syscall",
+    "rseq",
+    "rt_sigaction",
+    "rt_sigprocmask",
+    "rt_sigreturn",
+    "sched_getaffinity",
+    "sched_yield",
+    "set_robust_list",
+    "sigaltstack",
+    "tgkill",
+    "tkill",
+];
+
+/// Of the connection to the client, and of the threads among themselves.
+const CONNECTION: &[&str] = &[
+    "accept4",
+    "close",
+    "dup",
+    "epoll_create1",
+    "epoll_ctl",
+    "epoll_pwait",
+    "eventfd2",
+    "fcntl",
+    "memfd_create",
+    "pipe2",
+    "ppoll",
+    "read",
+    "readv",
+    "recvfrom",
+    "recvmsg",
+    "sendmsg",
+    "shutdown",
+    "write",
+    "writev",
+];
+
+/// Of files: what the guest asks for, with the credentials of its users.
+const FILES: &[&str] = &[
+    "capget",
+    "capset",
+    "copy_file_range",
+    "fallocate",
+    "fchdir",
+    "fchmod",
+    "fchmodat",
+    "fchownat",
+    "fdatasync",
+    "fgetxattr",
+    "flistxattr",
+    "flock",
+    "fremovexattr",
+    "fsetxattr",
+    "fstat",
+    "fstatfs",
+    "fsync",
+    "ftruncate",
+    "getdents64",
+    "getegid",
+    "geteuid",
+    "getxattr",
+    "linkat",
+    "listxattr",
+    "lseek",
+    "mkdirat",
+    "mknodat",
+    "name_to_handle_at",
+    "newfstatat",
+    "open_by_handle_at",
+    "openat",
+    "openat2",
+    "pread64",
+    "preadv",
+    "preadv2",
+    "pwrite64",
+    "pwritev",
+    "pwritev2",
+    "readlinkat",
+    "removexattr",
+    "renameat2",
+    "setgroups",
+    "setresgid",
+    "setresuid",
+    "setxattr",
+    "statx",
+    "symlinkat",
+    "syncfs",
+    "umask",
+    "unlinkat",
+    "unshare",
+    "utimensat",
+];
+
+/// Of the watch thread.
+const WATCH: &[&str] = &["fanotify_mark"];
+
+/// Of a panic that tells where it was. It ends one request, and must not end the process.
+const BACKTRACE: &[&str] = &["getcwd"];
+
+/// Calls that newer architectures do not have any more.
+const OLD: &[&str] = if cfg!(target_arch = "x86_64") {
+    &[
+        "epoll_create",
+        "epoll_wait",
+        "getdents",
+        "open",
+        "poll",
+        "readlink",
+        "renameat",
+        "time",
+        "unlink",
+    ]
+} else if cfg!(target_arch = "aarch64") {
+    &["renameat"]
+} else {
+    &[]
+};
+
+/// The `ioctl(2)` that says whether a descriptor blocks.
+const FIONBIO: u64 = 0x5421;
+
+/// Loads the filter into all threads of this process, for good.
+///
+/// # Errors
+/// When the kernel has no seccomp, or the architecture no list.
+pub(super) fn load(action: Seccomp, syslog: bool) -> anyhow::Result<()> {
+    let action = match action {
+        Seccomp::None => return Ok(()),
+        Seccomp::Kill => "kill_process",
+        Seccomp::Log => "log",
+        Seccomp::Trap => "trap",
+    };
+    let program = compile(action, syslog).context("the seccomp filter cannot be made")?;
+    seccompiler::apply_filter_all_threads(&program)
+        .context("the seccomp filter cannot be loaded (`--seccomp none` runs without)")
+}
+
+fn compile(action: &str, syslog: bool) -> anyhow::Result<BpfProgram> {
+    let filter = json!({
+        "serve": { "mismatch_action": action, "match_action": "allow", "filter": rules(syslog) }
+    });
+    let arch = std::env::consts::ARCH.try_into()?;
+    let mut programs = seccompiler::compile_from_json(filter.to_string().as_bytes(), arch)?;
+    programs.remove("serve").context("a filter that was named is there")
+}
+
+fn rules(syslog: bool) -> Vec<Value> {
+    let syslog: &[&str] = if syslog { &["sendto"] } else { &[] };
+    let all = [PROCESS, CONNECTION, FILES, WATCH, BACKTRACE, OLD, syslog].into_iter().flatten();
+    let mut rules: Vec<_> = all.map(|name| json!({ "syscall": name })).collect();
+    let request = json!({ "index": 1, "type": "dword", "op": "eq", "val": FIONBIO });
+    rules.push(json!({ "syscall": "ioctl", "args": [request] }));
+    rules
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, ExitStatus};
+    use std::{env, fs, thread};
+
+    use clap::ValueEnum;
+    use signal_hook::consts::SIGSYS;
+
+    use super::*;
+
+    /// Names the action to the child.
+    const ACTION_VARIABLE: &str = "FARWATCH_TEST_SECCOMP";
+    /// What the child ends with when both parts of it have been done.
+    const DONE: i32 = 17;
+
+    #[test]
+    fn every_call_of_the_list_is_known_and_named_once() {
+        for syslog in [false, true] {
+            assert!(!compile("kill_process", syslog).unwrap().is_empty());
+            let mut names: Vec<_> =
+                rules(syslog).iter().map(|r| r["syscall"].to_string()).collect();
+            let len = names.len();
+            names.sort();
+            names.dedup();
+            assert_eq!(names.len(), len);
+        }
+    }
+
+    #[test]
+    fn a_forbidden_call_ends_the_process_where_that_was_asked_for() {
+        assert_eq!(child("kill").signal(), Some(SIGSYS));
+        assert_eq!(child("trap").signal(), Some(SIGSYS));
+        assert_eq!(child("log").code(), Some(DONE));
+        assert_eq!(child("none").code(), Some(DONE));
+    }
+
+    /// This test program once more, with nothing but the test below.
+    fn child(action: &str) -> ExitStatus {
+        let mut command = Command::new(env::current_exe().unwrap());
+        command.args(["--exact", "serve::seccomp::tests::in_a_child_under_the_filter"]);
+        command.env(ACTION_VARIABLE, action).env("RUST_BACKTRACE", "1");
+        command.output().unwrap().status
+    }
+
+    /// Does nothing but in a child of the test above.
+    #[test]
+    fn in_a_child_under_the_filter() {
+        let Ok(action) = env::var(ACTION_VARIABLE) else { return };
+        load(Seccomp::from_str(&action, false).unwrap(), false).unwrap();
+        // An error here ends the child with another code than either expects.
+        let allowed = thread::spawn(|| {
+            let file = env::temp_dir().join(format!("farwatch-seccomp-{}", std::process::id()));
+            fs::write(&file, "allowed").unwrap();
+            fs::remove_file(file).unwrap();
+        });
+        allowed.join().unwrap();
+        let panicked = thread::spawn(|| panic!("this shows a backtrace"));
+        assert!(panicked.join().is_err());
+        drop(UnixDatagram::unbound());
+        std::process::exit(DONE);
+    }
+}
