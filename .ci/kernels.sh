@@ -21,23 +21,23 @@ kernel_package() {
 # fetch_kernel VERSION: makes $kernels/VERSION/{vmlinuz,modules}. Says so and goes on when that cannot
 # be had: then the tests in virtual machines are skipped, and counted.
 fetch_kernel() {
-    local package unpacked=$kernels/$1.new
     [[ -e $kernels/$1/vmlinuz && -d $kernels/$1/modules ]] && return 0
+    unpack_kernel "$1" && return 0
+    # apt's lists may be missing, or name a package that has been replaced.
+    "${as_root[@]}" apt-get update -qq || true
+    unpack_kernel "$1" || echo "no kernel $1: nothing is run in a virtual machine with it" >&2
+}
+
+unpack_kernel() {
+    local package unpacked=$kernels/$1.new
     package=$(kernel_package "$1")
-    if [[ -z $package ]]; then
-        "${as_root[@]}" apt-get update -qq || true
-        package=$(kernel_package "$1")
-    fi
-    if [[ -z $package ]]; then
-        echo "no package of kernel $1: nothing is run in a virtual machine with it" >&2
-        return 0
-    fi
+    [[ -n $package ]] || return 1
     echo "kernel $1: $package, once, into $kernels/$1"
-    rm -rf "$unpacked" && mkdir -p "$unpacked"
-    (cd "$unpacked" && apt-get download -qq "$package" 2>/dev/null && dpkg-deb -x ./*.deb .) ||
-        { echo "$package cannot be fetched" >&2 && return 0; }
-    mv "$unpacked"/boot/vmlinuz-* "$unpacked/vmlinuz"
-    mv "$unpacked"/lib/modules/* "$unpacked/modules"
+    rm -rf "$unpacked" && mkdir -p "$unpacked" || return
+    # apt warns that root downloads into a directory that its own user may not enter.
+    (cd "$unpacked" && apt-get download -qq "$package" 2>/dev/null && dpkg-deb -x ./*.deb .) || return
+    mv "$unpacked"/boot/vmlinuz-* "$unpacked/vmlinuz" || return
+    mv "$unpacked"/lib/modules/* "$unpacked/modules" || return
     rm -rf "$unpacked"/{boot,lib,usr} "$unpacked"/*.deb "${kernels:?}/$1"
     mv "$unpacked" "$kernels/$1"
 }

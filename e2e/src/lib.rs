@@ -30,6 +30,8 @@ pub enum Need {
     Vm(&'static str),
     /// The `python3` program: what only unsafe code can do in Rust, a test does with it.
     Python,
+    /// `setpriv`, and a kernel that lets ordinary users have user namespaces.
+    UserNamespaces,
 }
 
 impl Need {
@@ -45,6 +47,9 @@ impl Need {
             }
             Self::Vm(version) => (Kernel::find(version).is_some(), "needs the kernel's package"),
             Self::Python => (in_path("python3").is_some(), "needs python3"),
+            Self::UserNamespaces => {
+                (has_user_namespaces(), "needs setpriv, and user namespaces for ordinary users")
+            }
         };
         (!met).then_some(reason)
     }
@@ -90,19 +95,42 @@ pub fn run_scenarios<P: Place + Send + Sync + 'static>(
         .into_iter()
         .map(|scenario| {
             let shared = Arc::clone(&shared);
-            scenario_trial(scenario, needs, move |scenario| {
-                if scenario.fresh_mount {
-                    scenario.run(&start()?)
-                } else {
-                    scenario.run(&*shared.mount(start)?)
-                }
-            })
+            scenario_trial(scenario, needs, move |scenario| shared.run(scenario, start))
         })
         .collect();
     let code = run(trials);
     // Dropped here, so that a mount or process left behind fails the run.
     drop(shared);
     code
+}
+
+/// The same for a place that takes seconds to start, such as a virtual machine. nextest gives each
+/// trial a process, which would start one each: there, all scenarios are a single trial.
+#[must_use]
+pub fn run_scenarios_in_one_process<P: Place + Send + Sync + 'static>(
+    needs: &[Need],
+    start: fn() -> Result<P>,
+) -> ExitCode {
+    if std::env::var_os("NEXTEST").is_none() {
+        return run_scenarios(needs, start);
+    }
+    let (ready, lacking): (Vec<_>, Vec<_>) =
+        scenarios().into_iter().partition(|scenario| scenario.missing_program().is_none());
+    let all = trial("scenarios", needs, move || run_all(&ready, start));
+    let lacking = lacking.into_iter().map(|scenario| scenario_trial(scenario, needs, |_| Ok(())));
+    run(lacking.chain([all]).collect())
+}
+
+/// Runs them one after the other, to the end even when one fails.
+fn run_all<P: Place>(scenarios: &[Scenario], start: fn() -> Result<P>) -> Result<()> {
+    let shared = Shared::new();
+    let mut failures = String::new();
+    for scenario in scenarios {
+        if let Err(error) = shared.run(scenario, start) {
+            failures += &format!("---- {} ----\n{error:#}\n", scenario.name);
+        }
+    }
+    if failures.is_empty() { Ok(()) } else { Err(anyhow!(failures)) }
 }
 
 /// The mount of this process, started by the first scenario that wants it. One that cannot be
@@ -112,6 +140,17 @@ struct Shared<P>(Mutex<Option<Result<Arc<P>, String>>>);
 impl<P> Shared<P> {
     fn new() -> Self {
         Self(Mutex::new(None))
+    }
+
+    fn run(&self, scenario: &Scenario, start: fn() -> Result<P>) -> Result<()>
+    where
+        P: Place,
+    {
+        if scenario.fresh_mount {
+            scenario.run(&start()?)
+        } else {
+            scenario.run(&*self.mount(start)?)
+        }
     }
 
     fn mount(&self, start: fn() -> Result<P>) -> Result<Arc<P>> {
@@ -146,6 +185,13 @@ pub fn stock_virtiofsd() -> Option<PathBuf> {
         .or_else(|| in_path("virtiofsd"))
         .or_else(|| Some(PathBuf::from("/usr/libexec/virtiofsd")))
         .filter(|program| program.is_file())
+}
+
+fn has_user_namespaces() -> bool {
+    let mut unshare = std::process::Command::new("setpriv");
+    unshare.args(["--reuid=1000", "--regid=1000", "--clear-groups", "--"]);
+    unshare.args(["unshare", "--user", "true"]);
+    unshare.output().is_ok_and(|output| output.status.success())
 }
 
 fn in_path(program: &str) -> Option<PathBuf> {

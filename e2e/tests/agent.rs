@@ -119,6 +119,8 @@ fn an_agent_whose_server_does_not_answer_says_so_and_fails() -> Result<()> {
     let mut mount = Mount::start_through_socket(|mount, socket| {
         let mut command = mount.farwatch()?;
         command.arg("serve").arg("--socket").arg(socket).arg("--shared-dir").arg(mount.host());
+        // One process, which can be stopped.
+        command.args(["--sandbox", "none"]);
         Ok(command)
     })?;
     mount.driver().signal(Signal::TERM)?;

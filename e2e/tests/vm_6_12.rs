@@ -10,7 +10,7 @@ use farwatch_testkit::vm::{Kernel, Vm};
 const KERNEL: &str = "6.12";
 
 fn main() -> ExitCode {
-    e2e::run_scenarios(&[e2e::Need::Mount, e2e::Need::Vm(KERNEL)], || {
+    e2e::run_scenarios_in_one_process(&[e2e::Need::Mount, e2e::Need::Vm(KERNEL)], || {
         Vm::start(&Kernel::find(KERNEL).context("no such kernel")?)
     })
 }

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod event;
+mod fanotify;
 mod inotifywait;
 mod merge;
 mod mount;
@@ -26,6 +27,7 @@ pub mod vm;
 use std::time::Duration;
 
 pub use event::{Event, Kind, render};
+pub use fanotify::Renames;
 pub use inotifywait::Inotifywait;
 pub use merge::merge_allowed;
 pub use mount::{Mount, farwatch, farwatch_agent, is_mount_point};

@@ -10,11 +10,13 @@ use std::io::{BufRead, Write};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::Signal;
 
 use crate::PATIENCE;
+use crate::fanotify::Renames;
 use crate::process::Process;
 use crate::recorder::Recorder;
 use crate::share::{Share, shell};
@@ -28,6 +30,7 @@ pub(crate) const HELLO: &str = "observer";
 struct Observer {
     recorders: BTreeMap<OsString, Recorder>,
     programs: BTreeMap<OsString, Process>,
+    renames: Option<Renames>,
 }
 
 type Lines = Vec<Vec<OsString>>;
@@ -72,10 +75,18 @@ impl Observer {
             ("watch-below", [name, path]) => {
                 self.recorder(name)?.watch_recursively(Path::new(path))?;
             }
+            ("read", [name]) => self.recorder(name)?.wait_until(Duration::ZERO, |_| true)?,
             ("sentinel", [name, sentinel]) => self.recorder(name)?.wait_for_sentinel(sentinel)?,
             ("events", [name]) => {
                 let events = self.recorder(name)?.take_events();
                 return Ok(events.iter().map(|event| vec![event.to_string().into()]).collect());
+            }
+            ("renames", dirs) => {
+                self.renames = Some(Renames::of(dirs.iter().map(Path::new))?);
+            }
+            ("rename", []) => {
+                let renames = self.renames.as_ref().context("nothing is watched for renames")?;
+                return Ok(vec![vec![renames.next()?.into()]]);
             }
             ("shell", [dir, script]) => {
                 return run(shell(&script.to_string_lossy(), Path::new(dir)));
@@ -106,7 +117,7 @@ impl Observer {
                 return Ok(vec![vec![code.unwrap_or(-1).to_string().into()]]);
             }
             ("log", [name]) => {
-                let log = self.program(name)?.log_so_far();
+                let log = self.program(name)?.log();
                 return Ok(vec![vec![log.into()]]);
             }
             _ => bail!("an unknown request: {words:?}"),
@@ -133,7 +144,7 @@ fn run(mut command: Command) -> Result<Lines> {
 }
 
 /// The longest that an answer takes: longer than any wait in it.
-pub(crate) const ANSWER_MAX: std::time::Duration = PATIENCE.saturating_mul(2);
+pub(crate) const ANSWER_MAX: Duration = PATIENCE.saturating_mul(2);
 
 #[cfg(test)]
 mod tests {

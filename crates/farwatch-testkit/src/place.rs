@@ -24,6 +24,9 @@ pub trait Place {
 
     /// Runs a shell script in the mount.
     fn run_in_mount(&self, share: &Share, script: &str) -> Result<()>;
+
+    /// What everything that takes part has said, for whoever looks into a failure.
+    fn log(&self) -> String;
 }
 
 /// A program that watches: a [`Recorder`], here or elsewhere.
@@ -56,6 +59,10 @@ impl Place for Mount {
 
     fn run_in_mount(&self, share: &Share, script: &str) -> Result<()> {
         share.run_in_mount(script)
+    }
+
+    fn log(&self) -> String {
+        Self::log(self)
     }
 }
 

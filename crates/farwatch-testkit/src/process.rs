@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A child process whose output is waited for line by line, with a deadline.
 
+use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -18,9 +19,18 @@ use crate::PATIENCE;
 #[derive(Debug)]
 pub struct Process {
     child: Child,
-    /// A mutex only because a `Receiver` alone would keep a fixture from being shared by trials.
-    lines: Mutex<Receiver<String>>,
-    log: Vec<String>,
+    /// A mutex because one trial may ask for the log while others use the same fixture.
+    output: Mutex<Output>,
+}
+
+/// The lines of both outputs, from those that were read to those that have not come.
+#[derive(Debug)]
+struct Output {
+    /// The command, then what [`Process::next_line`] has returned.
+    read: Vec<String>,
+    /// What was seen for a log only.
+    unread: VecDeque<String>,
+    coming: Receiver<String>,
 }
 
 impl Process {
@@ -31,15 +41,19 @@ impl Process {
         let (sender, lines) = channel();
         forward(child.stdout.take().context("no stdout")?, sender.clone());
         forward(child.stderr.take().context("no stderr")?, sender);
-        Ok(Self { child, lines: Mutex::new(lines), log: vec![format!("{command:?}")] })
+        let read = vec![format!("{command:?}")];
+        let output = Mutex::new(Output { read, unread: VecDeque::new(), coming: lines });
+        Ok(Self { child, output })
     }
 
     /// The next line of either output, or `None` when both have ended.
     pub fn next_line(&mut self) -> Result<Option<String>> {
-        let lines = self.lines.get_mut().unwrap_or_else(PoisonError::into_inner);
-        match lines.recv_timeout(PATIENCE) {
+        let output = self.output.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let next =
+            output.unread.pop_front().map_or_else(|| output.coming.recv_timeout(PATIENCE), Ok);
+        match next {
             Ok(line) => {
-                self.log.push(line.clone());
+                output.read.push(line.clone());
                 Ok(Some(line))
             }
             Err(RecvTimeoutError::Disconnected) => Ok(None),
@@ -91,17 +105,14 @@ impl Process {
         Ok(self.child.wait()?)
     }
 
-    /// The command and all lines read so far, for messages and for tests of what a program says.
+    /// The command and all lines that have come so far, for messages and for tests of what a program
+    /// says. They can still be read.
     #[must_use]
     pub fn log(&self) -> String {
-        self.log.join("\n")
-    }
-
-    /// The same with the lines that have come and not been read.
-    pub fn log_so_far(&mut self) -> String {
-        let lines = self.lines.get_mut().unwrap_or_else(PoisonError::into_inner);
-        self.log.extend(lines.try_iter());
-        self.log()
+        let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        let Output { read, unread, coming } = &mut *output;
+        unread.extend(coming.try_iter());
+        read.iter().chain(&*unread).map(String::as_str).collect::<Vec<_>>().join("\n")
     }
 
     fn pid(&self) -> Result<Pid> {
@@ -126,4 +137,25 @@ fn forward(output: impl Read + Send + 'static, lines: Sender<String>) {
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_log_has_shown_can_still_be_read() {
+        let mut sh = Command::new("sh");
+        sh.args(["-c", "echo one; echo two; echo three"]);
+        let mut process = Process::start(sh).unwrap();
+        process.wait_for_line(|line| line == "one").unwrap();
+        process.exited().unwrap();
+        while !process.log().ends_with("\none\ntwo\nthree") {
+            thread::yield_now();
+        }
+        assert_eq!(process.next_line().unwrap().as_deref(), Some("two"));
+        assert_eq!(process.next_line().unwrap().as_deref(), Some("three"));
+        assert_eq!(process.next_line().unwrap(), None);
+        assert!(process.log().ends_with("\none\ntwo\nthree"));
+    }
 }

@@ -11,7 +11,7 @@ mod parse;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 
 use crate::event::{Event, render};
 use crate::merge::merge_allowed;
@@ -94,7 +94,12 @@ impl Scenario {
     ///
     /// On a local directory expected and recorded streams must be equal as they are, on a mount
     /// after [`merge_allowed`].
+    /// A failure is told with what everything that took part has said.
     pub fn run(&self, place: &impl Place) -> Result<()> {
+        self.compare(place).map_err(|error| anyhow!("{error:#}\n{}", place.log()))
+    }
+
+    fn compare(&self, place: &impl Place) -> Result<()> {
         let share = place.share(&self.name)?;
         let is_local = share.host() == share.mount();
         let wanted = self.expected_streams(place)?;

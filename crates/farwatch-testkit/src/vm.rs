@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -24,6 +24,7 @@ pub use self::image::Kernel;
 pub use self::place::{RemoteRecorder, Vm};
 
 use self::channel::Channel;
+use crate::event::Event;
 use crate::mount::SocketDir;
 use crate::process::Process;
 
@@ -66,12 +67,24 @@ impl Guest {
         let initrd = image::build(kernel, &tags, dir.path())?;
         let port = dir.path().join("observer");
         let listening = SocketDir::watch(dir.path())?;
-        let mut qemu = Process::start(qemu(kernel, &initrd, &port, shares))?;
-        listening.wait_for(&port).with_context(|| qemu.log_so_far())?;
+        let qemu = Process::start(qemu(kernel, &initrd, &port, shares))?;
+        listening.wait_for(&port).with_context(|| qemu.log())?;
         let stream = UnixStream::connect(&port).context("the machine's serial port")?;
-        let mut channel = Channel::new(stream);
-        channel.wait_for_hello(BOOT_MAX).with_context(|| console(&mut qemu))?;
-        Ok(Self { qemu, channel, _dir: dir })
+        let mut guest = Self { qemu, channel: Channel::new(stream), _dir: dir };
+        guest.wait_for_observer()?;
+        Ok(guest)
+    }
+
+    fn wait_for_observer(&mut self) -> Result<()> {
+        let qemu = &self.qemu;
+        // The kernel restarts the machine when it panics: without a look at what it says, that would
+        // go round until the patience is over.
+        let is_hopeless = || qemu.log().contains("Kernel panic");
+        self.channel.wait_for_hello(BOOT_MAX, is_hopeless).map_err(|error| self.explain(&error))
+    }
+
+    fn explain(&self, error: &anyhow::Error) -> anyhow::Error {
+        anyhow!("{error:#}\n{}", self.console())
     }
 
     /// One request to the observer and its answer's lines.
@@ -79,7 +92,8 @@ impl Guest {
         &mut self,
         words: &[W],
     ) -> Result<Vec<Vec<std::ffi::OsString>>> {
-        self.channel.ask(words).with_context(|| console(&mut self.qemu))
+        let answer = self.channel.ask(words).map_err(|error| self.explain(&error))?;
+        answer.map_err(|error| anyhow!("in the guest: {error}"))
     }
 
     /// Runs a program in the guest to its end.
@@ -134,23 +148,53 @@ impl Guest {
         self.ask(&[OsStr::new("recorder"), OsStr::new(name), share.as_os_str()]).map(drop)
     }
 
+    /// That recorder watches a file or directory, relative to its share.
+    pub fn watch(&mut self, name: &str, path: &Path) -> Result<()> {
+        self.ask(&[OsStr::new("watch"), OsStr::new(name), path.as_os_str()]).map(drop)
+    }
+
+    /// That recorder waits for a sentinel in its share's barrier directory.
+    pub fn wait_for_sentinel(&mut self, name: &str, sentinel: &str) -> Result<()> {
+        self.ask(&["sentinel", name, sentinel]).map(drop)
+    }
+
+    /// That recorder hands out what it has read, and starts over.
+    pub fn events(&mut self, name: &str) -> Result<Vec<Event>> {
+        let lines = self.ask(&["events", name])?;
+        lines.iter().flatten().map(|line| Event::parse(&line.to_string_lossy())).collect()
+    }
+
+    /// Has a program in the guest watch directories for renames with fanotify.
+    pub fn watch_for_renames<P: AsRef<OsStr>>(&mut self, dirs: &[P]) -> Result<()> {
+        let mut words = vec![OsStr::new("renames")];
+        words.extend(dirs.iter().map(AsRef::as_ref));
+        self.ask(&words).map(drop)
+    }
+
+    /// What [`Renames::next`](crate::Renames::next) says there.
+    pub fn next_rename(&mut self) -> Result<String> {
+        let lines = self.ask(&["rename"])?;
+        Ok(lines.into_iter().flatten().map(|line| line.to_string_lossy().into_owned()).collect())
+    }
+
     /// Restarts the machine, as its reset button does, and waits for its observer.
     pub fn reboot(&mut self) -> Result<()> {
         self.channel.send(&["run", "reboot", "-f"])?;
-        self.channel.wait_for_hello(BOOT_MAX).with_context(|| console(&mut self.qemu))
+        self.wait_for_observer()
     }
 
     /// Switches it off from inside, and waits until it is.
     pub fn power_off(mut self) -> Result<()> {
         self.channel.send(&["run", "poweroff", "-f"])?;
         let status = self.qemu.exited()?;
-        ensure!(status.success(), "{status}\n{}", console(&mut self.qemu));
+        ensure!(status.success(), "{status}\n{}", self.console());
         Ok(())
     }
 
     /// What the machine has written to its console so far.
-    pub fn console(&mut self) -> String {
-        console(&mut self.qemu)
+    #[must_use]
+    pub fn console(&self) -> String {
+        format!("the machine's console:\n{}", self.qemu.log())
     }
 }
 
@@ -161,10 +205,6 @@ impl Output {
         let text = |text: &std::ffi::OsString| text.to_string_lossy().into_owned();
         Ok(Self { code: text(code).parse()?, stdout: text(stdout), stderr: text(stderr) })
     }
-}
-
-fn console(qemu: &mut Process) -> String {
-    format!("the machine's console:\n{}", qemu.log_so_far())
 }
 
 /// The machine of facts that do not matter here: one processor, memory that is shared with the

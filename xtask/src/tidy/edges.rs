@@ -10,7 +10,8 @@ const EDGES: [(&str, &[&str]); 7] = [
     ("crates/farwatch-sys", &["farwatch-proto"]),
     ("crates/farwatch-guest", &["farwatch-proto", "farwatch-sys"]),
     ("crates/farwatch", &["farwatch-proto", "farwatch-sys", "farwatch-guest"]),
-    ("crates/farwatch-testkit", &[]),
+    // What std and rustix do not have, a program that watches needs too.
+    ("crates/farwatch-testkit", &["farwatch-sys"]),
     ("e2e", &["farwatch-testkit"]),
     ("xtask", &[]),
 ];

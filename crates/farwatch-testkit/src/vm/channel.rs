@@ -24,26 +24,49 @@ impl Channel {
         Self { stream: BufReader::new(stream), begun: Vec::new() }
     }
 
-    /// Skips what the firmware says, until the observer is there.
-    pub(super) fn wait_for_hello(&mut self, patience: Duration) -> Result<()> {
+    /// Skips what the firmware says, until the observer is there. Gives up early when `is_hopeless`,
+    /// which is asked every second.
+    pub(super) fn wait_for_hello(
+        &mut self,
+        patience: Duration,
+        is_hopeless: impl Fn() -> bool,
+    ) -> Result<()> {
+        const LOOK_EVERY: Duration = Duration::from_secs(1);
         let until = Instant::now() + patience;
-        while !self.line(until).context("the observer does not answer")?.ends_with(HELLO) {}
-        Ok(())
+        loop {
+            let line = self.line(until.min(Instant::now() + LOOK_EVERY))?;
+            if line.is_some_and(|line| line.ends_with(HELLO)) {
+                return Ok(());
+            }
+            if is_hopeless() {
+                bail!("the machine does not start");
+            }
+            if Instant::now() >= until {
+                bail!("the observer does not answer");
+            }
+        }
     }
 
-    /// Sends a request and waits for its answer.
-    pub(super) fn ask<W: AsRef<OsStr>>(&mut self, words: &[W]) -> Result<Vec<Vec<OsString>>> {
+    /// Sends a request and waits for its answer: lines of words, or why there are none.
+    pub(super) fn ask<W: AsRef<OsStr>>(
+        &mut self,
+        words: &[W],
+    ) -> Result<Result<Vec<Vec<OsString>>, String>> {
         self.send(words)?;
         let until = Instant::now() + ANSWER_MAX;
         let mut lines = Vec::new();
         loop {
             let line = self.line(until).with_context(|| line::encode(words))?;
+            let line = line.with_context(|| format!("no answer to {}", line::encode(words)))?;
             let (mark, rest) = line.split_once(' ').unwrap_or((&line, ""));
             let words = line::decode(rest)?;
             match mark {
                 "+" => lines.push(words),
-                "ok" => return Ok(lines),
-                "error" => bail!("in the guest: {}", OsString::from_iter(words).to_string_lossy()),
+                "ok" => return Ok(Ok(lines)),
+                "error" => {
+                    let text = OsString::from_iter(words).to_string_lossy().into_owned();
+                    return Ok(Err(text));
+                }
                 _ => bail!("the observer has said {line:?}"),
             }
         }
@@ -55,11 +78,12 @@ impl Channel {
         self.stream.get_mut().write_all(line.as_bytes()).context("the machine is gone")
     }
 
-    fn line(&mut self, until: Instant) -> Result<String> {
+    /// The next line, or `None` when none has come in time.
+    fn line(&mut self, until: Instant) -> Result<Option<String>> {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                bail!("nothing more came");
+                return Ok(None);
             }
             self.stream.get_ref().set_read_timeout(Some(left))?;
             match self.stream.read_until(b'\n', &mut self.begun) {
@@ -67,7 +91,7 @@ impl Channel {
                 Ok(_) if self.begun.ends_with(b"\n") => {
                     let line = String::from_utf8_lossy(&self.begun).trim_end().to_owned();
                     self.begun.clear();
-                    return Ok(line);
+                    return Ok(Some(line));
                 }
                 Ok(_) => {}
                 Err(error)

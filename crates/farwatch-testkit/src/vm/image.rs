@@ -25,6 +25,8 @@ const MODULES: [&str; 8] = [
     "overlay",
 ];
 const BUSYBOX: &str = "/bin/busybox";
+/// The superuser, and one without any rights.
+const PASSWD: &str = "root::0:0::/:/bin/sh\nnobody::65534:65534::/:/bin/sh\n";
 
 /// A stock kernel, unpacked.
 #[derive(Clone, Debug)]
@@ -75,9 +77,10 @@ pub(crate) fn programs() -> Result<PathBuf> {
 /// Makes the initial file system of a machine in `dir`.
 pub(super) fn build(kernel: &Kernel, tags: &[&str], dir: &Path) -> Result<PathBuf> {
     let root = dir.join("root");
-    for sub in ["bin", "proc", "sys", "dev", "lib", "share", "tmp", "run"] {
+    for sub in ["bin", "etc", "proc", "sys", "dev", "lib", "share", "tmp", "run"] {
         fs::create_dir_all(root.join(sub))?;
     }
+    fs::write(root.join("etc/passwd"), PASSWD)?;
     fs::copy(BUSYBOX, root.join("bin/busybox")).context(BUSYBOX)?;
     for program in ["farwatch-agent", "farwatch-observer"] {
         fs::copy(programs()?.join(program), root.join("bin").join(program)).context(program)?;

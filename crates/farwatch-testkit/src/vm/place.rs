@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 
 use super::{Guest, Kernel, mount_point};
 use crate::event::Event;
@@ -16,6 +16,8 @@ use crate::share::Share;
 
 const TAG: &str = "share";
 const AGENT: &str = "agent";
+/// Says how much the product's programs log.
+const LOG_VARIABLE: &str = "FARWATCH_LOG";
 
 /// See the module's documentation. The host's side is a [`Mount`] that is not mounted here.
 #[derive(Debug)]
@@ -47,14 +49,36 @@ impl Vm {
 
     /// Boots a machine for a share that somebody serves.
     pub fn boot(kernel: &Kernel, host: Mount) -> Result<Self> {
-        let guest = Guest::boot(kernel, &[(TAG, &host.socket())]).with_context(|| host.log())?;
+        let socket = host.socket();
+        Self::boot_with(kernel, host, &socket)
+    }
+
+    /// The same with one of several sockets.
+    pub fn boot_with(kernel: &Kernel, host: Mount, socket: &Path) -> Result<Self> {
+        let guest = Guest::boot(kernel, &[(TAG, socket)])
+            .map_err(|error| anyhow!("{error:#}\nthe device:\n{}", host.log()))?;
         Ok(Self { guest: Arc::new(Mutex::new(guest)), host, recorders: AtomicU32::new(0) })
     }
 
     /// Starts the agent and waits until events are delivered.
     pub fn start_agent(&self) -> Result<()> {
+        self.start_agent_with(&[])
+    }
+
+    /// The same with options.
+    pub fn start_agent_with(&self, options: &[&str]) -> Result<()> {
         let mut guest = self.guest();
-        guest.start(AGENT, &[OsStr::new("farwatch-agent"), mount_point(TAG).as_os_str()])?;
+        // As the device inherits it.
+        let log = std::env::var(LOG_VARIABLE).unwrap_or_default();
+        let mut agent = vec!["farwatch-agent"];
+        if !log.is_empty() {
+            agent.extend(["--log", &log]);
+        }
+        agent.extend(options);
+        let mut agent: Vec<&OsStr> = agent.into_iter().map(OsStr::new).collect();
+        let mount_point = mount_point(TAG);
+        agent.push(mount_point.as_os_str());
+        guest.start(AGENT, &agent)?;
         guest.wait_for_line(AGENT, "events are delivered on ").map(drop)
     }
 
@@ -62,6 +86,12 @@ impl Vm {
     #[must_use]
     pub fn agent(&self) -> &'static str {
         AGENT
+    }
+
+    /// The tag of the share.
+    #[must_use]
+    pub fn tag(&self) -> &'static str {
+        TAG
     }
 
     /// The machine.
@@ -109,6 +139,12 @@ impl Place for Vm {
     fn run_in_mount(&self, share: &Share, script: &str) -> Result<()> {
         self.guest().shell(share.mount(), script).map(drop)
     }
+
+    fn log(&self) -> String {
+        let mut guest = self.guest();
+        let agent = guest.log(AGENT).unwrap_or_else(|error| error.root_cause().to_string());
+        format!("{}\nthe agent:\n{agent}\nthe device:\n{}", guest.console(), self.host.log())
+    }
 }
 
 /// A recorder in a guest.
@@ -125,6 +161,12 @@ impl RemoteRecorder {
         let mut words = vec![OsStr::new(verb), OsStr::new(&self.name)];
         words.extend(argument);
         self.guest.lock().unwrap_or_else(PoisonError::into_inner).ask(&words)
+    }
+
+    /// Reads what there is to read and hands all events out, without waiting.
+    pub fn take_events_now(&mut self) -> Result<Vec<Event>> {
+        self.ask("read", None)?;
+        self.take_events()
     }
 
     /// Waits for a sentinel that somebody else makes in the share's barrier directory.
