@@ -78,10 +78,18 @@ impl Replayer {
                 rustix::fs::linkat(&object, c"", &dir, name, AtFlags::EMPTY_PATH)
             }
             Call::Content(Target::Entry(entry), content) => {
-                let dir = self.dir(entry)?;
-                let name = entry.name.as_bytes();
-                let object = rustix::fs::openat(&dir, name, OBJECT, Mode::empty())?;
-                change_content(&object, *content)
+                let (dir, name) = (self.dir(entry)?, entry.name.as_bytes());
+                let change = || {
+                    let object = rustix::fs::openat(&dir, name, OBJECT, Mode::empty())?;
+                    change_content(&object, *content)
+                };
+                match change() {
+                    Err(Errno::STALE) => {
+                        look_again(&dir, name)?;
+                        change()
+                    }
+                    changed => changed,
+                }
             }
             Call::Content(Target::Node(node), content) => {
                 change_content(&self.open(*node, OBJECT)?, *content)
@@ -159,6 +167,16 @@ impl Replayer {
                 Ok((rustix::io::dup(limbo)?, limbo_name(self.limbo_names)))
             }
         }
+    }
+}
+
+/// Has the kernel ask the server what a name leads to, whatever it believes: an exclusive create
+/// begins with that (`LOOKUP_EXCL`), and ends with it where something is.
+fn look_again(dir: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
+    let mode = Mode::from_raw_mode(0o644);
+    match rustix::fs::mknodat(dir, name, rustix::fs::FileType::RegularFile, mode, 0) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(errno) => Err(errno),
     }
 }
 

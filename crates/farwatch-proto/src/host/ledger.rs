@@ -113,6 +113,8 @@ struct Record {
     second: bool,
     /// The guest has once been told to look again: it is not told twice.
     stale_told: bool,
+    /// The guest has looked the entry up for this record.
+    looked_up: bool,
 }
 
 impl Ledger {
@@ -142,7 +144,14 @@ impl Ledger {
             GuestEvent::Overflow => return,
         };
         let todo = todo.difference(Mask::ISDIR);
-        self.records.push_back(Record { seq, pending, todo, second, stale_told: false });
+        self.records.push_back(Record {
+            seq,
+            pending,
+            todo,
+            second,
+            stale_told: false,
+            looked_up: false,
+        });
     }
 
     /// Drops every record: the agent is gone, and nothing that it may still ask for is answered.
@@ -273,6 +282,7 @@ impl Record {
                     tree.tell_current(dir, name, None);
                     return ENOENT;
                 }
+                self.looked_up = true;
                 Answer::Entry(self.object(known, kind, backlog))
             }
             MarkedRequest::Create(dir, name, made)
@@ -309,15 +319,20 @@ impl Record {
                 Answer::Done
             }
             MarkedRequest::SetTimes(node, event)
-                if self.todo.contains(event) && self.concerns(node, known, &entry, tree) =>
+                if self.todo.contains(event) && concerns(node, known, &entry, tree) =>
             {
+                if self.holds_another(node, known) {
+                    return ESTALE;
+                }
                 self.todo.remove(event);
                 Answer::Attr(by_node(node))
             }
             MarkedRequest::OpenWrite(node)
-                if self.todo.contains(Mask::CLOSE_WRITE)
-                    && self.concerns(node, known, &entry, tree) =>
+                if self.todo.contains(Mask::CLOSE_WRITE) && concerns(node, known, &entry, tree) =>
             {
+                if self.holds_another(node, known) {
+                    return ESTALE;
+                }
                 self.todo.remove(Mask::CLOSE_WRITE);
                 Answer::Opened
             }
@@ -558,12 +573,21 @@ impl Record {
         wrong
     }
 
-    /// Whether a request on `node` is about this record's entry.
-    fn concerns(&self, node: NodeId, known: Option<NodeId>, entry: &Entry, tree: &Tree) -> bool {
-        known == Some(node)
-            || node.phantom_kind().is_some()
-            || tree.current(entry.dir.id, &entry.name) == Some(node)
+    /// Whether the name leads to another object by now than the one that was written to: who watches
+    /// that one would be told. Said until the guest has looked the name up for this record.
+    fn holds_another(&self, node: NodeId, known: Option<NodeId>) -> bool {
+        node.phantom_kind().is_none()
+            && known != Some(node)
+            && self.pending.object.is_some()
+            && !self.looked_up
     }
+}
+
+/// Whether a request on `node` is about an entry.
+fn concerns(node: NodeId, known: Option<NodeId>, entry: &Entry, tree: &Tree) -> bool {
+    known == Some(node)
+        || node.phantom_kind().is_some()
+        || tree.current(entry.dir.id, &entry.name) == Some(node)
 }
 
 fn by_node(node: NodeId) -> Object {
