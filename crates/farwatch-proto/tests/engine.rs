@@ -59,6 +59,11 @@ impl Host {
         self.engine.handle_change(HostChange::Entry { entry, mask, object });
     }
 
+    fn directory_changed(&mut self, object: u8, mask: Mask) {
+        let change = HostChange::Object { object: fid(object), mask: mask | Mask::ISDIR };
+        self.engine.handle_change(change);
+    }
+
     fn moved(&mut self, from: Option<(u8, &str)>, to: Option<(u8, &str)>, object: u8) {
         let side = |side: Option<(u8, &str)>| {
             side.map(|(dir, entry)| HostEntry { dir: fid(dir), name: name(entry) })
@@ -412,4 +417,19 @@ fn a_new_session_has_another_generation_and_knows_nothing() {
     assert!(!host.engine.tree.knows(id(5)));
     assert_ne!(host.engine.tree.node(id(5)), before, "S1");
     assert_eq!(host.engine.tree.node(NodeId::ROOT).generation.0, 0);
+}
+
+#[test]
+fn a_directory_that_the_guest_has_not_been_told_of_yet_is_changed_where_it_will_be() {
+    let mut host = Host::new();
+    host.directory_changed(7, Mask::ATTRIB);
+    assert_eq!(host.next(), None, "nobody knows where that is");
+    host.changed("d", Mask::CREATE | Mask::ISDIR, 7);
+    host.directory_changed(7, Mask::ATTRIB);
+    let told = host.next().expect("both in one");
+    assert_eq!(
+        (told.name, told.mask),
+        (Some(name("d")), Mask::CREATE | Mask::ATTRIB | Mask::ISDIR)
+    );
+    assert_eq!(host.next(), None);
 }

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::{Fid, GuestEvent, Mask};
+use crate::{Entry, Fid, FileKind, GuestEvent, Mask};
 
 /// An event and the host's name of its object.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -36,6 +36,8 @@ pub(super) struct Backlog {
     queue: VecDeque<Pending>,
     len_max: usize,
     under_way: BTreeMap<Fid, UnderWay>,
+    /// Where directories will be that have arrivals under way.
+    places: BTreeMap<Fid, Entry>,
     overflow: bool,
     forgotten: u64,
 }
@@ -46,6 +48,7 @@ impl Default for Backlog {
             queue: VecDeque::new(),
             len_max: Self::LEN_MAX,
             under_way: BTreeMap::new(),
+            places: BTreeMap::new(),
             overflow: false,
             forgotten: 0,
         }
@@ -122,6 +125,11 @@ impl Backlog {
         self.under_way.get(fid).copied().unwrap_or_default()
     }
 
+    /// Where a directory will be for the guest, when its last arrival that is under way has been told.
+    pub(super) fn place(&self, fid: &Fid) -> Option<&Entry> {
+        self.places.get(fid)
+    }
+
     /// Drops everything: the client is gone.
     pub(super) fn clear(&mut self) {
         let (len_max, forgotten) = (self.len_max, self.forgotten);
@@ -157,6 +165,13 @@ impl Backlog {
         if (arrivals, links, removals) == (0, 0, 0) {
             return;
         }
+        if add
+            && arrivals > 0
+            && let GuestEvent::Entry { entry: to, kind: FileKind::Directory, .. }
+            | GuestEvent::Rename { to, kind: FileKind::Directory, .. } = &pending.event
+        {
+            self.places.insert(fid.clone(), to.clone());
+        }
         let entry = self.under_way.entry(fid.clone()).or_default();
         let step = |n: &mut u32, by: u32| {
             *n = if add { n.saturating_add(by) } else { n.saturating_sub(by) };
@@ -164,6 +179,9 @@ impl Backlog {
         step(&mut entry.arrivals, arrivals);
         step(&mut entry.links, links);
         step(&mut entry.removals, removals);
+        if entry.arrivals == 0 {
+            self.places.remove(fid);
+        }
         if *entry == UnderWay::default() {
             self.under_way.remove(fid);
         }

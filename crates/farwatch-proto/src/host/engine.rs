@@ -390,6 +390,19 @@ impl Engine {
         if bits.is_empty() {
             return;
         }
+        if self.tree.nodes_of(object).is_empty()
+            && let Some(Entry { dir, name }) = self.backlog.place(object).cloned()
+        {
+            // The watcher names a directory by itself alone. Of one that the guest has not been told
+            // of yet, the place is known by the event that tells.
+            let bits = bits | Mask::ISDIR;
+            if self.nets.is_stale(dir.id, &name) {
+                self.backlog.give_up();
+            } else {
+                self.push_entry(dir.id, &name, bits, Some(object), FileKind::Directory, false);
+            }
+            return;
+        }
         for id in self.tree.nodes_of(object).to_vec() {
             let mask = bits | mask.intersection(Mask::ISDIR);
             if self.nets.takes(id, mask) {
