@@ -72,11 +72,11 @@ impl Replayer {
     fn call(&mut self, call: &Call) -> Result<(), Errno> {
         match call {
             Call::Create(entry, kind) => self.create(entry, *kind),
-            Call::Link(node, entry) => {
-                let (object, dir) = (self.open(*node, OBJECT)?, self.dir(entry)?);
-                let name = entry.name.as_bytes();
-                rustix::fs::linkat(&object, c"", &dir, name, AtFlags::EMPTY_PATH)
-            }
+            Call::Link(node, entry, kind) => match self.link(*node, entry) {
+                // `vfs_link()` refuses an object without a name, and one may have been forgotten.
+                Err(Errno::NOENT | Errno::STALE) => self.create(entry, *kind),
+                linked => linked,
+            },
             Call::Content(Target::Entry(entry), content) => {
                 let (dir, name) = (self.dir(entry)?, entry.name.as_bytes());
                 let change = || {
@@ -119,6 +119,11 @@ impl Replayer {
             }
             rustix::fs::openat(&old_dir, old_name, OBJECT, Mode::empty())?;
         }
+    }
+
+    fn link(&self, node: Node, entry: &Entry) -> Result<(), Errno> {
+        let (object, dir) = (self.open(node, OBJECT)?, self.dir(entry)?);
+        rustix::fs::linkat(&object, c"", &dir, entry.name.as_bytes(), AtFlags::EMPTY_PATH)
     }
 
     fn create(&self, entry: &Entry, kind: FileKind) -> Result<(), Errno> {

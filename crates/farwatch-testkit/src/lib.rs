@@ -17,6 +17,7 @@ mod inotifywait;
 mod merge;
 mod mount;
 pub mod observer;
+pub mod oracle;
 mod place;
 mod process;
 mod recorder;

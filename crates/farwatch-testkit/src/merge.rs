@@ -22,13 +22,49 @@ use crate::event::{Event, Kind};
 /// be the same.
 #[must_use]
 pub fn merge_allowed(events: &[Event]) -> Vec<Event> {
+    merge(events, false)
+}
+
+/// The same for programs that keep writing to a file over which others have renamed another.
+///
+/// 3. **What is written to a file that has lost its name may be told before that,** since its earlier
+///    events were about the same name and object. Another file has the name then, so that from its
+///    coming on nothing is known of when the contents of either changed.
+#[must_use]
+pub(crate) fn merge_allowed_among_writers(events: &[Event]) -> Vec<Event> {
+    merge(events, true)
+}
+
+fn merge(events: &[Event], replaced_are_open: bool) -> Vec<Event> {
     let mut runs: Vec<Vec<Event>> = Vec::new();
     let mut open: BTreeMap<&str, usize> = BTreeMap::new();
+    // The first run of each name, and the one in which something else has come to it last.
+    let mut firsts: BTreeMap<&str, (usize, Option<usize>)> = BTreeMap::new();
     for event in events {
         let mergeable = matches!(
             event.kind,
             Kind::Create | Kind::Modify | Kind::Attrib | Kind::CloseWrite | Kind::Delete
         );
+        let content = matches!(event.kind, Kind::Modify | Kind::Attrib | Kind::CloseWrite);
+        if replaced_are_open {
+            match firsts.get(event.object.as_str()) {
+                Some((first, Some(_))) if content => {
+                    runs[*first].push(event.clone());
+                    continue;
+                }
+                Some((_, Some(last))) if event.kind == Kind::Delete => {
+                    runs[*last].push(event.clone());
+                    continue;
+                }
+                Some((first, _)) if matches!(event.kind, Kind::MovedTo | Kind::Create) => {
+                    firsts.insert(&event.object, (*first, Some(runs.len())));
+                }
+                Some(_) => {}
+                None => {
+                    firsts.insert(&event.object, (runs.len(), None));
+                }
+            }
+        }
         if !mergeable || event.kind == Kind::Create {
             open.remove(event.object.as_str());
         }
@@ -84,6 +120,19 @@ mod tests {
     fn nothing_moves_over_a_rename_of_its_object() {
         let stream = "MODIFY a; MOVED_FROM a c1; MOVED_TO b c1; MODIFY b; ATTRIB a";
         assert_eq!(merged(stream), stream);
+    }
+
+    #[test]
+    fn who_writes_to_a_replaced_file_may_be_told_of_before() {
+        let stream = |text: &str| -> Vec<Event> {
+            text.split("; ").map(|line| Event::parse(line).unwrap()).collect()
+        };
+        let (one, two) = (
+            stream("MODIFY f; MOVED_TO f c1; MOVED_FROM f c2; CREATE f; CLOSE_WRITE f"),
+            stream("MODIFY f; CLOSE_WRITE f; MOVED_TO f c1; MOVED_FROM f c2; CREATE f"),
+        );
+        assert_ne!(merge_allowed(&one), merge_allowed(&two));
+        assert_eq!(merge_allowed_among_writers(&one), merge_allowed_among_writers(&two));
     }
 
     #[test]

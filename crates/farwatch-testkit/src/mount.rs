@@ -284,15 +284,16 @@ pub fn farwatch_agent() -> Result<Command> {
     program("farwatch-agent")
 }
 
-fn program(name: &str) -> Result<Command> {
+pub(crate) fn program(name: &str) -> Result<Command> {
     let program = match std::env::var_os(PROGRAM_VARIABLE) {
         Some(farwatch) => PathBuf::from(farwatch).with_file_name(name),
-        // Test programs lie in target/<profile>/deps.
-        None => std::env::current_exe()?
-            .ancestors()
-            .nth(2)
-            .context("a test program lies in target/<profile>/deps")?
-            .join(name),
+        // Test programs lie in target/<profile>/deps, others beside the product.
+        None => {
+            let own = std::env::current_exe()?;
+            let dir = own.parent().context("a program lies in a directory")?;
+            let dir = if dir.ends_with("deps") { dir.parent().unwrap_or(dir) } else { dir };
+            dir.join(name)
+        }
     };
     ensure!(
         program.is_file(),

@@ -54,6 +54,12 @@ impl Share {
         &self.mount
     }
 
+    /// A directory of the same file system that is not shared.
+    #[must_use]
+    pub fn outside(&self) -> &Path {
+        &self.outside
+    }
+
     /// Makes a file in the barrier directory. Once its creation is seen in the mount, all that was
     /// done on the host side before has been seen.
     pub(crate) fn make_sentinel(&self, name: &OsStr) -> Result<PathBuf> {

@@ -48,6 +48,9 @@ type Handle = <PassthroughFs as FileSystem>::Handle;
 /// `XATTR_LIST_MAX`): a guest that asks for more makes nobody allocate it.
 const XATTR_SIZE_MAX: u32 = 1 << 16;
 
+/// How often a removal is tried again that has failed for no reason.
+const REMOVE_TRIES_MAX: u32 = 8;
+
 /// See the module's documentation.
 pub struct Interposer {
     inner: Inner,
@@ -176,6 +179,21 @@ fn entry(dir: Inode, name: &CStr) -> io::Result<(NodeId, Name)> {
         NameError::Empty | NameError::BadByte(_) | NameError::Dot => Errno::INVAL,
     })?;
     Ok((node(dir)?, name))
+}
+
+/// Removes a name. virtiofsd 1.14 reads errno after it has taken and dropped locks, which may have
+/// left EAGAIN there (`do_unlink()`); no file system gives that for a name. When it has not been
+/// removed, the second time tells why.
+fn settled(remove: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    let again = |error: &io::Error| error.raw_os_error() == Some(Errno::AGAIN.raw_os_error());
+    let mut removed = remove();
+    for _ in 0..REMOVE_TRIES_MAX {
+        if !removed.as_ref().is_err_and(again) {
+            break;
+        }
+        removed = remove();
+    }
+    removed
 }
 
 /// Forwards methods whose arguments need nothing but the check of their first node.
@@ -378,7 +396,7 @@ impl FileSystem for Interposer {
             return self.remove_marked(parent, name, ctx, false);
         }
         let (dir, name_) = self.check_entry(&ctx, parent, name)?;
-        self.inner.unlink(ctx, parent, name)?;
+        settled(|| self.inner.unlink(ctx, parent, name))?;
         self.share.lock().engine.tree.cleared(dir, &name_);
         Ok(())
     }
@@ -388,7 +406,7 @@ impl FileSystem for Interposer {
             return self.remove_marked(parent, name, ctx, true);
         }
         let (dir, name_) = self.check_entry(&ctx, parent, name)?;
-        self.inner.rmdir(ctx, parent, name)?;
+        settled(|| self.inner.rmdir(ctx, parent, name))?;
         self.share.lock().engine.tree.cleared(dir, &name_);
         Ok(())
     }

@@ -13,8 +13,9 @@ use crate::{Entry, FileKind, GuestEvent, Mask, Name, Node};
 pub enum Call {
     /// `mkdirat(2)`, `symlinkat(2)` or `mknodat(2)`, by the type: raises CREATE.
     Create(Entry, FileKind),
-    /// `linkat(2)`: raises CREATE in the directory and ATTRIB on the object.
-    Link(Node, Entry),
+    /// `linkat(2)`: raises CREATE in the directory and ATTRIB on the object. An object that has lost
+    /// its other names since cannot be linked any more: then the entry is created, with the type.
+    Link(Node, Entry, FileKind),
     /// What comes to an object without changing its name.
     Content(Target, Content),
     /// `unlinkat(2)`, with `AT_REMOVEDIR` when true: raises DELETE, and DELETE_SELF with the last
@@ -82,7 +83,7 @@ fn entry_calls(entry: Entry, mask: Mask, linked: Option<Node>, kind: FileKind) -
     let mut calls = Vec::with_capacity(3);
     if mask.contains(Mask::CREATE) {
         calls.push(match linked {
-            Some(node) => Call::Link(node, entry.clone()),
+            Some(node) => Call::Link(node, entry.clone(), creatable(kind)),
             None if directory => Call::Create(entry.clone(), FileKind::Directory),
             None => Call::Create(entry.clone(), creatable(kind)),
         });
@@ -195,6 +196,6 @@ mod tests {
             kind: FileKind::Regular,
             link: true,
         };
-        assert_eq!(plan(event), [Call::Link(child, entry("f"))]);
+        assert_eq!(plan(event), [Call::Link(child, entry("f"), FileKind::Regular)]);
     }
 }

@@ -391,15 +391,13 @@ impl Engine {
             return;
         }
         if self.tree.nodes_of(object).is_empty()
-            && let Some(Entry { dir, name }) = self.backlog.place(object).cloned()
+            && let Some((dir, name)) = self.place_of(object)
         {
-            // The watcher names a directory by itself alone. Of one that the guest has not been told
-            // of yet, the place is known by the event that tells.
             let bits = bits | Mask::ISDIR;
-            if self.nets.is_stale(dir.id, &name) {
+            if self.nets.is_stale(dir, &name) {
                 self.backlog.give_up();
             } else {
-                self.push_entry(dir.id, &name, bits, Some(object), FileKind::Directory, false);
+                self.push_entry(dir, &name, bits, Some(object), FileKind::Directory, false);
             }
             return;
         }
@@ -412,6 +410,15 @@ impl Engine {
             let event = GuestEvent::Object { node: self.tree.node(id), mask };
             self.push(Pending { event, object: Some(object.clone()) });
         }
+    }
+
+    /// Where a directory is, or will be for the guest, whose kernel does not hold it. The watcher
+    /// names a directory that has changed by itself alone; the event that brought it to its place
+    /// has named that.
+    fn place_of(&self, directory: &Fid) -> Option<(NodeId, Name)> {
+        let coming =
+            self.backlog.place(directory).map(|Entry { dir, name }| (dir.id, name.clone()));
+        coming.or_else(|| self.tree.shown_at(directory).cloned())
     }
 
     fn moved(

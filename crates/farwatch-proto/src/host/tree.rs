@@ -49,6 +49,8 @@ pub struct Tree {
     emptied: Vec<NodeId>,
     /// How many entries have something in [`Told::shown`].
     shown: usize,
+    /// Where the directories among them are.
+    shown_dirs: BTreeMap<Fid, (NodeId, Name)>,
     lookout: Option<Lookout>,
 }
 
@@ -281,8 +283,9 @@ impl Tree {
         let Some(parent) = self.nodes.get_mut(&dir) else { return };
         let told = parent.children.entry(name.clone()).or_default();
         told.current = Some(id);
-        if told.shown.take().is_some() {
+        if let Some(shown) = told.shown.take() {
             self.shown -= 1;
+            forget_place(&mut self.shown_dirs, &shown, dir, name);
         }
         if !told.nodes.contains(&id) {
             told.nodes.push(id);
@@ -302,7 +305,19 @@ impl Tree {
             return;
         }
         self.shown += usize::from(!known);
-        parent.children.entry(name.clone()).or_default().shown = Some(shown);
+        let told = parent.children.entry(name.clone()).or_default();
+        if let Some(before) = told.shown.take() {
+            forget_place(&mut self.shown_dirs, &before, dir, name);
+        }
+        if let Shown { object: Some(fid), kind: FileKind::Directory } = &shown {
+            self.shown_dirs.insert(fid.clone(), (dir, name.clone()));
+        }
+        told.shown = Some(shown);
+    }
+
+    /// Where a directory is that the guest's programs were told of and its kernel does not hold.
+    pub(super) fn shown_at(&self, fid: &Fid) -> Option<&(NodeId, Name)> {
+        self.shown_dirs.get(fid)
     }
 
     /// A replay's reply says what the dentry cache is to hold for an entry: a node of the tree, or
@@ -323,8 +338,9 @@ impl Tree {
     /// was told of the name's later holders stays.
     pub fn removed(&mut self, dir: NodeId, name: &Name, id: Option<NodeId>) {
         let told = self.nodes.get_mut(&dir).and_then(|parent| parent.children.get_mut(name));
-        if told.is_some_and(|told| told.shown.take().is_some()) {
+        if let Some(shown) = told.and_then(|told| told.shown.take()) {
             self.shown -= 1;
+            forget_place(&mut self.shown_dirs, &shown, dir, name);
         }
         self.tell_current(dir, name, None);
         if let Some(id) = id {
@@ -410,7 +426,12 @@ impl Tree {
             self.show(*dir, name, shown);
             self.untell(*dir, name, id);
         }
-        self.shown -= state.children.values().filter(|told| told.shown.is_some()).count();
+        for (name, told) in &state.children {
+            if let Some(shown) = &told.shown {
+                self.shown -= 1;
+                forget_place(&mut self.shown_dirs, shown, id, name);
+            }
+        }
         let State { fid, kind, borrowed, .. } = state;
         Some(Forgotten { id, fid, kind, borrowed })
     }
@@ -438,5 +459,19 @@ impl Tree {
         }
         let (names, children) = (Vec::new(), BTreeMap::new());
         self.nodes.insert(id, State { kind, ino, fid, nlookup: 0, borrowed: 0, names, children });
+    }
+}
+
+/// Something is not shown at a name any more.
+fn forget_place(
+    places: &mut BTreeMap<Fid, (NodeId, Name)>,
+    shown: &Shown,
+    dir: NodeId,
+    name: &Name,
+) {
+    if let Some(fid) = &shown.object
+        && places.get(fid).is_some_and(|place| (place.0, &place.1) == (dir, name))
+    {
+        places.remove(fid);
     }
 }

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `farwatch-oracle`: runs the oracle for as long as one likes. `cargo xtask oracle` builds what it
+//! needs and calls it.
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "a command-line tool")]
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use farwatch_testkit::oracle::{self, Case, Fault, Oracle, Plan, Report};
+use farwatch_testkit::vm::{Kernel, Vm};
+use farwatch_testkit::{Mount, Place};
+
+/// Does random operations on a shared directory and compares what programs are told of them in its
+/// mount with what the kernel's own inotify tells
+#[derive(Debug, Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Run random cases, to the first that fails
+    Run(RunArgs),
+    /// Run a case that was written down
+    Case {
+        /// The file
+        file: PathBuf,
+        #[command(flatten)]
+        at: PathArgs,
+    },
+    /// One of the processes of an unpaced case: reads its operations from standard input
+    #[command(hide = true)]
+    Process {
+        /// Where to do them
+        base: PathBuf,
+        /// A directory that is not shared
+        outside: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// How many operations
+    #[arg(long, default_value_t = 100_000)]
+    ops: u64,
+    /// Where the random numbers begin
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Several processes at once, and nobody waits
+    #[arg(long)]
+    unpaced: bool,
+    /// Break a rule on purpose, to see that it is noticed
+    #[arg(long, value_enum)]
+    fault: Option<FaultArg>,
+    /// Write a case that fails into this directory
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+    #[command(flatten)]
+    at: PathArgs,
+}
+
+#[derive(Debug, Args)]
+struct PathArgs {
+    /// How events are delivered: by `farwatch mount` itself, by farwatch-agent on its mount, or by
+    /// farwatch-agent in a virtual machine with that kernel
+    #[arg(long, value_enum, default_value = "mount")]
+    path: Delivered,
+    /// How the host is watched
+    #[arg(long, value_name = "BACKEND")]
+    watch: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Delivered {
+    Mount,
+    Agent,
+    #[value(name = "6.1")]
+    V6_1,
+    #[value(name = "6.12")]
+    V6_12,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum FaultArg {
+    Drop,
+    Swap,
+    Cookie,
+}
+
+fn main() -> Result<ExitCode> {
+    match Cli::parse().command {
+        Task::Run(args) => match args.at.path {
+            Delivered::Mount => run(&mount(&args.at, false)?, &args, true),
+            Delivered::Agent => run(&mount(&args.at, true)?, &args, true),
+            Delivered::V6_1 | Delivered::V6_12 => run(&vm(&args.at)?, &args, false),
+        },
+        Task::Case { file, at } => match at.path {
+            Delivered::Mount => case(&mount(&at, false)?, &file),
+            Delivered::Agent => case(&mount(&at, true)?, &file),
+            Delivered::V6_1 | Delivered::V6_12 => case(&vm(&at)?, &file),
+        },
+        Task::Process { base, outside } => {
+            let mut script = String::new();
+            std::io::stdin().read_to_string(&mut script)?;
+            oracle::process(&script, &base, &outside)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn mount(at: &PathArgs, agent: bool) -> Result<Mount> {
+    let mut options = Vec::new();
+    if let Some(watch) = &at.watch {
+        options.extend(["--watch", watch]);
+    }
+    if agent {
+        options.push("--no-agent");
+    }
+    let mut mount = Mount::start_with(&options)?;
+    if agent {
+        mount.start_agent(&[])?;
+    }
+    Ok(mount)
+}
+
+fn vm(at: &PathArgs) -> Result<Vm> {
+    let version = if matches!(at.path, Delivered::V6_1) { "6.1" } else { "6.12" };
+    let kernel = Kernel::find(version).context("no such kernel: ./test fetches them")?;
+    let options: Vec<&str> = at.watch.iter().flat_map(|watch| ["--watch", watch]).collect();
+    let vm = Vm::start_without_agent(&kernel, &options)?;
+    vm.start_agent()?;
+    Ok(vm)
+}
+
+fn run<P: Place>(place: &P, args: &RunArgs, here: bool) -> Result<ExitCode> {
+    let plan = Plan {
+        ops: args.ops,
+        seed: args.seed,
+        paced: !args.unpaced,
+        in_mount: here && !args.unpaced,
+        fault: args.fault.map(|fault| match fault {
+            FaultArg::Drop => Fault::Drop,
+            FaultArg::Swap => Fault::Swap,
+            FaultArg::Cookie => Fault::Cookie,
+        }),
+    };
+    let begin = Instant::now();
+    let mut next = 10;
+    let report = Oracle::new(place).run(plan, |report| {
+        if begin.elapsed().as_secs() >= next {
+            next += 10;
+            println!("{}", line(report));
+        }
+    })?;
+    println!("{}, {:.1} s", line(&report), begin.elapsed().as_secs_f64());
+    let Some(failure) = report.failure else { return Ok(ExitCode::SUCCESS) };
+    println!("seed {} fails:\n{}\n{}", failure.seed, failure.difference, failure.case);
+    if let Some(dir) = &args.keep {
+        let kind = if args.unpaced { "unpaced" } else { "paced" };
+        let file = dir.join(format!("{kind}-{}.txt", failure.seed));
+        std::fs::write(&file, failure.case.to_string())
+            .with_context(|| file.display().to_string())?;
+        println!("kept in {}", file.display());
+    }
+    Ok(ExitCode::FAILURE)
+}
+
+fn line(report: &Report) -> String {
+    let Report { cases, ops, events, .. } = report;
+    format!("{cases} cases, {ops} operations, {events} events")
+}
+
+fn case<P: Place>(place: &P, file: &Path) -> Result<ExitCode> {
+    let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    match Oracle::new(place).run_case(&Case::parse(&text)?)? {
+        None => {
+            println!("equal");
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(difference) => {
+            println!("{difference}");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}

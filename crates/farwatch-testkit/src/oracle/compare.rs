@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Which streams are equal.
+//!
+//! Those of a paced run are compared as they are. Of an unpaced one, what docs/SEMANTICS.md allows is
+//! undone first: see [`merge_allowed_among_writers`], and the order between directories, of which nothing is
+//! promised.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use crate::event::{Event, Kind, render};
+use crate::merge::merge_allowed_among_writers;
+
+/// A rule that is broken on purpose, to see that it is noticed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// Every thousandth event is lost.
+    Drop,
+    /// After every thousandth, two events of a directory change places.
+    Swap,
+    /// Every hundredth rename loses its cookie.
+    Cookie,
+}
+
+impl Fault {
+    /// Breaks the rule in a stream of which `before` events have gone by.
+    pub(super) fn apply(self, events: &mut Vec<Event>, before: usize) {
+        let nth = |every: usize| every - before % every - 1;
+        match self {
+            Self::Drop if nth(1000) < events.len() => {
+                events.remove(nth(1000));
+            }
+            Self::Swap if nth(1000) + 1 < events.len() => {
+                // Two that are not alike, or nothing would be different.
+                let from = nth(1000);
+                let other = (from + 1..events.len()).find(|n| events[*n] != events[from]);
+                other.into_iter().for_each(|other| events.swap(from, other));
+            }
+            Self::Cookie => {
+                for event in events.iter_mut() {
+                    if event.cookie.is_some_and(|cookie| cookie % 100 == 0) {
+                        event.cookie = event.cookie.map(|cookie| cookie + 1_000_000);
+                        break;
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What is different, in words; `None` when nothing is.
+pub(super) fn paced(wanted: &[Event], told: &[Event]) -> Option<String> {
+    let [one, two] = [wanted, told].map(|events| events.iter().map(without_number).collect());
+    let same = without_repeats(one) == without_repeats(two);
+    (!same).then(|| format!("  locally:\n{}  in the mount:\n{}", render(wanted), render(told)))
+}
+
+/// How many of an event there are in a row depends on how fast the reader is: `inotify(7)`.
+fn without_repeats(mut events: Vec<Event>) -> Vec<Event> {
+    events.dedup();
+    events
+}
+
+/// A file without a name is told of by its inode number (`d_tmpfile()` in the kernel's `fs/dcache.c`),
+/// which is another in another directory.
+fn without_number(event: &Event) -> Event {
+    let (directory, name) = event.object.rsplit_once('/').unwrap_or(("", &event.object));
+    let unnamed = name.strip_prefix('#').is_some_and(|number| number.parse::<u64>().is_ok());
+    let object = if unnamed { format!("{directory}/#") } else { event.object.clone() };
+    Event { object, ..event.clone() }
+}
+
+/// The same for a run that nobody waited in.
+pub(super) fn unpaced(wanted: &[Event], told: &[Event]) -> Option<String> {
+    let (wanted, told) = (by_directory(wanted), by_directory(told));
+    if wanted == told {
+        return None;
+    }
+    let mut differences = String::new();
+    let empty = Vec::new();
+    for directory in wanted.keys().chain(told.keys().filter(|dir| !wanted.contains_key(*dir))) {
+        let (one, two) =
+            (wanted.get(directory).unwrap_or(&empty), told.get(directory).unwrap_or(&empty));
+        let same = one.iter().zip(two).take_while(|(one, two)| one == two).count();
+        if same == one.len() && same == two.len() {
+            continue;
+        }
+        let around = |events: &[String]| {
+            let from = same.saturating_sub(3);
+            let shown = events.iter().skip(from).take(12);
+            shown.map(|event| format!("    {event}\n")).collect::<String>()
+        };
+        write!(
+            differences,
+            "in {directory}, from event {same} on:\n  locally:\n{}  in the mount:\n{}",
+            around(one),
+            around(two)
+        )
+        .expect("writing to a string cannot fail");
+    }
+    Some(differences)
+}
+
+/// The normal form of each directory's events. A cookie is written as what it leads to: the other
+/// half's name, if that was told.
+fn by_directory(events: &[Event]) -> BTreeMap<String, Vec<String>> {
+    let mut halves: BTreeMap<usize, Vec<&Event>> = BTreeMap::new();
+    for event in events {
+        halves.entry(event.cookie.unwrap_or_default()).or_default().push(event);
+    }
+    let mate = |event: &Event| {
+        let cookie = event.cookie?;
+        let other = halves.get(&cookie)?.iter().find(|half| half.kind != event.kind);
+        Some(other.map_or_else(|| "nowhere".to_owned(), |other| other.object.clone()))
+    };
+    let mut directories: BTreeMap<String, Vec<Event>> = BTreeMap::new();
+    for event in events {
+        directories.entry(directory(event)).or_default().push(event.clone());
+    }
+    let normal = |events: Vec<Event>| {
+        let events = merge_allowed_among_writers(&events);
+        let line = |event: &Event| match mate(event) {
+            Some(mate) => format!("{} with {mate}", Event { cookie: None, ..event.clone() }),
+            None => event.to_string(),
+        };
+        events.iter().map(line).collect()
+    };
+    directories.into_iter().map(|(directory, events)| (directory, normal(events))).collect()
+}
+
+/// The watch that told of it. What is told of a watched object itself is a stream of its own.
+fn directory(event: &Event) -> String {
+    if event.object.starts_with('[') || event.kind == Kind::QOverflow {
+        return event.object.clone();
+    }
+    event.object.rsplit_once('/').map_or(".", |(directory, _)| directory).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stream(text: &str) -> Vec<Event> {
+        text.split("; ").map(|line| Event::parse(line).unwrap()).collect()
+    }
+
+    #[test]
+    fn the_order_between_directories_is_nothing() {
+        let (one, two) = (stream("CREATE a/x; CREATE b/y"), stream("CREATE b/y; CREATE a/x"));
+        assert_eq!(unpaced(&one, &two), None);
+        assert!(paced(&one, &two).is_some());
+    }
+
+    #[test]
+    fn what_is_lost_invented_misnamed_or_swapped_is_a_difference() {
+        let told = stream("CREATE a/x; CREATE a/y; MOVED_FROM a/x c1; MOVED_TO b/z c1");
+        for other in [
+            "CREATE a/y; MOVED_FROM a/x c1; MOVED_TO b/z c1",
+            "CREATE a/x; CREATE a/y; CREATE a/w; MOVED_FROM a/x c1; MOVED_TO b/z c1",
+            "CREATE a/x; CREATE a/v; MOVED_FROM a/x c1; MOVED_TO b/z c1",
+            "CREATE a/y; CREATE a/x; MOVED_FROM a/x c1; MOVED_TO b/z c1",
+            "CREATE a/x; CREATE a/y; MOVED_FROM a/x c1; MOVED_TO b/z c2",
+        ] {
+            assert!(unpaced(&told, &stream(other)).is_some(), "{other}");
+        }
+    }
+}

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! [`Model`]: the tree that operations lead to, as one process can know it. It says what can be done
+//! next, and what not to try since docs/SEMANTICS.md says that a mount differs there.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::op::{OUTSIDE, Op, SLOTS};
+
+/// What an entry is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Type {
+    File,
+    Directory,
+    Other,
+}
+
+/// See the module's documentation. A file is known by a number, under whatever names.
+#[derive(Clone, Debug)]
+pub(super) struct Model {
+    entries: BTreeMap<PathBuf, (Type, u32)>,
+    /// What slots hold; 0 is a file without a name.
+    open: BTreeMap<u8, u32>,
+    watched: Vec<u32>,
+    next: u32,
+    /// Whether several processes work on the tree: then nobody knows what is open elsewhere.
+    shared: bool,
+}
+
+impl Model {
+    /// An empty tree.
+    pub(super) fn new(shared: bool) -> Self {
+        let (entries, open, watched) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        Self { entries, open, watched, next: 1, shared }
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&PathBuf, Type)> {
+        self.entries.iter().map(|(path, (kind, _))| (path, *kind))
+    }
+
+    pub(super) fn has(&self, path: &Path) -> bool {
+        self.entries.contains_key(path)
+    }
+
+    pub(super) fn held(&self) -> Vec<u8> {
+        self.open.keys().copied().collect()
+    }
+
+    /// False for what a mount is known to tell otherwise: docs/SEMANTICS.md, "Where a mount differs".
+    pub(super) fn is_fair(&self, op: &Op) -> bool {
+        let busy = |path: &Path| self.below(path).any(|id| self.is_watched(id) && self.is_busy(id));
+        match op {
+            // DELETE_SELF does not wait for a program on the host. A file that is open there and has
+            // no name holds the directory that it was in.
+            Op::Unlink(path) => !busy(path),
+            Op::Rmdir(_) => !self.has_nameless(),
+            // Nor for one where something is replaced; and an open file that has left the share is
+            // told of nowhere.
+            Op::Rename(from, to) => {
+                let leaves = !is_inside(to) && self.below(from).any(|id| self.is_open(id));
+                let replaces = self.entries.get(to).map(|entry| entry.0);
+                !busy(to) && !leaves && !(replaces == Some(Type::Directory) && self.has_nameless())
+            }
+            // A known fault.
+            Op::RenameExchange(one, two) => {
+                let known = |id| self.is_watched(id) || self.is_open(id);
+                ![one, two].iter().any(|path| self.below(path).any(known))
+            }
+            _ => true,
+        }
+    }
+
+    /// The files at a path and below it.
+    fn below(&self, path: &Path) -> impl Iterator<Item = u32> {
+        let entries = self.entries.range(path.to_owned()..);
+        let below = entries.take_while(move |(other, _)| other.starts_with(path));
+        below.filter(|(_, entry)| entry.0 != Type::Directory).map(|(_, entry)| entry.1)
+    }
+
+    fn is_watched(&self, id: u32) -> bool {
+        self.watched.contains(&id)
+    }
+
+    fn is_open(&self, id: u32) -> bool {
+        self.shared || self.open.values().any(|open| *open == id)
+    }
+
+    /// Open in a program on the host.
+    fn is_busy(&self, id: u32) -> bool {
+        self.shared || self.open.iter().any(|(slot, open)| *slot < SLOTS && *open == id)
+    }
+
+    fn has_nameless(&self) -> bool {
+        let named = |id: u32| self.entries.values().any(|entry| entry.1 == id);
+        self.open.iter().any(|(slot, id)| *slot < SLOTS && !named(*id))
+    }
+
+    /// The operation has been done.
+    pub(super) fn follow(&mut self, op: &Op) {
+        match op {
+            Op::Create(at) => self.make(at, Type::File),
+            Op::Mkdir(at) => self.make(at, Type::Directory),
+            Op::Mkfifo(at) | Op::Symlink(at) => self.make(at, Type::Other),
+            Op::Link(from, to) => {
+                if let Some(entry) = self.entries.get(from).copied() {
+                    self.entries.entry(to.clone()).or_insert(entry);
+                }
+            }
+            Op::Unlink(at) => {
+                self.entries.remove(at);
+            }
+            Op::Rmdir(at) if self.is_empty(at) => {
+                self.entries.remove(at);
+            }
+            Op::Rename(from, to) => self.rename(from, to),
+            Op::RenameExchange(one, two) if !one.starts_with(two) && !two.starts_with(one) => {
+                let hold = PathBuf::from("\0");
+                self.shift(one, &hold);
+                self.shift(two, one);
+                self.shift(&hold, two);
+            }
+            Op::Open(slot, at) | Op::OpenTruncate(slot, at) => {
+                if let Some((_, id)) = self.entries.get(at) {
+                    self.open.insert(*slot, *id);
+                }
+            }
+            Op::OpenTmpfile(slot, _) => {
+                self.open.insert(*slot, 0);
+            }
+            Op::LinkSlot(slot, to) if self.open.get(slot) == Some(&0) => {
+                self.make(to, Type::File);
+                self.open.insert(*slot, self.next - 1);
+            }
+            Op::Close(slot) => {
+                self.open.remove(slot);
+            }
+            Op::Watch(at) => {
+                self.watched.extend(self.entries.get(at).map(|(_, id)| *id));
+            }
+            _ => {}
+        }
+    }
+
+    fn make(&mut self, at: &Path, kind: Type) {
+        if !self.entries.contains_key(at) {
+            self.entries.insert(at.to_owned(), (kind, self.next));
+            self.next += 1;
+        }
+    }
+
+    fn is_empty(&self, dir: &Path) -> bool {
+        !self.entries.keys().any(|path| path != dir && path.starts_with(dir))
+    }
+
+    fn rename(&mut self, from: &Path, to: &Path) {
+        let (Some(moved), target) = (self.entries.get(from), self.entries.get(to)) else { return };
+        let same = target.is_some_and(|target| target.1 == moved.1);
+        let fits = target.is_none_or(|target| {
+            (target.0 == Type::Directory) == (moved.0 == Type::Directory)
+                && (target.0 != Type::Directory || self.is_empty(to))
+        });
+        if fits && !same && !to.starts_with(from) {
+            self.entries.remove(to);
+            self.shift(from, to);
+        }
+    }
+
+    fn shift(&mut self, from: &Path, to: &Path) {
+        let moved: Vec<PathBuf> =
+            self.entries.keys().filter(|path| path.starts_with(from)).cloned().collect();
+        for path in moved {
+            let Some(entry) = self.entries.remove(&path) else { continue };
+            let rest = path.strip_prefix(from).unwrap_or(Path::new(""));
+            let new = if rest.as_os_str().is_empty() { to.to_owned() } else { to.join(rest) };
+            self.entries.insert(new, entry);
+        }
+    }
+}
+
+/// Whether a path is below the directory of the run.
+pub(super) fn is_inside(path: &Path) -> bool {
+    !path.starts_with(OUTSIDE)
+}
