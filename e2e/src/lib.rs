@@ -5,13 +5,14 @@
 //! name. `./test` installs what is missing, so that nothing is skipped there.
 #![forbid(unsafe_code)]
 
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Result, anyhow};
 use farwatch_testkit::vm::Kernel;
-use farwatch_testkit::{Place, Scenario};
+use farwatch_testkit::{FsType, Place, Scenario};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// Names the stock virtiofsd program; without it, the usual places are searched.
@@ -30,12 +31,14 @@ pub enum Need {
     Vm(&'static str),
     /// The `python3` program: what only unsafe code can do in Rust, a test does with it.
     Python,
+    /// A kernel with this file system, what makes one, and loop devices.
+    FileSystem(FsType),
     /// `setpriv`, and a kernel that lets ordinary users have user namespaces.
     UserNamespaces,
 }
 
 impl Need {
-    fn missing(self) -> Option<&'static str> {
+    fn missing(self) -> Option<String> {
         const VM_PROGRAMS: [&str; 4] = ["qemu-system-x86_64", "busybox", "cpio", "xz"];
         let (met, reason) = match self {
             Self::Mount if !rustix::process::geteuid().is_root() => (false, "needs root"),
@@ -46,12 +49,13 @@ impl Need {
                 (false, "needs QEMU, busybox, cpio and xz")
             }
             Self::Vm(version) => (Kernel::find(version).is_some(), "needs the kernel's package"),
+            Self::FileSystem(fs_type) => return fs_type.missing(),
             Self::Python => (in_path("python3").is_some(), "needs python3"),
             Self::UserNamespaces => {
                 (has_user_namespaces(), "needs setpriv, and user namespaces for ordinary users")
             }
         };
-        (!met).then_some(reason)
+        (!met).then(|| reason.to_owned())
     }
 }
 
@@ -61,7 +65,7 @@ pub fn trial(
     needs: &[Need],
     run: impl FnOnce() -> Result<()> + Send + 'static,
 ) -> Trial {
-    named(name, needs.iter().find_map(|need| need.missing()), run)
+    named(name, needs.iter().find_map(|need| need.missing()).as_deref(), run)
 }
 
 /// A trial of a scenario, skipped where a need or one of its programs is missing.
@@ -71,9 +75,9 @@ pub fn scenario_trial(
     run: impl FnOnce(&Scenario) -> Result<()> + Send + 'static,
 ) -> Trial {
     let program = scenario.missing_program().map(|program| format!("needs {program}"));
-    let missing = needs.iter().find_map(|need| need.missing()).or(program.as_deref());
+    let missing = needs.iter().find_map(|need| need.missing()).or(program);
     let name = scenario.name.clone();
-    named(&name, missing, move || run(&scenario))
+    named(&name, missing.as_deref(), move || run(&scenario))
 }
 
 /// All scenario files.
@@ -114,19 +118,23 @@ pub fn run_scenarios_in_one_process<P: Place + Send + Sync + 'static>(
     if std::env::var_os("NEXTEST").is_none() {
         return run_scenarios(needs, start);
     }
-    let (ready, lacking): (Vec<_>, Vec<_>) =
-        scenarios().into_iter().partition(|scenario| scenario.missing_program().is_none());
+    let (ready, lacking) = scenarios_by_readiness();
     let all = trial("scenarios", needs, move || run_all(&ready, start));
     let lacking = lacking.into_iter().map(|scenario| scenario_trial(scenario, needs, |_| Ok(())));
     run(lacking.chain([all]).collect())
 }
 
+/// Those whose programs are there, and the others.
+pub fn scenarios_by_readiness() -> (Vec<Scenario>, Vec<Scenario>) {
+    scenarios().into_iter().partition(|scenario| scenario.missing_program().is_none())
+}
+
 /// Runs them one after the other, to the end even when one fails.
-fn run_all<P: Place>(scenarios: &[Scenario], start: fn() -> Result<P>) -> Result<()> {
+pub fn run_all<P: Place>(scenarios: &[Scenario], start: impl Fn() -> Result<P>) -> Result<()> {
     let shared = Shared::new();
     let mut failures = String::new();
     for scenario in scenarios {
-        if let Err(error) = shared.run(scenario, start) {
+        if let Err(error) = shared.run(scenario, &start) {
             failures += &format!("---- {} ----\n{error:#}\n", scenario.name);
         }
     }
@@ -142,7 +150,7 @@ impl<P> Shared<P> {
         Self(Mutex::new(None))
     }
 
-    fn run(&self, scenario: &Scenario, start: fn() -> Result<P>) -> Result<()>
+    fn run(&self, scenario: &Scenario, start: impl Fn() -> Result<P>) -> Result<()>
     where
         P: Place,
     {
@@ -153,7 +161,7 @@ impl<P> Shared<P> {
         }
     }
 
-    fn mount(&self, start: fn() -> Result<P>) -> Result<Arc<P>> {
+    fn mount(&self, start: impl Fn() -> Result<P>) -> Result<Arc<P>> {
         let mut mount = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let started = || start().map(Arc::new).map_err(|error| format!("{error:#}"));
         match mount.get_or_insert_with(started) {
@@ -177,6 +185,21 @@ macro_rules! trials {
     };
 }
 
+/// Goes on in a mount namespace of its own, which the kernel takes down with its last process: nothing
+/// that a trial mounts outlives it, whatever ends it. To be called first in `main`. Without root all
+/// stays as it is.
+pub fn enter_own_mount_namespace() {
+    const INSIDE: &str = "FARWATCH_TEST_MOUNT_NAMESPACE";
+    if std::env::var_os(INSIDE).is_some() || !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let program = std::env::current_exe().expect("this program has a path");
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "--propagation", "private", "--"]).arg(program);
+    let error = unshare.args(std::env::args_os().skip(1)).env(INSIDE, "1").exec();
+    panic!("unshare(1) cannot be started: {error}");
+}
+
 /// The Rust virtiofsd of the distribution or of `./test`. (QEMU's former one, in C, is not meant.)
 #[must_use]
 pub fn stock_virtiofsd() -> Option<PathBuf> {
@@ -188,7 +211,7 @@ pub fn stock_virtiofsd() -> Option<PathBuf> {
 }
 
 fn has_user_namespaces() -> bool {
-    let mut unshare = std::process::Command::new("setpriv");
+    let mut unshare = Command::new("setpriv");
     unshare.args(["--reuid=1000", "--regid=1000", "--clear-groups", "--"]);
     unshare.args(["unshare", "--user", "true"]);
     unshare.output().is_ok_and(|output| output.status.success())

@@ -13,6 +13,7 @@
 
 mod event;
 mod fanotify;
+mod file_system;
 mod inotifywait;
 mod merge;
 mod mount;
@@ -29,6 +30,7 @@ use std::time::Duration;
 
 pub use event::{Event, Kind, render};
 pub use fanotify::Renames;
+pub use file_system::{FileSystem, FsType};
 pub use inotifywait::Inotifywait;
 pub use merge::merge_allowed;
 pub use mount::{Mount, farwatch, farwatch_agent, is_mount_point};

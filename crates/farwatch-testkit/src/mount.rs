@@ -40,7 +40,17 @@ impl Mount {
 
     /// The same with options of `farwatch mount`.
     pub fn start_with(options: &[&str]) -> Result<Self> {
-        let mut mount = Self::unmounted()?;
+        Self::unmounted()?.started_with(options)
+    }
+
+    /// The same for a directory in `dir`, which says on what file system.
+    pub fn start_in(dir: &Path, options: &[&str]) -> Result<Self> {
+        Self::unmounted_in(dir)?.started_with(options)
+    }
+
+    /// Starts `farwatch mount` for directories that are there already.
+    pub fn started_with(self, options: &[&str]) -> Result<Self> {
+        let mut mount = self;
         let mut command = mount.farwatch()?;
         command.arg("mount").args(options).arg(mount.host()).arg(mount.mount_point());
         mount.start_driver(command)?;
@@ -58,9 +68,23 @@ impl Mount {
         Ok(mount)
     }
 
+    /// The same for a directory in `dir`.
+    pub fn start_through_socket_in(
+        dir: &Path,
+        device: impl FnOnce(&Self, &Path) -> Result<Command>,
+    ) -> Result<Self> {
+        let mut mount = Self::unmounted_in(dir)?.served_by(device)?;
+        mount.mount_through_socket()?;
+        Ok(mount)
+    }
+
     /// A directory shared by `device`, and not mounted: a virtual machine may do that.
     pub fn start_device(device: impl FnOnce(&Self, &Path) -> Result<Command>) -> Result<Self> {
-        let mut mount = Self::unmounted()?;
+        Self::unmounted()?.served_by(device)
+    }
+
+    fn served_by(self, device: impl FnOnce(&Self, &Path) -> Result<Command>) -> Result<Self> {
+        let mut mount = self;
         let socket = mount.socket();
         let device = device(&mount, &socket)?;
         mount.push_device(device, &socket)?;
@@ -120,7 +144,12 @@ impl Mount {
 
     /// The directories alone, for a test that starts the product itself.
     pub fn unmounted() -> Result<Self> {
-        let dir = tempfile::Builder::new().prefix("farwatch-test-").tempdir()?;
+        Self::unmounted_in(&std::env::temp_dir())
+    }
+
+    /// The same in `dir`, and so on its file system.
+    pub fn unmounted_in(dir: &Path) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("farwatch-test-").tempdir_in(dir)?;
         let mount = Self { dir, processes: Vec::new(), agent: None, local: false };
         for dir in [mount.host(), mount.mount_point(), mount.outside()] {
             fs::create_dir(dir)?;
@@ -130,7 +159,12 @@ impl Mount {
 
     /// A local directory: what is "mounted" is the shared directory itself.
     pub fn local() -> Result<Self> {
-        let mut mount = Self::unmounted()?;
+        Self::local_in(&std::env::temp_dir())
+    }
+
+    /// The same in `dir`.
+    pub fn local_in(dir: &Path) -> Result<Self> {
+        let mut mount = Self::unmounted_in(dir)?;
         mount.local = true;
         Ok(mount)
     }

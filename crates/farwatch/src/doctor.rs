@@ -2,7 +2,8 @@
 //! `farwatch doctor`: what farwatch can do with this kernel, as this user, in this directory.
 //!
 //! It looks (`probe`), judges (`judge`) and prints; it repairs nothing
-//! and leaves nothing behind. The command line calls [`run`].
+//! and leaves nothing behind. The command line calls [`run`]; `serve` has what concerns its directory in
+//! its log.
 
 mod facts;
 mod judge;
@@ -70,6 +71,20 @@ pub fn run(dir: Option<&Path>, out: &mut impl io::Write) -> io::Result<Verdict> 
     report(&judge::findings(&probe::facts(dir)), out)
 }
 
+/// What [`run`] would complain about in `dir`, which is about to be shared: a sentence each.
+pub(crate) fn complaints(dir: &Path) -> Vec<String> {
+    sentences(&judge::shared_dir(&probe::shared_dir(dir)))
+}
+
+fn sentences(findings: &[Finding]) -> Vec<String> {
+    let complaints = findings.iter().filter(|finding| finding.verdict != Verdict::Ok);
+    let sentence = |Finding { subject, meaning, remedy, .. }: &Finding| match remedy {
+        Some(remedy) => format!("{subject}: {meaning} ({remedy})"),
+        None => format!("{subject}: {meaning}"),
+    };
+    complaints.map(sentence).collect()
+}
+
 fn report(findings: &[Finding], out: &mut impl io::Write) -> io::Result<Verdict> {
     let width = findings.iter().map(|finding| finding.subject.len()).max().unwrap_or_default();
     for Finding { subject, verdict, meaning, remedy } in findings {
@@ -110,6 +125,17 @@ limited  CAP_MKNOD  no device nodes
 `farwatch mount` cannot work here: see what is missing above.
 ";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_complaint_is_a_sentence_with_what_to_do_and_what_is_good_is_none() {
+        let findings = [
+            Finding::limited("file system", "9p: half of it").remedy("all of it"),
+            Finding::ok("file handles", "there are"),
+            Finding::missing("watching", "cannot be"),
+        ];
+        let expected = ["file system: 9p: half of it (all of it)", "watching: cannot be"];
+        assert_eq!(sentences(&findings), expected);
     }
 
     #[test]

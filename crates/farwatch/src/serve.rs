@@ -2,7 +2,8 @@
 //! `farwatch serve`: the daemon. It puts the rooms together, file server and interposer, device and
 //! watch thread, and ends on a signal.
 //!
-//! What needs the host as it is comes first: the shared directory, the socket. Then the process is
+//! What needs the host as it is comes first: the shared directory and what `farwatch doctor` would say of
+//! it, the socket. Then the process is
 //! shut in, from `sandbox` over `seccomp` to `capabilities`, and only then it starts threads and
 //! serves. The fanotify group is opened in the sandbox, where its events name this process by the pid
 //! that it has there, and before CAP_SYS_ADMIN goes.
@@ -18,6 +19,7 @@ mod socket;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
@@ -32,6 +34,7 @@ use virtiofsd::sandbox::SandboxMode;
 use self::options::{Defaults, InodeFileHandles, ServeArgs};
 use self::sandbox::Inside;
 use crate::device::{self, Device, StopHandle, Tag};
+use crate::doctor;
 use crate::fs::{Inner, Interposer};
 use crate::share::Share;
 use crate::signals;
@@ -65,6 +68,9 @@ pub(crate) fn run(args: &ServeArgs, defaults: Defaults) -> anyhow::Result<()> {
     sandbox::check(args)?;
     args.warn();
     let shared = shared_dir(args)?;
+    for complaint in doctor::complaints(Path::new(&shared)) {
+        tracing::warn!("{complaint}");
+    }
     let tag = Tag::new(&args.tag)?;
     let socket::Socket { listener, pid_file: _pid_file } = socket::open(&args.connection)?;
     let guest_fd_limit = config::limit_files(args)?;

@@ -7,9 +7,11 @@
 //! Lock order: the state lock is a leaf. It is held across `fanotify_mark(2)`, so that a mark is
 //! never set for a node that is being forgotten, and across nothing that can wait for the guest.
 
+mod groups;
+
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
@@ -21,17 +23,17 @@ use farwatch_proto::{Fid, FileKind, Name, NodeId};
 use farwatch_sys::fanotify::Fanotify;
 use virtiofsd::fuse::Attr;
 
+use self::groups::{Groups, Marked};
 use crate::device::NotificationSource;
-use crate::watch;
 
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Share {
     state: Mutex<State>,
-    fanotify: Option<Fanotify>,
+    groups: Option<Groups>,
     unwatched: AtomicU64,
-    /// An eventfd of the watch thread's: there is a directory to list.
-    rescan: OnceLock<Arc<OwnedFd>>,
+    /// An eventfd of the watch thread's: there is a directory to list, or a group to read.
+    work: OnceLock<Arc<OwnedFd>>,
     /// Goes with `state`: there may be something for a READ that waits.
     news: Condvar,
 }
@@ -91,22 +93,28 @@ impl Share {
     pub fn new(fanotify: Option<Fanotify>) -> Self {
         Self {
             state: Mutex::default(),
-            fanotify,
+            groups: fanotify.map(Groups::new),
             unwatched: AtomicU64::new(0),
-            rescan: OnceLock::new(),
+            work: OnceLock::new(),
             news: Condvar::new(),
         }
     }
 
-    /// The group that the watch thread reads.
+    /// The group that most directories are marked in, and whose level holds for all.
     pub fn fanotify(&self) -> Option<&Fanotify> {
-        self.fanotify.as_ref()
+        self.groups.as_ref().map(Groups::first)
     }
 
-    /// Has `eventfd` written when there is a directory to list. The watch thread calls this once.
-    pub(crate) fn wake_for_rescans(&self, eventfd: Arc<OwnedFd>) {
+    /// The groups that the watch thread reads: the first, and whatever has come since.
+    pub(crate) fn groups(&self) -> Vec<Arc<Fanotify>> {
+        self.groups.as_ref().map(Groups::all).unwrap_or_default()
+    }
+
+    /// Has `eventfd` written when there is a directory to list or another group. The watch thread calls
+    /// this once.
+    pub(crate) fn wake_for_work(&self, eventfd: Arc<OwnedFd>) {
         // A second watch thread would find every directory listed by the first.
-        let _first = self.rescan.set(eventfd);
+        let _first = self.work.set(eventfd);
     }
 
     /// The engine, locked. A panic elsewhere does not make its state unusable: every change to it is
@@ -166,7 +174,13 @@ impl Share {
     }
 
     fn wake_for_rescan(&self, state: &State) {
-        if let Some(eventfd) = self.rescan.get().filter(|_| state.engine.wants_rescan()) {
+        if state.engine.wants_rescan() {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(eventfd) = self.work.get() {
             // An eventfd that already counts is as good as one that counts now.
             let _counted = rustix::io::write(&**eventfd, &1u64.to_ne_bytes());
         }
@@ -182,8 +196,8 @@ impl Share {
     pub fn reset(&self, root: Option<Identity>) {
         let mut state = self.lock();
         state.dirs = Dirs::default();
-        if let Some(fanotify) = &self.fanotify
-            && let Err(error) = fanotify.unmark_all()
+        if let Some(groups) = &self.groups
+            && let Err(error) = groups.unmark_all()
         {
             tracing::warn!(%error, "marks of the last session stay");
         }
@@ -275,19 +289,24 @@ impl Share {
     }
 
     fn mark(&self, dir: &OwnedFd) {
-        let Some(fanotify) = &self.fanotify else { return };
-        if let Err(error) = fanotify.mark(dir.as_fd(), watch::mark_mask(fanotify.level())) {
-            let before = self.unwatched.fetch_add(1, Ordering::Relaxed);
-            if before == 0 {
-                tracing::warn!(%error, "a directory cannot be watched: changes in it will not be \
-                    seen by the guest (`farwatch doctor` tells the limits)");
+        let Some(groups) = &self.groups else { return };
+        match groups.mark(dir) {
+            Ok(Marked::Here) => {}
+            Ok(Marked::InNewGroup) => self.wake(),
+            Err(error) => {
+                let before = self.unwatched.fetch_add(1, Ordering::Relaxed);
+                if before == 0 {
+                    let cause = error.errno();
+                    tracing::warn!(%error, %cause, "a directory cannot be watched: changes in it will not \
+                        be seen by the guest (`farwatch doctor` tells the limits)");
+                }
             }
         }
     }
 
     fn unmark(&self, dir: &OwnedFd) {
-        let Some(fanotify) = &self.fanotify else { return };
-        if let Err(error) = fanotify.unmark(dir.as_fd(), watch::mark_mask(fanotify.level())) {
+        let Some(groups) = &self.groups else { return };
+        if let Err(error) = groups.unmark(dir) {
             // The directory itself is gone, and the mark with it.
             tracing::trace!(%error, "mark not removed");
         }

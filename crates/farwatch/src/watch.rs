@@ -16,7 +16,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use farwatch_proto::Mask;
-use farwatch_sys::fanotify::{FAN_EVENT_ON_CHILD, FAN_ONDIR, FAN_RENAME, Fanotify, Level};
+use farwatch_sys::fanotify::{FAN_EVENT_ON_CHILD, FAN_ONDIR, FAN_RENAME, Level};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
@@ -45,14 +45,12 @@ impl Watcher {
     /// When the thread cannot be started.
     pub fn start(share: Arc<Share>, deliver: impl Fn() + Send + 'static) -> io::Result<Self> {
         let event = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map(Arc::new);
-        let (stop, rescan) = (event()?, event()?);
+        let (stop, work) = (event()?, event()?);
         let thread = if share.fanotify().is_some() {
-            share.wake_for_rescans(Arc::clone(&rescan));
+            share.wake_for_work(Arc::clone(&work));
             let stop = Arc::clone(&stop);
             let run = move || {
-                if let Some(group) = share.fanotify()
-                    && let Err(error) = run(group, &share, &stop, &rescan, &deliver)
-                {
+                if let Err(error) = run(&share, &stop, &work, &deliver) {
                     tracing::error!(%error, "the host's changes cannot be read any more: restart");
                 }
             };
@@ -76,32 +74,39 @@ impl Drop for Watcher {
     }
 }
 
-fn run(
-    group: &Fanotify,
-    share: &Share,
-    stop: &OwnedFd,
-    rescan: &OwnedFd,
-    deliver: &impl Fn(),
-) -> io::Result<()> {
-    let mut buf = vec![0; fanotify::BUFFER_LEN];
+/// For the first group, and for each of the others in turn.
+struct Buffers {
+    first: Vec<u8>,
+    other: Vec<u8>,
+}
+
+fn run(share: &Share, stop: &OwnedFd, work: &OwnedFd, deliver: &impl Fn()) -> io::Result<()> {
+    let [first, other] = [(); 2].map(|()| vec![0; fanotify::BUFFER_LEN]);
+    let mut buf = Buffers { first, other };
     let mut in_step = true;
     let mut patience = None;
     loop {
-        let mut fds = [group.as_fd(), stop.as_fd(), rescan.as_fd()]
-            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        // One that is opened from here on has the eventfd written.
+        let groups = share.groups();
+        let wanted = [stop.as_fd(), work.as_fd()].into_iter();
+        let mut fds: Vec<_> = wanted
+            .chain(groups.iter().map(|group| group.as_fd()))
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+            .collect();
         let timeout = patience.and_then(|patience: Duration| Timespec::try_from(patience).ok());
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        if fds[1].revents().contains(PollFlags::IN) {
+        let [stopped, has_work] = [0, 1].map(|nth| fds[nth].revents().contains(PollFlags::IN));
+        if stopped {
             return Ok(());
         }
-        if fds[2].revents().contains(PollFlags::IN) {
+        if has_work {
             // Whatever it counts, the engine is asked below.
-            let _count = rustix::io::read(rescan, &mut [0; 8]);
+            let _count = rustix::io::read(work, &mut [0; 8]);
         }
-        read(group, share, &mut buf, deliver)?;
+        read(share, &mut buf, deliver)?;
         let (stale, forgotten) = given_up(share);
         if in_step && stale > 0 {
             tracing::warn!(
@@ -137,27 +142,49 @@ fn given_up(share: &Share) -> (usize, u64) {
     (engine.stale_len(), engine.events_forgotten())
 }
 
-/// Hands in what the group has to report, until there is no more.
-fn read(group: &Fanotify, share: &Share, buf: &mut [u8], deliver: &impl Fn()) -> io::Result<()> {
-    let own_pid = i32::try_from(std::process::id()).unwrap_or(-1);
+/// Hands in what the groups have to report, until there is no more.
+///
+/// What is read from the first one is handed in last: a subvolume, whose entries another group tells of,
+/// is removed from a directory of the first, and nothing can be told of what is gone. What happened in
+/// it before is in the other group's queue by then.
+fn read(share: &Share, buf: &mut Buffers, deliver: &impl Fn()) -> io::Result<()> {
     loop {
         let now = SystemTime::now();
-        let len = group.read(buf)?;
-        if len == 0 {
+        // Whatever a group that is missing here reports will have happened after `now`.
+        let groups = share.groups();
+        let Some((first, others)) = groups.split_first() else { return Ok(()) };
+        let first = first.read(&mut buf.first)?;
+        let mut drained = first == 0;
+        for group in others {
+            loop {
+                let len = group.read(&mut buf.other)?;
+                if len == 0 {
+                    break;
+                }
+                drained = false;
+                hand_in(share, buf.other.get(..len).unwrap_or_default(), deliver);
+            }
+        }
+        if drained {
             share.lock().engine.handle_drained(now);
             return Ok(());
         }
-        let news = {
-            let mut state = share.lock();
-            for change in fanotify::changes(buf.get(..len).unwrap_or_default(), own_pid) {
-                tracing::trace!(?change, "observed");
-                state.engine.handle_change(change);
-            }
-            state.engine.has_next()
-        };
-        if news {
-            share.announce();
-            deliver();
+        hand_in(share, buf.first.get(..first).unwrap_or_default(), deliver);
+    }
+}
+
+fn hand_in(share: &Share, events: &[u8], deliver: &impl Fn()) {
+    let own_pid = i32::try_from(std::process::id()).unwrap_or(-1);
+    let news = {
+        let mut state = share.lock();
+        for change in fanotify::changes(events, own_pid) {
+            tracing::trace!(?change, "observed");
+            state.engine.handle_change(change);
         }
+        state.engine.has_next()
+    };
+    if news {
+        share.announce();
+        deliver();
     }
 }

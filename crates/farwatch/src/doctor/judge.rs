@@ -19,15 +19,17 @@ const NOFILE_FLOOR: u64 = 65_536;
 const FS_GOOD: [&str; 4] = ["ext4", "xfs", "btrfs", "tmpfs"];
 
 /// Whose files others can change without this kernel seeing it; `fuse.*` is one of them too.
-const FS_REMOTE: [&str; 9] =
-    ["nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "afs", "fuse", "virtiofs"];
+const FS_REMOTE: [&str; 16] = [
+    "nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "afs", "fuse", "virtiofs", "vboxsf", "lustre",
+    "orangefs", "coda", "gfs2", "ocfs2", "prl_fs",
+];
 
 /// Every line of the report, in its order.
 pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
     let mut findings = vec![kernel(facts.kernel)];
     findings.extend(fanotify(facts.fanotify));
     findings.push(round_trip(facts.round_trip));
-    findings.extend(facts.dir.iter().flat_map(dir));
+    findings.extend(facts.dir.iter().flat_map(shared_dir));
     findings.push(fuse_device(facts.fuse_device));
     findings.extend(capabilities(facts.capabilities));
     let unlimited = facts.fanotify.is_ok_and(|level| level.unlimited);
@@ -108,7 +110,8 @@ fn round_trip(result: Result<(), RoundTripError>) -> Finding {
     }
 }
 
-fn dir(dir: &Result<Dir, Errno>) -> Vec<Finding> {
+/// The lines about the directory to be shared.
+pub(super) fn shared_dir(dir: &Result<Dir, Errno>) -> Vec<Finding> {
     match dir {
         Ok(dir) => {
             let mut findings = vec![file_system(dir.fs_type.as_deref()), handle(dir.handle)];
@@ -127,14 +130,21 @@ fn file_system(fs_type: Option<&str>) -> Finding {
     if FS_GOOD.contains(&fs_type) {
         return Finding::ok(SUBJECT, fs_type);
     }
-    let meaning = if fs_type == "overlay" {
-        "changes made beside it, in its upper or lower directory, are not seen"
+    let (meaning, remedy) = if fs_type == "overlay" {
+        (
+            "changes made beside it, in its upper or lower directory, are not seen, and who watches \
+             nothing but a file of the lower directory is not told that it is deleted or replaced",
+            "change files through the overlay alone",
+        )
     } else if FS_REMOTE.contains(&fs_type) || fs_type.starts_with("fuse.") {
-        "only changes made on this host are seen"
+        (
+            "only changes made on this host are seen",
+            "to see those of others, share the directory from the machine that has the files",
+        )
     } else {
-        "farwatch is not tested on it"
+        ("farwatch is not tested on it", "share a directory on ext4, xfs, btrfs or tmpfs")
     };
-    Finding::limited(SUBJECT, format!("{fs_type}: {meaning}"))
+    Finding::limited(SUBJECT, format!("{fs_type}: {meaning}")).remedy(remedy)
 }
 
 fn handle(handle: Result<(), Errno>) -> Finding {
@@ -158,9 +168,14 @@ fn mark(mark: Result<(), Errno>) -> Finding {
             .remedy("give read and search permission, or run as its owner"),
         Err(Errno::NOSPC) => missing("this user has too many marks already")
             .remedy("raise fs.fanotify.max_user_marks"),
-        Err(Errno::NODEV | Errno::OPNOTSUPP | Errno::XDEV) => {
+        // fanotify_mark(2): an fsid that differs from that of the file system's root, or none.
+        Err(Errno::XDEV) => missing("this kernel cannot watch a btrfs subvolume")
+            .remedy("Linux 6.8 or newer, or share a directory outside of subvolumes"),
+        Err(Errno::NODEV) => missing("this kernel cannot watch the directory's file system")
+            .remedy("Linux 6.8 or newer, or another file system"),
+        Err(Errno::OPNOTSUPP) => {
             missing("the directory's file system cannot be watched by file handle")
-                .remedy("a newer kernel may; else another file system")
+                .remedy("another file system")
         }
         Err(errno) => missing(&format!("the directory cannot be marked: {errno}")),
     }
@@ -330,9 +345,20 @@ mod tests {
 
     #[test]
     fn network_and_overlay_file_systems_are_limited() {
-        for fs_type in ["nfs4", "cifs", "fuse.sshfs", "fuse", "overlay", "vfat"] {
+        for fs_type in ["nfs4", "9p", "cifs", "fuse.sshfs", "fuse", "overlay", "vfat"] {
             let facts = with_dir(fs_type, Ok(()), Ok(()));
             assert_eq!(complaints(&facts), [("file system", Verdict::Limited)], "{fs_type}");
+        }
+    }
+
+    #[test]
+    fn whatever_is_wrong_with_the_directory_comes_with_what_to_do() {
+        let marks = [Errno::ACCESS, Errno::NOSPC, Errno::XDEV, Errno::NODEV, Errno::OPNOTSUPP];
+        let all = marks.map(|errno| with_dir("9p", Err(Errno::OPNOTSUPP), Err(errno)));
+        for facts in all {
+            let complaints = facts.dir.iter().flat_map(shared_dir);
+            let remedies: Vec<_> = complaints.map(|finding| finding.remedy).collect();
+            assert!(remedies.len() == 3 && remedies.iter().all(Option::is_some), "{remedies:?}");
         }
     }
 

@@ -31,7 +31,7 @@ pub(super) fn facts(dir: Option<&Path>) -> Facts {
         capabilities: sets.map_or(CapabilitySet::empty(), |sets| sets.effective),
         sysctls: SYSCTLS.map(|sysctl| read_sysctl(sysctl.name)),
         nofile: NoFile { soft, hard },
-        dir: dir.map(|dir| look_at(dir, group.as_ref().ok())),
+        dir: dir.map(shared_dir),
     }
 }
 
@@ -44,12 +44,15 @@ fn read_sysctl(name: &str) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-fn look_at(dir: &Path, group: Option<&Fanotify>) -> Result<Dir, Errno> {
+/// Looks at the directory to be shared, and marks it in a group that has no other mark: there are file
+/// systems that the kernel does not mix.
+pub(super) fn shared_dir(dir: &Path) -> Result<Dir, Errno> {
+    let group = Fanotify::open().ok();
     let dir = open(dir, OFlags::PATH | OFlags::DIRECTORY)?;
     let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let mount_id = mount::mount_id(&dir).ok();
     let mask = Mask::DEFAULT.bits();
-    let mark = group.map(|group| {
+    let mark = group.as_ref().map(|group| {
         group.mark(dir.as_fd(), mask)?;
         group.unmark(dir.as_fd(), mask)
     });

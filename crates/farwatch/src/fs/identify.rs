@@ -65,7 +65,7 @@ impl Interposer {
         let dir = self.share.dir(dir, || self.open_directory(dir.get()).ok())?;
         let name = CString::new(name.as_bytes()).ok()?;
         let fid = farwatch_sys::handle::fid_at(dir.as_fd(), &name, fsid).ok()?;
-        contains_ino(fid.handle(), ino).then_some(fid)
+        (named_ino(&fid)? == ino).then_some(fid)
     }
 
     fn resolve(&self, dir: NodeId, name: &Name) -> Option<OwnedFd> {
@@ -99,12 +99,23 @@ impl Interposer {
     }
 }
 
-/// Whether one of the words of a file handle is the low half of an inode number: `FILEID_INO32_GEN`
-/// (ext4, tmpfs), `FILEID_INO64_GEN` (xfs), `FILEID_BTRFS_*`.
-fn contains_ino(handle: &[u8], ino: u64) -> bool {
-    let [a, b, c, d, ..] = ino.to_ne_bytes();
-    let low = if cfg!(target_endian = "little") { [a, b, c, d] } else { return false };
-    handle.chunks_exact(4).any(|word| word == low)
+/// The inode number in a file handle, where it is known to be. Anywhere else a word that looks like it
+/// could be something else: on btrfs all numbers are small. (overlayfs has the handle of a layer.)
+fn named_ino(fid: &Fid) -> Option<u64> {
+    let handle = fid.handle();
+    let number = |at| handle.get(at..at + 8)?.try_into().ok().map(u64::from_ne_bytes);
+    let word = || handle.get(..4)?.try_into().ok().map(u32::from_ne_bytes);
+    match (fid.handle_type(), handle.len()) {
+        // FILEID_INO32_GEN: inode number and generation, but on tmpfs the generation comes first and
+        // the low half of the number before the high one (`shmem_encode_fh()`).
+        (1, 8) => word().map(u64::from),
+        (1, 12) => {
+            number(4).map(|ino| if cfg!(target_endian = "big") { ino.rotate_left(32) } else { ino })
+        }
+        // FILEID_INO64_GEN (xfs), FILEID_BTRFS_WITHOUT_PARENT.
+        (0x81 | 0x4d, _) => number(0),
+        _ => None,
+    }
 }
 
 /// Whether a descriptor is open on the object that a reply describes.
@@ -113,4 +124,35 @@ fn is_object(fd: &OwnedFd, attr: &Attr) -> bool {
         stat.st_ino == attr.ino
             && FileKind::from_mode(stat.st_mode) == FileKind::from_mode(attr.mode)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_word_that_is_an_inode_number_is_taken_for_it() {
+        let named = |handle_type, words: &[u32]| {
+            let handle: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+            named_ino(&Fid::new([1, 2], handle_type, &handle).unwrap())
+        };
+        assert_eq!(named(1, &[257, 300]), Some(257));
+        assert_eq!(named(1, &[300, 257, 0]), Some(257));
+        let [low, high] = if cfg!(target_endian = "little") { [0, 1] } else { [1, 0] };
+        let mut number = [0; 2];
+        (number[low], number[high]) = (257, 1);
+        assert_eq!(named(0x81, &[number[0], number[1], 300]), Some(257 + (1 << 32)));
+        assert_eq!(named(0x4d, &[number[0], number[1], 5, 0, 300]), Some(257 + (1 << 32)));
+        assert_eq!(named(0xfb, &[257, 257, 257]), None);
+        assert_eq!(named(1, &[]), None);
+    }
+
+    #[test]
+    fn the_inode_number_is_found_in_the_handle_of_a_real_file() {
+        let file = tempfile::tempfile().unwrap();
+        let fid = farwatch_sys::handle::fid(file.as_fd()).unwrap();
+        let ino = std::os::unix::fs::MetadataExt::ino(&file.metadata().unwrap());
+        // Elsewhere than on the common file systems it is looked for in another way.
+        assert!(named_ino(&fid).is_none_or(|named| named == ino), "{fid:?}");
+    }
 }

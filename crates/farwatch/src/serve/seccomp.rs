@@ -127,7 +127,7 @@ const FILES: &[&str] = &[
 ];
 
 /// Of the watch thread.
-const WATCH: &[&str] = &["fanotify_mark"];
+const WATCH: &[&str] = &["fanotify_init", "fanotify_mark"];
 
 /// Of a panic that tells where it was. It ends one request, and must not end the process.
 const BACKTRACE: &[&str] = &["getcwd"];

@@ -3,8 +3,10 @@
 //!
 //! Pure: `watch` reads the bytes.
 
+use std::ops::RangeInclusive;
+
 use farwatch_proto::host::{HostChange, HostEntry};
-use farwatch_proto::{Mask, Name};
+use farwatch_proto::{Fid, Mask, Name};
 use farwatch_sys::fanotify::{DirRecord, FAN_Q_OVERFLOW, FAN_RENAME, Record, records};
 
 /// Room for a few hundred events a read.
@@ -23,7 +25,11 @@ pub(super) fn changes(bytes: &[u8], own_pid: i32) -> impl Iterator<Item = HostCh
     })
 }
 
-fn change(record: Record<'_>) -> Vec<HostChange> {
+fn change(mut record: Record<'_>) -> Vec<HostChange> {
+    let dir = [&record.dir, &record.old, &record.new].into_iter().flatten().next();
+    if let (Some(object), Some(dir)) = (&record.object, dir) {
+        record.object = subvolume(object, &dir.fid).or(record.object);
+    }
     let mask = Mask::from_bits_truncate(record.mask);
     if record.mask & FAN_Q_OVERFLOW != 0 {
         return vec![HostChange::Overflow];
@@ -63,7 +69,48 @@ fn change(record: Record<'_>) -> Vec<HostChange> {
     changes
 }
 
+/// The root of a btrfs subvolume as it names itself. The kernel reports every object with the fsid of
+/// the marked directory, but `statfs(2)` of a subvolume has another: in it, the subvolume's number is
+/// mixed with the file system's (`btrfs_statfs()`), and file handles contain the number.
+fn subvolume(object: &Fid, dir: &Fid) -> Option<Fid> {
+    let (own, dirs) = (subvolume_number(object)?, subvolume_number(dir)?);
+    let mix = own ^ dirs;
+    let [low, high] = [mix, mix >> 32].map(|half| u32::try_from(half & u64::from(u32::MAX)));
+    let [first, second] = object.fsid();
+    let fsid = [first ^ high.ok()?, second ^ low.ok()?];
+    Fid::new(fsid, object.handle_type(), object.handle()).ok().filter(|_| mix != 0)
+}
+
+/// The second word of `struct btrfs_fid`.
+fn subvolume_number(fid: &Fid) -> Option<u64> {
+    /// `FILEID_BTRFS_*` of `linux/exportfs.h`.
+    const BTRFS: RangeInclusive<i32> = 0x4d..=0x4f;
+    let number = fid.handle().get(8..16).filter(|_| BTRFS.contains(&fid.handle_type()))?;
+    Some(u64::from_ne_bytes(number.try_into().ok()?))
+}
+
 fn entry(record: DirRecord<'_>) -> Option<HostEntry> {
     let name = Name::parse(record.name).ok()?;
     Some(HostEntry { dir: record.fid, name })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn btrfs(fsid: [u32; 2], number: u64) -> Fid {
+        let words = [256, number].map(u64::to_ne_bytes);
+        Fid::new(fsid, 0x4d, &[words.as_flattened(), &[7, 0, 0, 0]].concat()).unwrap()
+    }
+
+    #[test]
+    fn the_root_of_a_subvolume_gets_the_fsid_that_it_says_itself() {
+        let (top, sub) = ((5_u64, [0x10_u32, 0x20_u32 ^ 5]), ((1 << 32) + 300, [0x11, 0x20 ^ 300]));
+        let reported = btrfs(top.1, sub.0);
+        assert_eq!(subvolume(&reported, &btrfs(top.1, top.0)), Some(btrfs(sub.1, sub.0)));
+        assert_eq!(subvolume(&btrfs(top.1, top.0), &btrfs(top.1, top.0)), None);
+        let ext4 = Fid::new(top.1, 1, &[1; 8]).unwrap();
+        assert_eq!(subvolume(&ext4, &btrfs(top.1, top.0)), None);
+        assert_eq!(subvolume(&reported, &ext4), None);
+    }
 }
