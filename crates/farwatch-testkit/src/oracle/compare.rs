@@ -115,7 +115,7 @@ fn by_directory(events: &[Event]) -> BTreeMap<String, Vec<String>> {
         Some(other.map_or_else(|| "nowhere".to_owned(), |other| other.object.clone()))
     };
     let mut directories: BTreeMap<String, Vec<Event>> = BTreeMap::new();
-    for event in events {
+    for event in events.iter().filter(|event| !is_of_a_directory(event)) {
         directories.entry(directory(event)).or_default().push(event.clone());
     }
     let normal = |events: Vec<Event>| {
@@ -124,9 +124,18 @@ fn by_directory(events: &[Event]) -> BTreeMap<String, Vec<String>> {
             Some(mate) => format!("{} with {mate}", Event { cookie: None, ..event.clone() }),
             None => event.to_string(),
         };
-        events.iter().map(line).collect()
+        let mut lines: Vec<String> = events.iter().map(line).collect();
+        // inotify's own merging does not look at cookies: `inotify_merge()`.
+        lines.dedup();
+        lines
     };
     directories.into_iter().map(|(directory, events)| (directory, normal(events))).collect()
+}
+
+/// A change of a directory's own attributes. fanotify names such a directory by itself alone, so that
+/// it merges two of them over a rename in between, and where the second was is lost.
+fn is_of_a_directory(event: &Event) -> bool {
+    event.is_dir && matches!(event.kind, Kind::Modify | Kind::Attrib)
 }
 
 /// The watch that told of it. What is told of a watched object itself is a stream of its own.
