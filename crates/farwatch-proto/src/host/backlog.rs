@@ -230,7 +230,7 @@ fn in_order(earlier: Mask, later: Mask) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Entry, FileKind, Name, Node};
+    use crate::{Name, Node};
 
     fn event(name: &str, mask: Mask) -> Pending {
         let entry = Entry { dir: Node::ROOT, name: Name::parse(name.as_bytes()).unwrap() };

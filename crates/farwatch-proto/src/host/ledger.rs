@@ -318,23 +318,11 @@ impl Record {
                 tree.removed(dir, name, known);
                 Answer::Done
             }
-            MarkedRequest::SetTimes(node, event)
-                if self.todo.contains(event) && concerns(node, known, &entry, tree) =>
-            {
-                if self.holds_another(node, known) {
-                    return ESTALE;
-                }
-                self.todo.remove(event);
-                Answer::Attr(by_node(node))
+            MarkedRequest::SetTimes(node, event) if concerns(node, known, &entry, tree) => {
+                self.change(node, known, event, Answer::Attr(by_node(node)))
             }
-            MarkedRequest::OpenWrite(node)
-                if self.todo.contains(Mask::CLOSE_WRITE) && concerns(node, known, &entry, tree) =>
-            {
-                if self.holds_another(node, known) {
-                    return ESTALE;
-                }
-                self.todo.remove(Mask::CLOSE_WRITE);
-                Answer::Opened
+            MarkedRequest::OpenWrite(node) if concerns(node, known, &entry, tree) => {
+                self.change(node, known, Mask::CLOSE_WRITE, Answer::Opened)
             }
             MarkedRequest::Lookup(..)
             | MarkedRequest::Create(..)
@@ -344,6 +332,24 @@ impl Record {
             | MarkedRequest::SetTimes(..)
             | MarkedRequest::OpenWrite(..) => EPERM,
         }
+    }
+
+    /// A change of content under a name.
+    fn change(
+        &mut self,
+        node: NodeId,
+        known: Option<NodeId>,
+        event: Mask,
+        answer: Answer,
+    ) -> Answer {
+        if !self.todo.contains(event) {
+            return EPERM;
+        }
+        if self.holds_another(node, known) {
+            return ESTALE;
+        }
+        self.todo.remove(event);
+        answer
     }
 
     fn answer_object(&mut self, request: MarkedRequest<'_>) -> Answer {

@@ -59,7 +59,8 @@ impl Model {
             Op::Rename(from, to) => {
                 let leaves = !is_inside(to) && self.below(from).any(|id| self.is_open(id));
                 let replaces = self.entries.get(to).map(|entry| entry.0);
-                !busy(to) && !leaves && !(replaces == Some(Type::Directory) && self.has_nameless())
+                let covers = replaces == Some(Type::Directory) && self.has_nameless();
+                !(busy(to) || leaves || covers)
             }
             // A known fault.
             Op::RenameExchange(one, two) => {
@@ -170,7 +171,7 @@ impl Model {
             self.entries.keys().filter(|path| path.starts_with(from)).cloned().collect();
         for path in moved {
             let Some(entry) = self.entries.remove(&path) else { continue };
-            let rest = path.strip_prefix(from).unwrap_or(Path::new(""));
+            let rest = path.strip_prefix(from).unwrap_or_else(|_| Path::new(""));
             let new = if rest.as_os_str().is_empty() { to.to_owned() } else { to.join(rest) };
             self.entries.insert(new, entry);
         }

@@ -60,7 +60,7 @@ impl Replay<'_> {
                 self.lookup(entry);
                 self.change(create(entry, *kind));
             }
-            Call::Link(node, entry) => {
+            Call::Link(node, entry, _) => {
                 self.lookup(entry);
                 self.change(requests::link(node.id.get(), dir(entry), name(entry)));
             }
