@@ -26,6 +26,7 @@ use guest::{AGENT_TID, Caller, Guest, ROOT, nodeid};
 use requests::Request;
 use rustix::io::Errno;
 use served::{Host, skip_without_root};
+use virtiofsd::fuse::Opcode;
 
 const CONTROL: u64 = NodeId::CONTROL.get();
 
@@ -189,7 +190,7 @@ fn an_agent_is_detached_by_a_new_session_a_destroy_and_a_reset_of_the_device() {
             guest
         },
         |host, mut guest| {
-            guest.ask(&requests::destroy());
+            guest.ask(&Request::new(Opcode::Destroy, 0));
             assert_eq!(agent(host), None);
             guest.init();
             guest

@@ -89,10 +89,6 @@ pub(crate) fn init(flags: u64) -> Request {
     Request::new(Opcode::Init, 0).u32(7).u32(38).u32(1 << 17).u32(low).u32(high).bytes(&[0; 44])
 }
 
-pub(crate) fn destroy() -> Request {
-    Request::new(Opcode::Destroy, 0)
-}
-
 pub(crate) fn lookup(dir: u64, name: &str) -> Request {
     Request::new(Opcode::Lookup, dir).name(name)
 }
