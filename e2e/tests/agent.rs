@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! How `farwatch-agent` begins and ends, on a mount of this machine. In a virtual machine: `vm_*`.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use e2e::Need;
 use farwatch_testkit::{Kind, Mount, PATIENCE, Process, Recorder, Share, render};
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         an_agent_needs_root_and_says_so,
         systemd_is_told_when_events_are_delivered_and_when_they_end,
         one_agent_serves_several_mounts,
+        the_capabilities_of_the_systemd_unit_are_enough_and_each_is_needed,
     ];
     trials.extend(e2e::trials![
         &[Need::Mount, Need::StockVirtiofsd];
@@ -252,6 +254,65 @@ fn one_agent_serves_several_mounts() -> Result<()> {
     agent.signal(Signal::TERM)?;
     ensure!(agent.wait()?.success(), "{}", agent.log());
     Ok(())
+}
+
+fn the_capabilities_of_the_systemd_unit_are_enough_and_each_is_needed() -> Result<()> {
+    const UNIT: &str = include_str!("../../contrib/farwatch-agent@.service");
+    let line = UNIT.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+    let line = line.context("the unit bounds no capabilities")?.to_lowercase();
+    let all: Vec<&str> =
+        line.split_whitespace().filter_map(|name| name.strip_prefix("cap_")).collect();
+    // Only who follows another agent is told a difference.
+    let mut mount = Mount::start_with_agent()?;
+    mount.agent().signal(Signal::TERM)?;
+    mount.agent().wait()?;
+    ensure!(tells_all(&mount, &all, "all")?, "with all of them events are missing");
+    for without in &all {
+        let rest: Vec<&str> = all.iter().filter(|name| *name != without).copied().collect();
+        ensure!(!tells_all(&mount, &rest, without)?, "{without} is not needed");
+    }
+    Ok(())
+}
+
+/// Whether an agent with these capabilities works, and tells of changes that need some of them.
+fn tells_all(mount: &Mount, names: &[&str], share: &str) -> Result<bool> {
+    let share = mount.share(share)?;
+    // What is measured is not the way to the barrier.
+    let open = |path: &Path| fs::set_permissions(path, Permissions::from_mode(0o777));
+    open(share.host())?;
+    open(&share.host().with_extension("barrier"))?;
+    share.run_on_host("umask 022; mkdir closed; touch foreign; chown 1000 foreign")?;
+    let mut recorder = Recorder::new(&share, Recorder::CHANGES)?;
+    for watched in [".", "closed"] {
+        recorder.watch(Path::new(watched))?;
+    }
+    // In a difference the type of an object is known; `witness` comes after `device`.
+    share.run_on_host("mknod device b 7 0; touch witness")?;
+
+    let agent = mount.farwatch_agent()?;
+    let bounds = names.iter().map(|name| format!(",+{name}")).collect::<String>();
+    let mut command = Command::new("setpriv");
+    command.args(["--no-new-privs", "--inh-caps=-all"]).arg(format!("--bounding-set=-all{bounds}"));
+    command.arg("--").arg(agent.get_program()).arg(mount.mount_point());
+    let mut agent = Process::start(command)?;
+    if agent.wait_for_line(|line| line.starts_with("events are delivered on ")).is_err() {
+        let status = agent.wait()?;
+        ensure!(status.code() == Some(1), "{status}:\n{}", agent.log());
+        return Ok(false);
+    }
+    let told = |recorder: &Recorder, wanted: &str| {
+        recorder.events().iter().any(|event| event.to_string() == wanted)
+    };
+    recorder
+        .wait_until(PATIENCE, |recorder| told(recorder, "CREATE witness"))
+        .with_context(|| format!("with {names:?}"))?;
+    share.run_on_host("truncate -s 1 foreign; mkfifo closed/made")?;
+    recorder.barrier()?;
+    let wanted = ["CREATE device", "MODIFY foreign", "CREATE closed/made"];
+    let all = wanted.iter().all(|wanted| told(&recorder, wanted));
+    agent.signal(Signal::TERM)?;
+    agent.wait()?;
+    Ok(all)
 }
 
 fn a_stock_virtiofsd_is_refused_with_what_to_do() -> Result<()> {

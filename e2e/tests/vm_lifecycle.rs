@@ -10,9 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use e2e::Need;
 use farwatch_testkit::vm::{Guest, Kernel, Vm, mount_point};
-use farwatch_testkit::{
-    Event, Mount, PATIENCE, Place as _, Record, Recorder, Share, merge_allowed, render,
-};
+use farwatch_testkit::{Event, Mount, Place as _, Record, Recorder, Share, merge_allowed, render};
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 
@@ -282,22 +280,36 @@ fn line(events: &[Event]) -> String {
     events.iter().map(text).collect::<Vec<_>>().join("|")
 }
 
+/// With as many events in flight as a checkout makes: it is stopped while they happen.
 fn an_agent_stays_small_and_quiet(vm: &Vm) -> Result<()> {
-    const FILES: u32 = 10_000;
+    const FILES: usize = 10_000;
     let share = vm.share("many")?;
     let mut recorder = vm.remote_recorder(&share)?;
     recorder.watch(Path::new("."))?;
     recorder.barrier()?;
+    recorder.take_events()?;
+    let signal = |signal: &str| {
+        vm.guest().shell(Path::new("/"), &format!("kill -{signal} $(pidof farwatch-agent)"))
+    };
+    signal("STOP")?;
+    let marks = (0..FILES).step_by(FILES / 10).map(|n| format!("after{n}")).collect::<Vec<_>>();
     for n in 0..FILES {
         fs::create_dir(share.host().join(n.to_string()))?;
+        if let Some(mark) = marks.iter().find(|mark| **mark == format!("after{n}")) {
+            share.run_on_host(&format!("> ../many.barrier/{mark}"))?;
+        }
     }
-    let mut created = 0;
-    let until = Instant::now() + 3 * PATIENCE;
-    while created < FILES as usize && Instant::now() < until {
-        let events = recorder.take_events_now()?;
-        created += events.iter().filter(|event| event.to_string().starts_with("CREATE")).count();
+    let early = recorder.take_events_now()?.len();
+    ensure!(early == 0, "{early} events from an agent that is stopped");
+    signal("CONT")?;
+    // Each is patience for a tenth of them.
+    for mark in &marks {
+        recorder.wait_for_sentinel(mark)?;
     }
-    ensure!(created == FILES as usize, "{created} of {FILES} were told");
+    recorder.barrier()?;
+    let events = recorder.take_events()?;
+    let created = events.iter().filter(|event| event.to_string().starts_with("CREATE")).count();
+    ensure!(created == FILES, "{created} of {FILES} were told");
     let resident = vm.guest().shell(
         Path::new("/"),
         "for p in $(pidof farwatch-agent); do grep VmHWM /proc/$p/status; done",
@@ -306,11 +318,31 @@ fn an_agent_stays_small_and_quiet(vm: &Vm) -> Result<()> {
         resident.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     let sum: u64 = resident.iter().sum();
     ensure!(resident.len() == 2 && sum <= RESIDENT_MAX, "resident: {resident:?} KiB");
-    let load = vm.guest().shell(
-        Path::new("/"),
-        "grep -h State $(for p in $(pidof farwatch-agent); do echo /proc/$p/task/*/status; done)",
-    )?;
-    ensure!(!load.contains("D (disk sleep)"), "a thread that waits counts as load:\n{load}");
+    idle_agent_wakes_up_with_its_reads_alone(vm)
+}
+
+/// A read that nothing comes for takes half a second. Meanwhile no thread of the agent runs, and none
+/// counts as load.
+fn idle_agent_wakes_up_with_its_reads_alone(vm: &Vm) -> Result<()> {
+    const WAKE_UPS: u32 = 10;
+    const TIME_MIN: f64 = 4.0;
+    let script = format!(
+        "status=$(for p in $(pidof farwatch-agent); do echo /proc/$p/task/*/status; done)
+        count() {{ cat $status | awk '/^voluntary/ {{ sum += $2 }} END {{ print sum }}'; }}
+        grep -h ^State $status >&2
+        cut -d' ' -f1 /proc/uptime
+        from=$(count)
+        while test $(($(count) - from)) -lt {WAKE_UPS}; do :; done
+        cut -d' ' -f1 /proc/uptime"
+    );
+    let output = vm.guest().output(&["sh", "-ec", &script])?;
+    let times =
+        output.stdout.split_whitespace().map(str::parse).collect::<Result<Vec<f64>, _>>()?;
+    let [from, to] = times[..] else { bail!("{output:?}") };
+    ensure!(to - from >= TIME_MIN, "{WAKE_UPS} wake-ups in {} s", to - from);
+    let (states, idle) = (&output.stderr, "S (sleeping)");
+    ensure!(states.contains(idle), "no thread waits:\n{states}");
+    ensure!(!states.contains("D (disk sleep)"), "a thread that waits counts as load:\n{states}");
     Ok(())
 }
 

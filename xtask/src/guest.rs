@@ -13,13 +13,16 @@ const PROGRAMS: [(&str, &str, &str); 2] = [
     ("farwatch-testkit", "farwatch-observer", "crates/farwatch-testkit/src/bin/observer.rs"),
 ];
 
+/// What is larger is no small program any more, that somebody copies into a guest without a thought.
+const SIZE_MAX: u64 = 3 << 20;
+
 /// Builds them into `guest` in the target directory.
 pub(crate) fn run(root: &Path) -> Result<bool> {
     let target = target_dir(root);
+    let dir = dir(root);
     let version = Command::new("rustc").arg("-vV").output().context("rustc")?;
     let version = String::from_utf8(version.stdout)?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV")?;
-    let dir = target.join("guest");
     std::fs::create_dir_all(&dir)?;
     for (package, program, _) in PROGRAMS.iter().filter(|(.., path)| root.join(path).exists()) {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -34,9 +37,16 @@ pub(crate) fn run(root: &Path) -> Result<bool> {
         let new = dir.join(format!(".{program}"));
         std::fs::copy(&built, &new).with_context(|| built.display().to_string())?;
         std::fs::rename(&new, &to)?;
-        println!("{} ({} KiB)", to.display(), to.metadata()?.len() >> 10);
+        let size = to.metadata()?.len();
+        println!("{} ({} KiB)", to.display(), size >> 10);
+        ensure!(size <= SIZE_MAX, "{program} has more than {} KiB", SIZE_MAX >> 10);
     }
     Ok(true)
+}
+
+/// Where they are.
+pub(crate) fn dir(root: &Path) -> PathBuf {
+    target_dir(root).join("guest")
 }
 
 fn target_dir(root: &Path) -> PathBuf {

@@ -8,6 +8,7 @@ mod ci;
 mod guest;
 mod tally;
 mod tidy;
+mod vm_image;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -15,10 +16,12 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask <task>
 
-  ci     all that must pass before a commit: fmt, tidy, clippy, doc, every test
-  tidy   the house rules that no other tool checks
-  guest  the programs that run in a virtual machine, linked statically, into target/guest
-  bench  what farwatch costs on this machine (needs root; --quick does a tenth)";
+  ci        all that must pass before a commit: fmt, tidy, clippy, doc, every test
+  tidy      the house rules that no other tool checks
+  guest     the programs that run in a virtual machine, linked statically, into target/guest
+  vm-image  KERNEL DIR: an initial file system with these programs for a stock kernel that ./test or
+            ./demo has fetched, into DIR/initrd; standard input says what to run in it
+  bench     what farwatch costs on this machine (needs root; --quick does a tenth)";
 
 fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the root");
@@ -27,6 +30,7 @@ fn main() -> ExitCode {
         ["ci"] => ci::run(root),
         ["tidy"] => tidy::run(root),
         ["guest"] => guest::run(root),
+        ["vm-image", kernel, dir] => vm_image::run(root, kernel, Path::new(dir)),
         ["bench"] => bench::run(root, false),
         ["bench", "--quick"] => bench::run(root, true),
         _ => {

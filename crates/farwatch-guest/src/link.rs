@@ -32,6 +32,8 @@ impl Link {
     /// See [`Error`]. Nothing has been replayed then, and nothing may be.
     pub fn open(root: &MountRoot, delivery: Delivery) -> Result<Self, Error> {
         thread::set_fsuid(MARKER_UID)
+            // The number of a notification: whether it can be changed at all shows now, or never.
+            .and_then(|()| thread::set_fsgid(1))
             .and_then(|()| thread::set_fsgid(0))
             .and_then(|()| thread::raise_capabilities())
             .map_err(Error::Marks)?;

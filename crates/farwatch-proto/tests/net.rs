@@ -533,6 +533,21 @@ fn the_next_agent_is_told_what_has_changed_since_the_last_one_was_in_step() {
 }
 
 #[test]
+fn the_next_agent_is_told_of_a_directory_that_became_known_when_there_was_none() {
+    let mut host = Host::new();
+    host.engine.detach();
+    host.guest_knows("between", 3, FileKind::Directory);
+    another_agent(&mut host);
+    let asked = std::iter::from_fn(|| {
+        let rescan = host.rescan()?;
+        host.answer(Listing::default());
+        host.told();
+        Some(rescan.dir)
+    });
+    assert!(asked.collect::<Vec<_>>().contains(&id(3)));
+}
+
+#[test]
 fn the_first_agent_is_owed_nothing_from_before() {
     let mut engine = Engine::default();
     engine.reset(Some(fid(1)));

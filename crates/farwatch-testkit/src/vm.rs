@@ -20,7 +20,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-pub use self::image::Kernel;
+pub use self::image::{Kernel, initrd};
 pub use self::place::{RemoteRecorder, Vm};
 
 use self::channel::Channel;
@@ -63,8 +63,7 @@ impl Guest {
     /// [`mount_point`], and waits for its observer.
     pub fn boot(kernel: &Kernel, shares: &[(&str, &Path)]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("farwatch-vm-").tempdir()?;
-        let tags = shares.iter().map(|(tag, _)| *tag).collect::<Vec<_>>();
-        let initrd = image::build(kernel, &tags, dir.path())?;
+        let initrd = initrd(kernel, &image::programs()?, &script(shares), dir.path())?;
         let port = dir.path().join("observer");
         let listening = SocketDir::watch(dir.path())?;
         let qemu = Process::start(qemu(kernel, &initrd, &port, shares))?;
@@ -205,6 +204,16 @@ impl Output {
         let text = |text: &std::ffi::OsString| text.to_string_lossy().into_owned();
         Ok(Self { code: text(code).parse()?, stdout: text(stdout), stderr: text(stderr) })
     }
+}
+
+/// What the first process does when the modules are loaded.
+fn script(shares: &[(&str, &Path)]) -> String {
+    let mounts = shares.iter().map(|(tag, _)| {
+        let at = mount_point(tag);
+        format!("mkdir -p {0} && mount -t virtiofs {tag} {0}\n", at.display())
+    });
+    mounts.collect::<String>()
+        + "farwatch-observer /dev/ttyS1\necho the observer has ended\npoweroff -f\n"
 }
 
 /// The machine of facts that do not matter here: one processor, memory that is shared with the

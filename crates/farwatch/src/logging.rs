@@ -3,7 +3,7 @@
 //! once.
 
 use std::error::Error;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use syslog::{Facility, Formatter3164, Logger, LoggerBackend};
@@ -25,7 +25,9 @@ pub(crate) fn start(filter: &str, syslog: bool) -> Result<(), Box<dyn Error>> {
     let filter = if off { filter.to_owned() } else { format!("{filter},{LIBRARIES}") };
     let filter = EnvFilter::try_new(filter)?;
     tracing_log::LogTracer::init()?;
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter);
+    // A management program sends standard error to a file: no colours there.
+    let colours = io::stderr().is_terminal();
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours);
     match syslog.then(Syslog::connect).transpose() {
         Ok(Some(syslog)) => {
             // It has a time of its own.

@@ -324,3 +324,13 @@ fn the_file_for_management_programs_names_a_program_that_is_virtiofsd() {
     // The device cannot do it.
     assert!(!features.contains(&"migrate-precopy"), "{features:?}");
 }
+
+#[test]
+fn a_log_that_goes_to_no_terminal_is_plain_text() {
+    let args = "--socket /run/s --shared-dir /does-not-exist --thread-pool-size 4 --log-level info";
+    for output in Forms::new().run(args) {
+        let said = stderr(&output);
+        assert!(said.contains("--thread-pool-size has no effect"), "{said}");
+        assert!(!said.contains('\x1b'), "{said:?}");
+    }
+}

@@ -22,10 +22,11 @@ use std::path::Path;
 
 use farwatch_proto::wire::Notification;
 use farwatch_proto::{Mask, NodeId};
-use guest::{Caller, Guest, ROOT, nodeid};
+use guest::{AGENT_TID, Caller, Guest, ROOT, nodeid};
 use requests::Request;
 use rustix::io::Errno;
 use served::{Host, skip_without_root};
+use virtiofsd::fuse::Opcode;
 
 const CONTROL: u64 = NodeId::CONTROL.get();
 
@@ -175,4 +176,46 @@ fn an_agent_is_told_the_difference_to_what_the_one_before_was_told() {
         assert!(!more.is_empty(), "only {difference:?}");
         difference.extend(more);
     }
+}
+
+#[test]
+fn an_agent_is_detached_by_a_new_session_a_destroy_and_a_reset_of_the_device() {
+    if skip_without_root() {
+        return;
+    }
+    let (mut host, mut guest, mut file) = reading();
+    let ends: [fn(&Host, Guest) -> Guest; 3] = [
+        |_, mut guest| {
+            guest.init();
+            guest
+        },
+        |host, mut guest| {
+            guest.ask(&Request::new(Opcode::Destroy, 0));
+            assert_eq!(agent(host), None);
+            guest.init();
+            guest
+        },
+        |host, guest| {
+            guest.reset();
+            assert_eq!(agent(host), None);
+            host.mount()
+        },
+    ];
+    for (n, end) in ends.iter().enumerate() {
+        assert_eq!(agent(&host), Some(AGENT_TID));
+        guest = end(&host, guest);
+        assert_eq!(agent(&host), None, "end {n}");
+        let lost = guest.send(Caller::agent(0), &read(file, 4096));
+        assert!(lost.is_err(), "end {n}: the agent of before is told {lost:?}");
+        // The next one is not refused as a second one, and gets what happens from now on.
+        file = guest.attach_by_reads();
+        host.run(&format!("mkdir made{n}"));
+        let made = (format!("made{n}"), Mask::CREATE | Mask::ISDIR);
+        assert_eq!(told(&mut host, &mut guest, file), [made], "end {n}");
+    }
+}
+
+/// The thread of the agent that is attached.
+fn agent(host: &Host) -> Option<u32> {
+    host.share.lock().engine.agent_tid()
 }

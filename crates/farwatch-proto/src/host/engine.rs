@@ -45,6 +45,8 @@ pub struct Engine {
     links: u64,
     /// The client was in step with the host up to here, by the host's clock.
     in_step: SystemTime,
+    /// An agent of this session has gone, so the next one is owed the difference.
+    owes: bool,
 }
 
 /// The agent that has the control node open.
@@ -69,6 +71,7 @@ impl Default for Engine {
             wanted: Mask::DEFAULT,
             links: 0,
             in_step: SystemTime::UNIX_EPOCH,
+            owes: false,
         }
     }
 }
@@ -80,6 +83,7 @@ impl Engine {
         self.tree.reset(generation, root);
         self.drop_link();
         self.nets.clear();
+        self.owes = false;
     }
 
     /// An agent's thread has opened the control node.
@@ -101,6 +105,10 @@ impl Engine {
     pub fn listen(&mut self, now: SystemTime) {
         if let Some(agent) = &mut self.agent {
             agent.listening = true;
+            if std::mem::take(&mut self.owes) {
+                // Of directories, too, that the guest got to know when there was no agent.
+                self.nets.lost_track(self.in_step, &self.tree);
+            }
             self.nets.drained(now);
             self.in_step = now;
         }
@@ -111,6 +119,7 @@ impl Engine {
     pub fn detach(&mut self) {
         if self.is_listening() {
             self.nets.lost_track(self.in_step, &self.tree);
+            self.owes = true;
         }
         self.drop_link();
     }

@@ -56,7 +56,7 @@ impl Kernel {
 }
 
 /// The statically linked programs for the guest, if they have been built.
-pub(crate) fn programs() -> Result<PathBuf> {
+pub(super) fn programs() -> Result<PathBuf> {
     let dir = match std::env::var_os(PROGRAMS_VARIABLE) {
         Some(dir) => PathBuf::from(dir),
         // Test programs lie in target/<profile>/deps.
@@ -74,8 +74,10 @@ pub(crate) fn programs() -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// Makes the initial file system of a machine in `dir`.
-pub(super) fn build(kernel: &Kernel, tags: &[&str], dir: &Path) -> Result<PathBuf> {
+/// Makes the initial file system of a machine in `dir`: busybox, the programs of `programs`, and those
+/// of this machine that are there. Its first process loads the modules and then does what `then`, a
+/// shell script, says.
+pub fn initrd(kernel: &Kernel, programs: &Path, then: &str, dir: &Path) -> Result<PathBuf> {
     let root = dir.join("root");
     for sub in ["bin", "etc", "proc", "sys", "dev", "lib", "share", "tmp", "run"] {
         fs::create_dir_all(root.join(sub))?;
@@ -83,7 +85,7 @@ pub(super) fn build(kernel: &Kernel, tags: &[&str], dir: &Path) -> Result<PathBu
     fs::write(root.join("etc/passwd"), PASSWD)?;
     fs::copy(BUSYBOX, root.join("bin/busybox")).context(BUSYBOX)?;
     for program in ["farwatch-agent", "farwatch-observer"] {
-        fs::copy(programs()?.join(program), root.join("bin").join(program)).context(program)?;
+        fs::copy(programs.join(program), root.join("bin").join(program)).context(program)?;
     }
     applets(&root)?;
     for (program, files) in extras()? {
@@ -95,13 +97,13 @@ pub(super) fn build(kernel: &Kernel, tags: &[&str], dir: &Path) -> Result<PathBu
     }
     let modules = modules(kernel, &root.join("lib"))?;
     let init = root.join("init");
-    fs::write(&init, script(&modules, tags))?;
+    fs::write(&init, script(&modules, then))?;
     fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
     pack(&root, &dir.join("initrd"))
 }
 
 /// What the first process of the machine does.
-fn script(modules: &[String], tags: &[&str]) -> String {
+fn script(modules: &[String], then: &str) -> String {
     let mut script = String::from(
         "#!/bin/busybox sh\n\
          export PATH=/bin:/usr/bin\n\
@@ -113,11 +115,7 @@ fn script(modules: &[String], tags: &[&str]) -> String {
     for module in modules {
         script += &format!("insmod /lib/{module}.ko\n");
     }
-    for tag in tags {
-        let at = super::mount_point(tag);
-        script += &format!("mkdir -p {0} && mount -t virtiofs {tag} {0}\n", at.display());
-    }
-    script + "farwatch-observer /dev/ttyS1\necho the observer has ended\npoweroff -f\n"
+    script + then
 }
 
 fn applets(root: &Path) -> Result<()> {

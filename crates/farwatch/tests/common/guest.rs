@@ -12,6 +12,7 @@ use farwatch_proto::wire::control::{Delivery, Hello, Welcome};
 use farwatch_proto::{Mask, NodeId, Seq};
 use rustix::io::Errno;
 use vhost::VhostBackend as _;
+use vhost::vhost_user::VhostUserFrontend as _;
 
 use crate::fake_driver::{Buffer, F_NOTIFICATION, FakeDriver};
 use crate::requests::{self, Request, open_flags};
@@ -75,6 +76,11 @@ impl Guest {
     /// Mounts: a new session begins.
     pub(crate) fn init(&mut self) {
         self.send(Caller::PROGRAM, &requests::init(INIT_EXT)).unwrap();
+    }
+
+    /// Resets the device. It takes another connection to go on.
+    pub(crate) fn reset(mut self) {
+        self.driver.frontend.reset_device().unwrap();
     }
 
     /// Sends a request and waits for the reply. What has none gets an empty one.
