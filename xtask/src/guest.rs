@@ -49,7 +49,7 @@ pub(crate) fn dir(root: &Path) -> PathBuf {
     target_dir(root).join("guest")
 }
 
-fn target_dir(root: &Path) -> PathBuf {
+pub(crate) fn target_dir(root: &Path) -> PathBuf {
     match std::env::var_os("CARGO_TARGET_DIR") {
         Some(dir) => root.join(dir),
         None => root.join("target"),

@@ -6,6 +6,7 @@
 mod bench;
 mod ci;
 mod guest;
+mod oracle;
 mod tally;
 mod tidy;
 mod vm_image;
@@ -21,6 +22,9 @@ usage: cargo xtask <task>
   guest     the programs that run in a virtual machine, linked statically, into target/guest
   vm-image  KERNEL DIR: an initial file system with these programs for a stock kernel that ./test or
             ./demo has fetched, into DIR/initrd; standard input says what to run in it
+  oracle    random operations, and whether a mount tells of them what a local directory tells (needs
+            root): --ops N --seed S [--unpaced] [--path mount|agent|6.1|6.12] [--watch BACKEND]
+            [--fault drop|swap|cookie] [--keep DIR]; or case FILE
   bench     what farwatch costs on this machine (needs root; --quick does a tenth)";
 
 fn main() -> ExitCode {
@@ -31,6 +35,7 @@ fn main() -> ExitCode {
         ["tidy"] => tidy::run(root),
         ["guest"] => guest::run(root),
         ["vm-image", kernel, dir] => vm_image::run(root, kernel, Path::new(dir)),
+        ["oracle", ref args @ ..] => oracle::run(root, args),
         ["bench"] => bench::run(root, false),
         ["bench", "--quick"] => bench::run(root, true),
         _ => {

@@ -236,6 +236,10 @@ impl<'a, P: Place> Oracle<'a, P> {
     }
 
     fn shrunk(&mut self, seed: u64, case: Case, difference: String) -> Failure {
+        if self.fault.is_some() {
+            // It is not the case that is at fault.
+            return Failure { seed, case, difference };
+        }
         let mut last = difference;
         let report = self.report.clone();
         let case = case.shrink(SHRINK_TRIES_MAX, |smaller| match self.run_fair(smaller) {

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Some minutes of the oracle, and the cases in `e2e/oracle` that once failed. `cargo xtask oracle`
+//! runs as much of it as one likes.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use e2e::Need;
+use farwatch_testkit::oracle::{Case, Fault, Oracle, Plan, Report};
+use farwatch_testkit::vm::{Kernel, Vm};
+use farwatch_testkit::{Mount, Place};
+
+/// Where `cargo xtask oracle` begins too. Any other number is as good.
+const SEED: u64 = 1;
+
+fn main() -> ExitCode {
+    let mut trials = e2e::trials![
+        &[Need::Mount];
+        kept_cases_are_equal,
+        paced_operations_are_told_as_locally,
+        paced_operations_are_told_as_locally_by_an_agent,
+        unpaced_operations_are_told_as_locally,
+        unpaced_operations_are_told_as_locally_by_an_agent,
+        an_event_that_is_dropped_is_noticed,
+        two_events_that_change_places_are_noticed,
+        a_cookie_that_is_lost_is_noticed,
+    ];
+    for version in ["6.1", "6.12"] {
+        let needs = [Need::Mount, Need::Vm(version)];
+        trials.push(e2e::trial(&format!("operations_are_told_in_{version}"), &needs, move || {
+            let vm = Vm::start(&Kernel::find(version).context("the kernel has gone")?)?;
+            equal(&vm, Plan { ops: 250, in_mount: false, ..PACED })?;
+            equal(&vm, Plan { ops: 8000, ..UNPACED })
+        }));
+    }
+    e2e::run(trials)
+}
+
+const PACED: Plan = Plan { ops: 4000, seed: SEED, paced: true, in_mount: true, fault: None };
+const UNPACED: Plan = Plan { ops: 30_000, seed: SEED, paced: false, in_mount: false, fault: None };
+
+fn kept_cases_are_equal() -> Result<()> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("oracle");
+    let mount = Mount::start()?;
+    let mut oracle = Oracle::new(&mount);
+    let mut cases = 0;
+    for file in std::fs::read_dir(dir)? {
+        let file = file?.path();
+        let case = Case::parse(&std::fs::read_to_string(&file)?)
+            .with_context(|| file.display().to_string())?;
+        if let Some(difference) = oracle.run_case(&case)? {
+            return Err(anyhow!("{}:\n{difference}", file.display()));
+        }
+        cases += 1;
+    }
+    ensure!(cases > 0, "there are no cases");
+    Ok(())
+}
+
+fn paced_operations_are_told_as_locally() -> Result<()> {
+    equal(&Mount::start()?, PACED)
+}
+
+fn paced_operations_are_told_as_locally_by_an_agent() -> Result<()> {
+    equal(&Mount::start_with_agent()?, Plan { seed: SEED + 1000, ..PACED })
+}
+
+fn unpaced_operations_are_told_as_locally() -> Result<()> {
+    equal(&Mount::start()?, UNPACED)
+}
+
+fn unpaced_operations_are_told_as_locally_by_an_agent() -> Result<()> {
+    equal(&Mount::start_with_agent()?, Plan { seed: SEED + 1000, ..UNPACED })
+}
+
+fn an_event_that_is_dropped_is_noticed() -> Result<()> {
+    noticed(Fault::Drop)
+}
+
+fn two_events_that_change_places_are_noticed() -> Result<()> {
+    noticed(Fault::Swap)
+}
+
+fn a_cookie_that_is_lost_is_noticed() -> Result<()> {
+    noticed(Fault::Cookie)
+}
+
+/// The same operations pass when no rule is broken: the tests above.
+fn noticed(fault: Fault) -> Result<()> {
+    for plan in [PACED, UNPACED] {
+        let report = run(&Mount::start()?, Plan { fault: Some(fault), ..plan })?;
+        let how = if plan.paced { "paced" } else { "unpaced" };
+        ensure!(report.failure.is_some(), "{how}: {} events, and none is amiss", report.events);
+    }
+    Ok(())
+}
+
+fn equal(place: &impl Place, plan: Plan) -> Result<()> {
+    let report = run(place, plan)?;
+    ensure!(report.events > 0, "nothing was compared");
+    match report.failure {
+        None => Ok(()),
+        Some(failure) => Err(anyhow!(
+            "seed {}: {}\nthe case:\n{}\n{}",
+            failure.seed,
+            failure.difference,
+            failure.case,
+            place.log()
+        )),
+    }
+}
+
+fn run(place: &impl Place, plan: Plan) -> Result<Report> {
+    Oracle::new(place).run(plan, |_| {})
+}
