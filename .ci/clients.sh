@@ -17,6 +17,7 @@ need_clients() {
     need watchman watchman
     need entr entr
     need reflex reflex
+    need fatrace fatrace
     need tail coreutils
     need setpriv util-linux
 }

@@ -9,7 +9,8 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use farwatch_testkit::{Mount, PATIENCE, Process, Share};
+use farwatch_testkit::{Mount, PATIENCE, Process, Recorder, Share};
+use inotify::WatchMask;
 
 /// Something done on the host, and the lines that the client prints then, in any order. `a or b` is one of two.
 pub(crate) struct Step {
@@ -82,6 +83,8 @@ fn run(
     steps: &[Step],
 ) -> Result<Printed> {
     share.run_on_host(setup)?;
+    // A watch is told of what was done just before it was set, if that is still on its way.
+    Recorder::new(share, WatchMask::CREATE)?.barrier()?;
     let own = room(mount, share)?;
     let mut client = start(&Room { share, own })?;
     let mut printed = Printed::new();
@@ -146,7 +149,11 @@ pub(crate) fn start(command: Command, is_ready: impl Fn(&str) -> bool) -> Result
 
 /// Starts a command that does not say when it watches, and waits until it has so many inotify watches.
 pub(crate) fn start_silent(command: Command, watches: usize) -> Result<Process> {
-    let process = Process::start(command)?;
+    wait_for_watches(Process::start(command)?, watches)
+}
+
+/// Waits until a program has so many inotify watches.
+pub(crate) fn wait_for_watches(process: Process, watches: usize) -> Result<Process> {
     let deadline = Instant::now() + PATIENCE;
     while watches_of(&process)? < watches {
         ensure!(Instant::now() < deadline, "it watches too little:\n{}", process.log());

@@ -2,13 +2,19 @@
 //! Clients that Debian has, and watchexec.
 
 use std::process::Command;
+use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use e2e::Need;
-use farwatch_testkit::Process;
+use farwatch_testkit::{Mount, PATIENCE, Process, Recorder, Share};
+use inotify::WatchMask;
 use libtest_mimic::Trial;
+use rustix::process::Signal;
 
-use crate::client::{Room, Step, program, same_as_locally, start, start_silent, told_as_locally};
+use crate::client::{
+    Room, Step, program, same_as_locally, start, start_silent, told_as_locally, wait_for_watches,
+    watches_of,
+};
 use crate::recursive::{self, IN_ONE_GO, day};
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -16,6 +22,13 @@ pub(crate) fn trials() -> Vec<Trial> {
         e2e::trial(name, &[Need::Mount, Need::Program(program)], run)
     };
     vec![
+        trial(
+            "inotifywatch",
+            "inotifywatch_counts_what_it_counts_locally",
+            inotifywatch_counts_what_it_counts_locally,
+        ),
+        trial("tail", "tail_follows_a_log_and_polls", tail_follows_a_log_and_polls),
+        trial("fatrace", "fatrace_cannot_watch_a_mount", fatrace_cannot_watch_a_mount),
         trial("entr", "entr_runs_again", entr_runs_again),
         trial("reflex", "reflex_runs_for_each_change", reflex_runs_for_each_change),
         trial(
@@ -34,6 +47,83 @@ pub(crate) fn trials() -> Vec<Trial> {
             watchexec_tells_what_it_tells_locally,
         ),
     ]
+}
+
+/// It counts, and prints a table when it is ended.
+fn inotifywatch_counts_what_it_counts_locally() -> Result<()> {
+    let mount = Mount::start()?;
+    let local = counted(&mount.local_twin("day")?)?;
+    let mounted = counted(&mount.share("day")?)?;
+    ensure!(local.len() == 3, "not a head and two directories: {local:?}");
+    ensure!(local == mounted, "local:\n{}\nmounted:\n{}", local.join("\n"), mounted.join("\n"));
+    Ok(())
+}
+
+fn counted(share: &Share) -> Result<Vec<String>> {
+    share.run_on_host("mkdir in out; touch in/a in/b in/c")?;
+    let mut command = Command::new("inotifywatch");
+    command.args(["-r", "."]).current_dir(share.mount());
+    for event in ["create", "delete", "moved_from", "moved_to", "attrib"] {
+        command.args(["-e", event]);
+    }
+    let mut client =
+        start(command, |line| line == "Finished establishing watches, now collecting statistics.")?;
+    let mut recorder = Recorder::new(share, WatchMask::CREATE)?;
+    for step in ["mv in/a out/a; mv in/b out/b", "rm out/b in/c; chmod 600 out/a", "ln out/a in/n"]
+    {
+        share.run_on_host(step)?;
+    }
+    // What the recorder is told in another directory comes last. A program that then waits has read what came
+    // before.
+    recorder.barrier()?;
+    wait_until_it_waits(&client)?;
+    client.signal(Signal::INT)?;
+    let mut lines = Vec::new();
+    while let Some(line) = client.next_line()? {
+        lines.push(line);
+    }
+    lines.sort_unstable();
+    Ok(lines)
+}
+
+fn wait_until_it_waits(process: &Process) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    let stat = format!("/proc/{}/stat", process.id());
+    while !std::fs::read_to_string(&stat)?.contains(") S ") {
+        ensure!(Instant::now() < deadline, "it is always busy:\n{}", process.log());
+        std::thread::yield_now();
+    }
+    Ok(())
+}
+
+/// It knows FUSE by its number among those file systems that have no events, and looks again and again: a test
+/// that it does not need them.
+fn tail_follows_a_log_and_polls() -> Result<()> {
+    let steps = [
+        Step::new("echo two >> log", &["two"]),
+        Step::new("mv log log.1; echo three > log", &["three"]),
+        Step::new("echo four >> log", &["four"]),
+    ];
+    let client = |room: &Room<'_>| -> Result<Process> {
+        let mut tail = Command::new("tail");
+        tail.args(["-s", "0.1", "-F", "log"]).current_dir(room.share.mount());
+        let tail = start(tail, |line| line == "one")?;
+        let is_local = room.share.mount() == room.share.host();
+        if is_local {
+            return wait_for_watches(tail, 1);
+        }
+        ensure!(watches_of(&tail)? == 0, "tail has learnt of events on FUSE: say so in CLIENTS.md");
+        Ok(tail)
+    };
+    told_as_locally("echo one > log", client, &steps)
+}
+
+/// It marks the file system, for which fanotify wants one with an id of its own.
+fn fatrace_cannot_watch_a_mount() -> Result<()> {
+    let mount = Mount::start()?;
+    let mut fatrace = Command::new("fatrace");
+    fatrace.arg("--current-mount").current_dir(mount.mount_point());
+    start(fatrace, |line| line == "fatrace: Failed to add watch for .: No such device").map(drop)
 }
 
 fn entr_runs_again() -> Result<()> {
