@@ -26,11 +26,12 @@ impl Step {
 
 /// What clients that look at the file say of one that was made, and of its writing. Who looks late sees both at
 /// once and says the first alone; events in a mount come a moment later than their cause.
-const MADE_THEN_WRITTEN: [(&str, &str); 4] = [
+const MADE_THEN_WRITTEN: [(&str, &str); 5] = [
     ("add", "change"),
     ("added", "modified"),
     ("create", "update"),
     ("ENTRY_CREATE", "ENTRY_MODIFY"),
+    ("new-file", "file"),
 ];
 
 /// Where a client finds the directory it is to watch, and what it needs besides.
@@ -83,8 +84,7 @@ fn run(
     steps: &[Step],
 ) -> Result<Printed> {
     share.run_on_host(setup)?;
-    // A watch is told of what was done just before it was set, if that is still on its way.
-    Recorder::new(share, WatchMask::CREATE)?.barrier()?;
+    settle(share)?;
     let own = room(mount, share)?;
     let mut client = start(&Room { share, own })?;
     let mut printed = Printed::new();
@@ -101,6 +101,11 @@ fn run(
         }
     }
     Ok(printed)
+}
+
+/// A watch is told of what was done just before it was set, if that is still on its way: waits until it is not.
+pub(crate) fn settle(share: &Share) -> Result<()> {
+    Recorder::new(share, WatchMask::CREATE)?.barrier()
 }
 
 fn missing(step: &Step, left: &[&str]) -> String {

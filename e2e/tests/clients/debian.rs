@@ -12,8 +12,8 @@ use libtest_mimic::Trial;
 use rustix::process::Signal;
 
 use crate::client::{
-    Room, Step, program, same_as_locally, start, start_silent, told_as_locally, wait_for_watches,
-    watches_of,
+    Room, Step, program, same_as_locally, settle, start, start_silent, told_as_locally,
+    wait_for_watches, watches_of,
 };
 use crate::recursive::{self, IN_ONE_GO, day};
 
@@ -61,6 +61,7 @@ fn inotifywatch_counts_what_it_counts_locally() -> Result<()> {
 
 fn counted(share: &Share) -> Result<Vec<String>> {
     share.run_on_host("mkdir in out; touch in/a in/b in/c")?;
+    settle(share)?;
     let mut command = Command::new("inotifywatch");
     command.args(["-r", "."]).current_dir(share.mount());
     for event in ["create", "delete", "moved_from", "moved_to", "attrib"] {
