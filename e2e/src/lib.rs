@@ -18,6 +18,9 @@ use libtest_mimic::{Arguments, Failed, Trial};
 /// Names the stock virtiofsd program; without it, the usual places are searched.
 const STOCK_VARIABLE: &str = "FARWATCH_STOCK_VIRTIOFSD";
 
+/// Names the directory where `./test` keeps the clients that Debian has not.
+const CLIENTS_VARIABLE: &str = "FARWATCH_CLIENTS";
+
 /// What a trial needs of the machine.
 #[derive(Clone, Copy, Debug)]
 pub enum Need {
@@ -35,12 +38,23 @@ pub enum Need {
     FileSystem(FsType),
     /// `setpriv`, and a kernel that lets ordinary users have user namespaces.
     UserNamespaces,
+    /// A program in the path.
+    Program(&'static str),
+    /// What `./test` installs of the npm registry, PyPI and crates.io for the tests of clients: a file in that directory.
+    Client(&'static str),
 }
 
 impl Need {
     fn missing(self) -> Option<String> {
         const VM_PROGRAMS: [&str; 4] = ["qemu-system-x86_64", "busybox", "cpio", "xz"];
         let (met, reason) = match self {
+            Self::Program(program) => {
+                return in_path(program).is_none().then(|| format!("needs {program}"));
+            }
+            Self::Client(file) => {
+                let is_there = clients().is_some_and(|clients| clients.join(file).exists());
+                return (!is_there).then(|| format!("needs {file} in ${CLIENTS_VARIABLE}"));
+            }
             Self::Mount if !rustix::process::geteuid().is_root() => (false, "needs root"),
             Self::Mount => (Path::new("/dev/fuse").exists(), "needs /dev/fuse"),
             Self::Inotifywait => (in_path("inotifywait").is_some(), "needs inotifywait"),
@@ -208,6 +222,12 @@ pub fn stock_virtiofsd() -> Option<PathBuf> {
         .or_else(|| in_path("virtiofsd"))
         .or_else(|| Some(PathBuf::from("/usr/libexec/virtiofsd")))
         .filter(|program| program.is_file())
+}
+
+/// Where `./test` keeps the clients that Debian has not.
+#[must_use]
+pub fn clients() -> Option<PathBuf> {
+    std::env::var_os(CLIENTS_VARIABLE).map(PathBuf::from)
 }
 
 fn has_user_namespaces() -> bool {

@@ -8,9 +8,10 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 
 /// The package and the program, where the package has it.
-const PROGRAMS: [(&str, &str, &str); 2] = [
+const PROGRAMS: [(&str, &str, &str); 3] = [
     ("farwatch-guest", "farwatch-agent", "crates/farwatch-guest/src/main.rs"),
     ("farwatch-testkit", "farwatch-observer", "crates/farwatch-testkit/src/bin/observer.rs"),
+    ("e2e", "notify-client", "e2e/src/bin/notify-client.rs"),
 ];
 
 /// What is larger is no small program any more, that somebody copies into a guest without a thought.

@@ -115,6 +115,12 @@ impl Process {
         read.iter().chain(&*unread).map(String::as_str).collect::<Vec<_>>().join("\n")
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     fn pid(&self) -> Result<Pid> {
         Pid::from_raw(self.child.id().try_into()?).context("a process id is never 0")
     }

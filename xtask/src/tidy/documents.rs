@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The documents tell of the tree as it is: ARCHITECTURE.md names every crate and room, and every
-//! row of docs/SEMANTICS.md names tests that exist.
+//! row of docs/SEMANTICS.md and docs/CLIENTS.md names tests that exist.
 
 use super::File;
 
@@ -11,8 +11,8 @@ pub(super) fn check(files: &[File]) -> Vec<String> {
         let unnamed = rooms(files).into_iter().filter(|room| !architecture.text.contains(room));
         complaints.extend(unnamed.map(|room| format!("ARCHITECTURE.md does not name {room}")));
     }
-    if let Some(semantics) = document("docs/SEMANTICS.md") {
-        complaints.extend(rows(&semantics.text).filter_map(|row| check_row(row, files)));
+    for tested in ["docs/SEMANTICS.md", "docs/CLIENTS.md"].into_iter().filter_map(document) {
+        complaints.extend(rows(&tested.text).filter_map(|row| check_row(tested, row, files)));
     }
     complaints
 }
@@ -47,14 +47,15 @@ fn rows(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// The last cell of a row names its tests in backquotes: functions or scenario files.
-fn check_row(row: &str, files: &[File]) -> Option<String> {
+fn check_row(document: &File, row: &str, files: &[File]) -> Option<String> {
+    let path = &document.path;
     let cell = row.trim().trim_end_matches('|').rsplit('|').next().unwrap_or_default();
     let names: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
     if names.is_empty() {
-        return Some(format!("docs/SEMANTICS.md: no test in {row}"));
+        return Some(format!("{path}: no test in {row}"));
     }
     let missing = names.into_iter().find(|name| !exists(name, files))?;
-    Some(format!("docs/SEMANTICS.md: there is no test {missing}"))
+    Some(format!("{path}: there is no test {missing}"))
 }
 
 fn exists(test: &str, files: &[File]) -> bool {
@@ -93,12 +94,17 @@ mod tests {
             | c | `gone` |\n| d | |\n";
         let files = [
             file("docs/SEMANTICS.md", semantics),
+            file("docs/CLIENTS.md", "| client | test |\n|---|---|\n| vim | `runs_on_mars` |\n"),
             file("e2e/scenarios/rename.txt", ""),
             file("crates/farwatch/src/a.rs", "fn it_works() {}"),
         ];
         assert_eq!(
             check(&files),
-            ["docs/SEMANTICS.md: there is no test gone", "docs/SEMANTICS.md: no test in | d | |"]
+            [
+                "docs/SEMANTICS.md: there is no test gone",
+                "docs/SEMANTICS.md: no test in | d | |",
+                "docs/CLIENTS.md: there is no test runs_on_mars",
+            ]
         );
     }
 }

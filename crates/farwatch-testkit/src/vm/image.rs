@@ -25,6 +25,16 @@ const MODULES: [&str; 8] = [
     "overlay",
 ];
 const BUSYBOX: &str = "/bin/busybox";
+/// What `cargo xtask guest` builds.
+const PROGRAMS: [&str; 3] = ["farwatch-agent", "farwatch-observer", "notify-client"];
+/// Programs of this machine that are taken along with their libraries, if they are there.
+const EXTRAS: [&str; 5] = [
+    "/usr/bin/inotifywait",
+    "/usr/bin/fsnotifywait",
+    "/usr/bin/entr",
+    "/usr/bin/reflex",
+    "/usr/bin/tail",
+];
 /// The superuser, and one without any rights.
 const PASSWD: &str = "root::0:0::/:/bin/sh\nnobody::65534:65534::/:/bin/sh\n";
 
@@ -68,7 +78,7 @@ pub(super) fn programs() -> Result<PathBuf> {
     };
     let shown = dir.display();
     ensure!(
-        dir.join("farwatch-agent").is_file() && dir.join("farwatch-observer").is_file(),
+        PROGRAMS.iter().all(|program| dir.join(program).is_file()),
         "no guest programs in {shown}: build them with `cargo xtask guest`, or set {PROGRAMS_VARIABLE}"
     );
     Ok(dir)
@@ -84,7 +94,7 @@ pub fn initrd(kernel: &Kernel, programs: &Path, then: &str, dir: &Path) -> Resul
     }
     fs::write(root.join("etc/passwd"), PASSWD)?;
     fs::copy(BUSYBOX, root.join("bin/busybox")).context(BUSYBOX)?;
-    for program in ["farwatch-agent", "farwatch-observer"] {
+    for program in PROGRAMS {
         fs::copy(programs.join(program), root.join("bin").join(program)).context(program)?;
     }
     applets(&root)?;
@@ -110,6 +120,7 @@ fn script(modules: &[String], then: &str) -> String {
          mount -t proc proc /proc\n\
          mount -t sysfs sys /sys\n\
          mount -t devtmpfs dev /dev\n\
+         mkdir -p /dev/pts && mount -t devpts pts /dev/pts\n\
          mount -t tmpfs tmp /tmp\n",
     );
     for module in modules {
@@ -126,10 +137,10 @@ fn applets(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Programs of this machine that are taken along with their libraries, if they are there.
+/// The files of [`EXTRAS`].
 fn extras() -> Result<BTreeMap<&'static str, Vec<PathBuf>>> {
     let mut extras = BTreeMap::new();
-    for program in ["/usr/bin/inotifywait"] {
+    for program in EXTRAS {
         if !Path::new(program).is_file() {
             continue;
         }

@@ -1,0 +1,53 @@
+# Sourced by ./test after packages.sh: keeps the programs that tests watch a mount with and that Debian
+# has not, or not in that version, in the cache, each in the one version named in
+# e2e/tests/clients/programs or here.
+# shellcheck shell=bash
+
+WATCHEXEC_VERSION=2.5.1
+
+programs=e2e/tests/clients/programs
+clients=${XDG_CACHE_HOME:-$HOME/.cache}/farwatch/clients-$(
+    cat $programs/package-lock.json $programs/requirements.txt <(echo $WATCHEXEC_VERSION) | sha256sum | cut -c1-12
+)
+
+need_clients() {
+    need npm npm
+    python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
+    need javac default-jdk-headless # java runs the source
+    need watchman watchman
+    need entr entr
+    need reflex reflex
+    need fatrace fatrace
+    need tail coreutils
+    need setpriv util-linux
+}
+
+# fetch_clients: makes $clients/{node_modules,python,bin}. Says so and goes on when one cannot be had: then
+# its tests are skipped, and counted.
+fetch_clients() {
+    mkdir -p "$clients"
+    [[ -d $clients/node_modules ]] || fetch_npm_clients || echo "no clients from npm" >&2
+    [[ -d $clients/python ]] || fetch_python_clients || echo "no clients from PyPI" >&2
+    [[ -x $clients/bin/watchexec ]] || fetch_watchexec || echo "no watchexec" >&2
+}
+
+fetch_npm_clients() {
+    local new=$clients/npm.new
+    rm -rf "$new" && mkdir "$new" && cp $programs/package{,-lock}.json "$new" || return
+    # No package of these needs its install script.
+    npm ci --prefix "$new" --ignore-scripts --no-audit --no-fund --silent || return
+    mv "$new/node_modules" "$clients/" && rm -rf "$new"
+}
+
+fetch_python_clients() {
+    rm -rf "$clients/python.new"
+    # Not into the system: --target takes no permission, and no virtual environment.
+    python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore \
+        --target "$clients/python.new" --requirement $programs/requirements.txt || return
+    mv "$clients/python.new" "$clients/python"
+}
+
+# Without optimisation it is built in a third of the time.
+fetch_watchexec() {
+    cargo install --quiet --locked --debug watchexec-cli --version $WATCHEXEC_VERSION --root "$clients"
+}

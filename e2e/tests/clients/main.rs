@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Real clients, each in a real release, watch a mount while the host side is changed. Each must report
+//! what it reports of a local directory. `docs/CLIENTS.md` has the versions.
+
+mod client;
+mod debian;
+mod javascript;
+mod languages;
+mod recursive;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let trials = [debian::trials(), javascript::trials(), languages::trials()];
+    // Each needs a processor for a moment, while it starts.
+    e2e::run(trials.into_iter().flatten().collect())
+}
