@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Result, anyhow};
-use farwatch_testkit::vm::Kernel;
+use farwatch_testkit::vm::{Kernel, Qemu};
 use farwatch_testkit::{Place, Scenario};
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -28,6 +28,8 @@ pub enum Need {
     StockVirtiofsd,
     /// QEMU, the stock kernel of this version, and what the guest's file system is made with.
     Vm(&'static str),
+    /// A QEMU that moves machines with shares to another one.
+    Migration,
     /// The `python3` program: what only unsafe code can do in Rust, a test does with it.
     Python,
     /// `setpriv`, and a kernel that lets ordinary users have user namespaces.
@@ -46,6 +48,7 @@ impl Need {
                 (false, "needs QEMU, busybox, cpio and xz")
             }
             Self::Vm(version) => (Kernel::find(version).is_some(), "needs the kernel's package"),
+            Self::Migration => (Qemu::that_migrates().is_some(), "needs QEMU 8.2"),
             Self::Python => (in_path("python3").is_some(), "needs python3"),
             Self::UserNamespaces => {
                 (has_user_namespaces(), "needs setpriv, and user namespaces for ordinary users")
