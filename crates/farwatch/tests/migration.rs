@@ -298,6 +298,46 @@ fn what_changed_while_a_guest_moved_is_told_as_a_difference() {
 }
 
 #[test]
+fn what_is_not_found_again_is_told_to_have_gone_and_what_is_in_its_place_to_have_come() {
+    if skip_without_root() {
+        return;
+    }
+    let mut source = Host::new(populate);
+    let mut guest = source.mount();
+    let held = hold(&mut guest);
+    let top = guest.lookup(ROOT, "top");
+    guest.attach_by_reads();
+    guest.driver.log_writes(true);
+    let state = guest.driver.save().unwrap();
+    // A file has gone, one has another name, and a directory's name is a file's.
+    source.run("rm dir/file; mv top other; rmdir dir/deeper; echo > dir/deeper");
+    let mut destination = source.second();
+    let mut guest = guest.moved(&destination.served.socket());
+    guest.driver.load(&state).unwrap();
+    guest.driver.resume();
+    assert!(guest.send(Caller::PROGRAM, &requests::getattr(top)).is_err());
+    assert!(guest.send(Caller::PROGRAM, &requests::read(held.file, held.fh, 100)).is_err());
+
+    let file = guest.attach_by_reads();
+    let told = told(&mut destination, &mut guest, file);
+    for (name, mask) in [
+        ("file", Mask::DELETE),
+        ("top", Mask::DELETE),
+        ("other", Mask::CREATE),
+        // To the guest's kernel a directory that was removed is dead: only who knows that says so.
+        ("deeper", Mask::MOVED_FROM | Mask::ISDIR),
+        ("deeper", Mask::CREATE),
+    ] {
+        let is = |(of, is): &(String, Mask)| of == name && is.contains(mask);
+        assert!(told.iter().any(is), "no {mask:?} of {name} in {told:?}");
+    }
+    // It gives up what it cannot use, and goes on.
+    guest.send(Caller::PROGRAM, &requests::forget(top, 1)).unwrap();
+    guest.lookup(ROOT, "other");
+    assert_eq!(destination.served.device.stats().panics, 0);
+}
+
+#[test]
 fn a_guest_without_an_agent_is_told_nothing_of_its_move() {
     if skip_without_root() {
         return;

@@ -20,7 +20,7 @@ use farwatch_sys::fanotify::Fanotify;
 use farwatch_sys::thread::{CapabilitySet, has_capability};
 use tempfile::TempDir;
 use virtiofsd::filesystem::{FileSystem, SerializableFileSystem};
-use virtiofsd::passthrough::{Config, InodeFileHandlesMode, PassthroughFs};
+use virtiofsd::passthrough::{Config, InodeFileHandlesMode, MigrationOnError, PassthroughFs};
 
 use crate::guest::{Guest, Told};
 
@@ -44,7 +44,7 @@ pub(crate) fn shared_dir(populate: impl FnOnce(&Path)) -> TempDir {
     dir
 }
 
-/// The file server as `farwatch serve` sets it up for root.
+/// The file server as `farwatch serve` sets it up for root, with `--migration-on-error guest-error`.
 pub(crate) fn passthrough(dir: &TempDir) -> PassthroughFs {
     passthrough_of(&dir.path().join("share"))
 }
@@ -54,6 +54,7 @@ fn passthrough_of(root: &Path) -> PassthroughFs {
         root_dir: root.to_str().unwrap().to_owned(),
         xattr: true,
         inode_file_handles: InodeFileHandlesMode::Prefer,
+        migration_on_error: MigrationOnError::GuestError,
         ..Config::default()
     };
     PassthroughFs::new(config).unwrap()
