@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Result, anyhow};
-use farwatch_testkit::vm::Kernel;
+use farwatch_testkit::vm::{Kernel, Qemu};
 use farwatch_testkit::{FsType, Place, Scenario};
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -32,6 +32,8 @@ pub enum Need {
     StockVirtiofsd,
     /// QEMU, the stock kernel of this version, and what the guest's file system is made with.
     Vm(&'static str),
+    /// A QEMU that moves machines with shares to another one.
+    Migration,
     /// The `python3` program: what only unsafe code can do in Rust, a test does with it.
     Python,
     /// A kernel with this file system, what makes one, and loop devices.
@@ -64,6 +66,7 @@ impl Need {
             }
             Self::Vm(version) => (Kernel::find(version).is_some(), "needs the kernel's package"),
             Self::FileSystem(fs_type) => return fs_type.missing(),
+            Self::Migration => (Qemu::that_migrates().is_some(), "needs QEMU 8.2"),
             Self::Python => (in_path("python3").is_some(), "needs python3"),
             Self::UserNamespaces => {
                 (has_user_namespaces(), "needs setpriv, and user namespaces for ordinary users")

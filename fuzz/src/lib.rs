@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use farwatch_proto::guest::join::{Join, Joined};
+use farwatch_proto::host::{Engine, State};
 use farwatch_proto::wire::Notification;
 use farwatch_proto::wire::control::{Hello, Welcome};
-use farwatch_proto::{Cookie, FileKind, GuestEvent, Mask, Name, Node, Seq};
+use farwatch_proto::{Cookie, FileKind, GuestEvent, Mask, Name, Node, NodeId, Seq};
 
 /// Bytes that are a notification are its only encoding, and no shorter or longer one is.
 pub fn notification_decode(data: &[u8]) {
@@ -37,6 +38,25 @@ pub fn control_decode(data: &[u8]) {
         assert_eq!(welcome.encode(), data);
         assert!(welcome.control.is_reserved() && welcome.limbo.is_reserved());
     }
+}
+
+/// Bytes that are a state are its only encoding, no shorter or longer ones are, and an engine can take
+/// it over: what it is owed and what it knows can be had, and all of it be forgotten.
+pub fn state_decode(data: &[u8]) {
+    let Ok(state) = State::decode(data) else { return };
+    assert_eq!(state.encode(), data);
+    let longer = [data, b"x"].concat();
+    let shorter = [0, data.len() / 2, data.len() - 1].map(|len| &data[..len]);
+    for other in shorter.into_iter().chain([&longer[..]]) {
+        assert!(State::decode(other).is_err(), "{} of {} bytes", other.len(), data.len());
+    }
+    let mut engine = Engine::default();
+    engine.load(state, None);
+    let known: Vec<_> = engine.tree.entries(NodeId::ROOT).into_iter().map(|(id, ..)| id).collect();
+    for id in known.into_iter().chain(engine.tree.nameless()) {
+        engine.tree.forget(id, u64::MAX);
+    }
+    assert!(State::decode(&engine.save(0).encode()).is_ok());
 }
 
 /// Four bytes are one step: what comes, its cookie, and how many times 16 ms after the step before.

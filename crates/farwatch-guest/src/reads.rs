@@ -59,7 +59,7 @@ impl<'a, F: FnMut()> Reads<'a, F> {
 
 impl<F: FnMut()> Receive for Reads<'_, F> {
     /// As the server answers within a bounded time and not before, this can return that much after
-    /// the deadline.
+    /// the deadline. [`Received::Closed`] means that a new link is to be opened.
     fn receive(
         &mut self,
         deadline: Option<Instant>,
@@ -76,6 +76,8 @@ impl<F: FnMut()> Receive for Reads<'_, F> {
             let len = match rustix::io::read(self.link.as_fd(), &mut self.buf[..]) {
                 Ok(len) => len,
                 Err(Errno::INTR) => continue,
+                // This server knows nothing of the link: it has taken the guest over.
+                Err(Errno::BADF) => return Ok(Received::Closed),
                 Err(errno) => return Err(errno.into()),
             };
             (self.answered)();

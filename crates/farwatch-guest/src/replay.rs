@@ -49,6 +49,11 @@ impl Replayer {
         Self { root, limbo: None, limbo_names: 0 }
     }
 
+    /// The mount that it works on.
+    pub fn root(&self) -> &MountRoot {
+        &self.root
+    }
+
     /// Replays one event, which notification `seq` brought.
     pub fn replay(&mut self, seq: Seq, event: GuestEvent) -> Outcome {
         let mut outcome = Outcome::default();

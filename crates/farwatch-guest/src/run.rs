@@ -32,7 +32,7 @@ pub enum Received {
     Message(usize),
     /// The deadline has passed.
     TimedOut,
-    /// The end.
+    /// The end of this link.
     Closed,
 }
 

@@ -12,10 +12,12 @@ mod engine;
 mod ledger;
 mod net;
 pub mod split;
+mod state;
 mod tree;
 
 pub use change::{HostChange, HostEntry};
 pub use engine::{AttachError, Engine};
 pub use ledger::{Answer, MarkedRequest, Object, Refusal};
 pub use net::{Listed, Listing, Rescan};
+pub use state::{State, StateError};
 pub use tree::{Forgotten, Learned, Tree};

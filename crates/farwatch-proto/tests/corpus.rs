@@ -28,6 +28,14 @@ fn the_corpus_of_control_decode_passes() {
 }
 
 #[test]
+fn the_corpus_of_state_decode_passes() {
+    for (file, data) in corpus("state_decode") {
+        println!("{}", file.display());
+        targets::state_decode(&data);
+    }
+}
+
+#[test]
 fn the_corpus_of_join_passes() {
     for (file, data) in corpus("join") {
         println!("{}", file.display());

@@ -9,11 +9,11 @@ mod channel;
 mod image;
 pub(crate) mod line;
 mod place;
+mod qemu;
 
 use std::ffi::OsStr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
@@ -22,8 +22,10 @@ use tempfile::TempDir;
 
 pub use self::image::{Kernel, initrd};
 pub use self::place::{RemoteRecorder, Vm};
+pub use self::qemu::Qemu;
 
 use self::channel::Channel;
+use self::qemu::{Monitor, Sockets};
 use crate::event::Event;
 use crate::mount::SocketDir;
 use crate::process::Process;
@@ -44,7 +46,12 @@ pub struct Guest {
     // In the order in which they go.
     qemu: Process,
     channel: Channel,
-    _dir: TempDir,
+    dir: TempDir,
+    program: Qemu,
+    kernel: Kernel,
+    initrd: PathBuf,
+    /// How often it has moved.
+    moves: u32,
 }
 
 /// What a command in the guest has left.
@@ -62,16 +69,46 @@ impl Guest {
     /// Boots a machine with a virtio-fs device for each tag and socket, mounted at
     /// [`mount_point`], and waits for its observer.
     pub fn boot(kernel: &Kernel, shares: &[(&str, &Path)]) -> Result<Self> {
+        Self::boot_in(&Qemu::default(), kernel, shares)
+    }
+
+    /// The same in a certain QEMU.
+    pub fn boot_in(program: &Qemu, kernel: &Kernel, shares: &[(&str, &Path)]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("farwatch-vm-").tempdir()?;
         let initrd = initrd(kernel, &image::programs()?, &script(shares), dir.path())?;
-        let port = dir.path().join("observer");
+        let sockets = Sockets::of(dir.path(), 0);
         let listening = SocketDir::watch(dir.path())?;
-        let qemu = Process::start(qemu(kernel, &initrd, &port, shares))?;
-        listening.wait_for(&port).with_context(|| qemu.log())?;
-        let stream = UnixStream::connect(&port).context("the machine's serial port")?;
-        let mut guest = Self { qemu, channel: Channel::new(stream), _dir: dir };
+        let qemu = Process::start(program.machine(kernel, &initrd, &sockets, shares, false))?;
+        listening.wait_for(&sockets.port).with_context(|| qemu.log())?;
+        let stream = UnixStream::connect(&sockets.port).context("the machine's serial port")?;
+        let (program, kernel) = (program.clone(), kernel.clone());
+        let channel = Channel::new(stream);
+        let mut guest = Self { qemu, channel, dir, program, kernel, initrd, moves: 0 };
         guest.wait_for_observer()?;
         Ok(guest)
+    }
+
+    /// Moves the machine to another QEMU, where its shares have these sockets, while it runs.
+    pub fn migrate(&mut self, shares: &[(&str, &Path)]) -> Result<()> {
+        let (from, to) = (self.moves, self.moves + 1);
+        let [here, there] = [from, to].map(|n| Sockets::of(self.dir.path(), n));
+        let listening = SocketDir::watch(self.dir.path())?;
+        let machine = self.program.machine(&self.kernel, &self.initrd, &there, shares, true);
+        let destination = Process::start(machine)?;
+        listening.wait_for(&there.incoming).with_context(|| destination.log())?;
+        let explain = |error: anyhow::Error, source: &Process| {
+            anyhow!(
+                "{error:#}\nthe source:\n{}\nthe destination:\n{}",
+                source.log(),
+                destination.log()
+            )
+        };
+        move_out(&here, &there).map_err(|error| explain(error, &self.qemu))?;
+        let stream = UnixStream::connect(&there.port).context("the machine's serial port")?;
+        self.channel = Channel::new(stream);
+        self.qemu = destination;
+        self.moves = to;
+        Ok(())
     }
 
     fn wait_for_observer(&mut self) -> Result<()> {
@@ -216,22 +253,17 @@ fn script(shares: &[(&str, &Path)]) -> String {
         + "farwatch-observer /dev/ttyS1\necho the observer has ended\npoweroff -f\n"
 }
 
-/// The machine of facts that do not matter here: one processor, memory that is shared with the
-/// devices' processes, no network. Its second serial port is the observer's.
-fn qemu(kernel: &Kernel, initrd: &Path, port: &Path, shares: &[(&str, &Path)]) -> Command {
-    const MEMORY: &str = "384M";
-    let mut qemu = Command::new("qemu-system-x86_64");
-    qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1", "-m", MEMORY]);
-    qemu.args(["-object", &format!("memory-backend-memfd,id=mem,size={MEMORY},share=on")]);
-    qemu.args(["-machine", "q35,memory-backend=mem", "-nodefaults", "-display", "none"]);
-    qemu.args(["-chardev", "stdio,id=console", "-serial", "chardev:console"]);
-    let port = format!("socket,id=observer,path={},server=on,wait=off", port.display());
-    qemu.args(["-chardev", &port, "-serial", "chardev:observer"]);
-    for (n, (tag, socket)) in shares.iter().enumerate() {
-        qemu.args(["-chardev", &format!("socket,id=share{n},path={}", socket.display())]);
-        qemu.args(["-device", &format!("vhost-user-fs-pci,chardev=share{n},tag={tag}")]);
-    }
-    qemu.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(initrd);
-    qemu.args(["-append", "console=ttyS0 panic=-1 quiet loglevel=4"]);
-    qemu
+/// Has the QEMU here send its machine to the one there, and end.
+fn move_out(here: &Sockets, there: &Sockets) -> Result<()> {
+    let mut monitor = Monitor::connect(&here.monitor)?;
+    monitor.execute(
+        r#"{"execute": "migrate-set-capabilities",
+            "arguments": {"capabilities": [{"capability": "events", "state": true}]}}"#,
+    )?;
+    let uri = format!("unix:{}", there.incoming.display());
+    monitor.execute(&format!(r#"{{"execute": "migrate", "arguments": {{"uri": "{uri}"}}}}"#))?;
+    let [completed, failed] = ["completed", "failed"].map(|is| format!(r#""status": "{is}""#));
+    let outcome = monitor.wait_for(&[&completed, &failed])?;
+    ensure!(outcome.contains(&completed), "the machine has not moved: {outcome}");
+    monitor.execute(r#"{"execute": "quit"}"#)
 }

@@ -14,16 +14,18 @@
 //! | 2.. | requests | requests, one queue fewer |
 //!
 //! The rooms: `request` decides about one request, on the copy that `desk` made of it; `ring`
-//! is the vring; `waiting` takes the agent's READs; `notification` delivers; [`serve()`] accepts
-//! connections and ends sessions. Called by the daemon's `main`; the file system behind it and the
+//! is the vring; `waiting` takes the agent's READs; `notification` delivers; `migration` moves the
+//! state to another host; [`serve()`] accepts connections and ends sessions. Called by the daemon's `main`; the file system behind it and the
 //! engine that makes notifications are other modules.
 //!
-//! Migration is not offered: neither LOG_ALL nor LOG_SHMFD nor DEVICE_STATE. What the guest knows of
-//! the file system (nodeids, open files) would have to move with the memory; a frontend that could
-//! log dirty pages, and no more, would move a guest to a device that knows none of its files. The
-//! memory's bitmap is the logging one, since virtiofsd's server takes no other.
+//! Migration is offered as virtiofsd does it: `LOG_ALL` and `LOG_SHMFD` have the library note which
+//! pages are written to, which is done by the bitmap of the memory; `DEVICE_STATE` moves what the
+//! guest knows of the file system (nodeids, open files, its tree). Every write to the guest's memory
+//! goes through vm-memory, and so past that bitmap: the used rings by virtio-queue, replies by
+//! virtiofsd's `Writer`.
 
 mod desk;
+mod migration;
 mod notification;
 mod request;
 mod ring;
@@ -32,13 +34,18 @@ mod stats;
 mod waiting;
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use farwatch_proto::wire::abi::{NOTIFY_BUF_SIZE, VIRTIO_FS_F_NOTIFICATION};
-use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
+use tracing::error;
+use vhost::vhost_user::message::{
+    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserProtocolFeatures,
+    VhostUserVirtioFeatures,
+};
 use vhost_user_backend::bitmap::BitmapMmapRegion;
 use vhost_user_backend::{VhostUserBackend, VringT};
 use virtio_queue::DescriptorChain;
@@ -55,6 +62,7 @@ pub use self::serve::{Ended, ServeError, StopHandle, serve};
 pub use self::stats::Stats;
 
 use self::desk::Desk;
+use self::migration::Migration;
 use self::notification::NotificationQueue;
 use self::request::{Requests, waits};
 use self::waiting::Waiting;
@@ -153,6 +161,7 @@ pub struct Device<F: FileSystem + Sync> {
     /// One for each queue.
     desks: Vec<Mutex<Desk>>,
     waiting: Waiting,
+    migration: Migration,
     notifications: NotificationQueue,
     acked_features: AtomicU64,
     memory: Mutex<Option<AtomicMemory>>,
@@ -185,6 +194,7 @@ impl<F: FileSystem + Send + Sync + 'static> Device<F> {
             request_queues,
             desks: desks.collect::<io::Result<_>>()?,
             waiting: Waiting::start(Arc::clone(&requests))?,
+            migration: Migration::default(),
             requests,
             notifications: NotificationQueue::new(source),
             acked_features: AtomicU64::new(0),
@@ -292,6 +302,7 @@ impl<F: FileSystem + Send + Sync + 'static> Device<F> {
 
     /// The driver is gone, and the threads of its queues with it: forgets all about it.
     fn end_session(&self) {
+        self.migration.abandon();
         self.stop_requests();
         self.forget_driver();
         *self.memory.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -324,6 +335,7 @@ where
             | F_INDIRECT_DESC
             | F_EVENT_IDX
             | F_VERSION_1
+            | VhostUserVirtioFeatures::LOG_ALL.bits()
             | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
     }
 
@@ -335,6 +347,8 @@ where
             // A driver before this one may have had queue 1 for notifications.
             self.notifications.forget_ring();
         }
+        let logging = features & VhostUserVirtioFeatures::LOG_ALL.bits() != 0;
+        self.migration.logging(logging, &self.requests);
     }
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
@@ -342,11 +356,14 @@ where
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::CONFIG
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+            | VhostUserProtocolFeatures::LOG_SHMFD
+            | VhostUserProtocolFeatures::DEVICE_STATE
             | VhostUserProtocolFeatures::RESET_DEVICE
     }
 
     /// The library has disabled all rings, so nothing is in flight.
     fn reset_device(&self) {
+        self.migration.abandon();
         self.forget_driver();
     }
 
@@ -360,6 +377,23 @@ where
         let mut part = self.config().into_iter().skip(offset).take(size).collect::<Vec<_>>();
         part.resize(size, 0);
         part
+    }
+
+    fn set_device_state_fd(
+        &self,
+        direction: VhostTransferStateDirection,
+        phase: VhostTransferStatePhase,
+        file: File,
+    ) -> io::Result<Option<File>> {
+        // The frontend is told that it went wrong, and not why.
+        self.migration
+            .begin(direction, phase, file, &self.requests)
+            .inspect_err(|error| error!(%error, "no state is moved"))?;
+        Ok(None)
+    }
+
+    fn check_device_state(&self) -> io::Result<()> {
+        self.migration.outcome().inspect_err(|error| error!(%error, "the state was not moved"))
     }
 
     fn update_memory(&self, memory: AtomicMemory) -> io::Result<()> {

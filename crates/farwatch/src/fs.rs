@@ -14,6 +14,7 @@ mod control;
 mod identify;
 mod inner;
 mod marked;
+mod moved;
 mod reconnect;
 
 use std::ffi::CStr;
@@ -250,6 +251,11 @@ impl FileSystem for Interposer {
             && let Some(reply) = self.lookup_marked(ctx, dir, &name_)
         {
             return reply;
+        }
+        // An agent of before the session, with what it was sent then: it must not teach the guest what
+        // it is about to be told.
+        if ctx.uid.into_inner() == MARKER_UID && self.share.lock().engine.agent_tid().is_none() {
+            return Err(Errno::PERM.into());
         }
         check_node(parent)?;
         match self.inner.lookup(ctx, parent, name) {
@@ -636,11 +642,11 @@ impl SerializableFileSystem for Interposer {
         self.inner.prepare_serialization(cancel);
     }
 
-    fn serialize(&self, state_pipe: File) -> io::Result<()> {
-        self.inner.serialize(state_pipe)
+    fn serialize(&self, state: File) -> io::Result<()> {
+        self.save(state)
     }
 
-    fn deserialize_and_apply(&self, state_pipe: File) -> io::Result<()> {
-        self.inner.deserialize_and_apply(state_pipe)
+    fn deserialize_and_apply(&self, state: File) -> io::Result<()> {
+        self.load(state)
     }
 }

@@ -40,10 +40,11 @@ use crate::share::Share;
 use crate::signals;
 use crate::watch::Watcher;
 
-/// `--print-capabilities`: what virtiofsd prints, without migration, which this device does not offer.
+/// `--print-capabilities`: what virtiofsd prints.
 const CAPABILITIES: &str = r#"{
   "type": "fs",
   "features": [
+    "migrate-precopy",
     "posix-acl-negotiation-mode",
     "security-label-negotiation-mode",
     "separate-options"

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use farwatch_proto::host::{Engine, Learned};
+use farwatch_proto::host::{Engine, Learned, State as Moved};
 use farwatch_proto::wire::Notification;
 use farwatch_proto::wire::control::Delivery;
 use farwatch_proto::{Fid, FileKind, Name, NodeId};
@@ -194,6 +194,16 @@ impl Share {
     /// A session begins or ends: all marks and descriptors of the one before go. `root` is the
     /// share's directory, known from the first moment on.
     pub fn reset(&self, root: Option<Identity>) {
+        self.begin(root, Engine::reset);
+    }
+
+    /// A session goes on that began on another host. Every node but `root` is to be found again
+    /// ([`Share::identify`]).
+    pub fn load(&self, moved: Moved, root: Option<Identity>) {
+        self.begin(root, |engine, root| engine.load(moved, root));
+    }
+
+    fn begin(&self, root: Option<Identity>, begin: impl FnOnce(&mut Engine, Option<Fid>)) {
         let mut state = self.lock();
         state.dirs = Dirs::default();
         if let Some(groups) = &self.groups
@@ -202,7 +212,7 @@ impl Share {
             tracing::warn!(%error, "marks of the last session stay");
         }
         let (fd, fid) = root.map(|root| (root.fd, root.fid)).unzip();
-        state.engine.reset(fid);
+        begin(&mut state.engine, fid);
         if let Some(fd) = fd.flatten() {
             self.mark(&fd);
             state.dirs.insert(NodeId::ROOT, fd);
@@ -210,6 +220,23 @@ impl Share {
         state.delivery = None;
         drop(state);
         self.news.notify_all();
+    }
+
+    /// A node that was loaded has been found. A directory is marked.
+    pub fn identify(&self, id: NodeId, ino: u64, identity: Identity) {
+        let mut state = self.lock();
+        let Some(kind) = state.engine.tree.kind(id) else { return };
+        state.engine.tree.identify(id, identity.fid, ino);
+        if let Some(fd) = identity.fd.filter(|_| kind == FileKind::Directory) {
+            self.mark(&fd);
+            state.dirs.insert(id, fd);
+        }
+    }
+
+    /// A directory that was loaded could not be found: nothing in it is seen.
+    pub fn unidentified(&self, id: NodeId) {
+        self.unwatched.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(%id, "a directory could not be identified and is not watched");
     }
 
     /// A descriptor of a known directory, which `open` makes if none is at hand.
@@ -255,10 +282,7 @@ impl Share {
                 self.mark(&fd);
                 state.dirs.insert(id, fd);
             }
-            None => {
-                self.unwatched.fetch_add(1, Ordering::Relaxed);
-                tracing::debug!(%id, "a directory could not be identified and is not watched");
-            }
+            None => self.unidentified(id),
         }
     }
 

@@ -321,8 +321,7 @@ fn the_file_for_management_programs_names_a_program_that_is_virtiofsd() {
     let features: Vec<_> =
         told["features"].as_array().unwrap().iter().map(|f| f.as_str().unwrap()).collect();
     assert!(features.contains(&"separate-options"), "{features:?}");
-    // The device cannot do it.
-    assert!(!features.contains(&"migrate-precopy"), "{features:?}");
+    assert!(features.contains(&"migrate-precopy"), "{features:?}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "common/fake_driver.rs"]
+#[expect(dead_code, reason = "other tests need the rest")]
 mod fake_driver;
 
 use std::collections::VecDeque;

@@ -17,6 +17,7 @@ mod guest;
 #[expect(dead_code, reason = "other tests need the rest")]
 mod requests;
 #[path = "common/served.rs"]
+#[expect(dead_code, reason = "other tests need the rest")]
 mod served;
 
 use std::collections::BTreeMap;

@@ -22,6 +22,7 @@ mod replay;
 #[path = "common/requests.rs"]
 mod requests;
 #[path = "common/served.rs"]
+#[expect(dead_code, reason = "other tests need the rest")]
 mod served;
 #[path = "common/snapshot.rs"]
 mod snapshot;

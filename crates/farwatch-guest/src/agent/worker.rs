@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use farwatch_proto::wire::control::Delivery;
+use rustix::io::Errno;
 use rustix::process::Signal;
 use rustix::time::{Itimerspec, TimerfdTimerFlags, Timespec};
 
@@ -44,8 +45,8 @@ pub(super) fn run(target: &Target, timeout: Duration) -> anyhow::Result<()> {
 
 fn replay(target: &Target, timeout: Duration) -> anyhow::Result<()> {
     wind(timeout).context("standard input is no timer: this is not to be started by hand")?;
-    let root = target.open()?;
-    let link = open(&root)?;
+    let mut replayer = Replayer::new(target.open()?);
+    let mut link = open(replayer.root())?;
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{WELCOME}")
         .and_then(|()| stdout.flush())
@@ -55,10 +56,14 @@ fn replay(target: &Target, timeout: Duration) -> anyhow::Result<()> {
             tracing::error!(%error, "the timer cannot be wound");
         }
     };
-    let mut reads = Reads::new(&link, answered);
-    let mut replayer = Replayer::new(root);
-    let report = crate::run(&mut reads, &mut replayer, link.welcome().next_seq)?;
-    bail!("the server has ended the notifications after {} of them", report.received)
+    loop {
+        let mut reads = Reads::new(&link, answered);
+        let report = crate::run(&mut reads, &mut replayer, link.welcome().next_seq)?;
+        tracing::info!(?report, "the virtual machine is on another host: the agent begins anew");
+        drop(link);
+        thread::sleep(BUSY_PAUSE);
+        link = open(replayer.root())?;
+    }
 }
 
 fn open(root: &MountRoot) -> Result<Link, Error> {
@@ -66,6 +71,13 @@ fn open(root: &MountRoot) -> Result<Link, Error> {
     loop {
         match Link::open(root, Delivery::Reads) {
             Err(Error::Busy) if Instant::now() < until => thread::sleep(BUSY_PAUSE),
+            // The machine has moved to another host since the node was opened.
+            Err(Error::Control(error))
+                if error.raw_os_error() == Some(Errno::BADF.raw_os_error())
+                    && Instant::now() < until =>
+            {
+                thread::sleep(BUSY_PAUSE);
+            }
             result => return result,
         }
     }

@@ -11,6 +11,7 @@ use super::change::{HostChange, HostEntry};
 use super::ledger::{Answer, Ledger, MarkedRequest, Object, Refusal};
 use super::net::{Change, Listing, Net, Nets, Rescan};
 use super::split::{Split, split};
+use super::state::State;
 use super::tree::Tree;
 use crate::wire::Notification;
 use crate::wire::abi::FARWATCH_LIMBO_NAME;
@@ -122,6 +123,35 @@ impl Engine {
             self.owes = true;
         }
         self.drop_link();
+    }
+
+    /// What moves with the guest to another host. `control_opened` is how often the control node was
+    /// opened. Nothing changes here: the guest may yet stay.
+    pub fn save(&self, control_opened: u64) -> State {
+        State {
+            generation: self.tree.generation(),
+            phantoms: self.phantoms,
+            cookie: self.cookie,
+            control_opened,
+            in_step: self.is_listening().then_some(self.in_step),
+            nodes: self.tree.saved_nodes(),
+            entries: self.tree.saved_entries(),
+            stale: self.nets.saved(),
+        }
+    }
+
+    /// Takes a guest over from another host. `root` is how this one names the share's directory; every
+    /// other object is to be found again ([`Tree::identify`]). If an agent listened there, it is owed
+    /// the difference for each directory, since it listens no more.
+    pub fn load(&mut self, state: State, root: Option<Fid>) {
+        self.drop_link();
+        self.tree.load(state.generation, &state.nodes, state.entries, root);
+        self.phantoms = state.phantoms;
+        self.cookie = state.cookie;
+        self.nets.load(state.stale);
+        if let Some(in_step) = state.in_step {
+            self.nets.lost_track(in_step, &self.tree);
+        }
     }
 
     fn drop_link(&mut self) {

@@ -26,6 +26,7 @@ use std::ops::Bound::{Excluded, Unbounded};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::ledger::{Ledger, Step};
+use super::state::StaleState;
 use super::tree::Tree;
 use crate::{Fid, FileKind, Mask, Name, NodeId};
 
@@ -159,6 +160,22 @@ impl Nets {
     /// Nobody is to be told anything.
     pub(super) fn clear(&mut self) {
         *self = Self { drained: self.drained, ..Self::default() };
+    }
+
+    /// The stale directories, each as a whole, for another host.
+    pub(super) fn saved(&self) -> BTreeMap<NodeId, StaleState> {
+        let saved = |(dir, stale): (&NodeId, &Stale)| {
+            (*dir, StaleState { since: stale.since, itself: stale.itself })
+        };
+        self.stale.iter().map(saved).collect()
+    }
+
+    /// Takes over what was saved, and nothing else is stale.
+    pub(super) fn load(&mut self, stale: BTreeMap<NodeId, StaleState>) {
+        self.clear();
+        for (dir, StaleState { since, itself }) in stale {
+            self.stale.insert(dir, Stale { since, after: None, itself, retry_at: None });
+        }
     }
 
     /// How many directories are stale.

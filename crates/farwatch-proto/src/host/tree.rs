@@ -6,6 +6,8 @@
 //! what the guest's dentry cache holds for it. It is no picture of the host: what changed there is
 //! put in only when the guest learns of it.
 
+mod moved;
+
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result, anyhow};
 
-use super::{Guest, Kernel, mount_point};
+use super::{Guest, Kernel, Qemu, mount_point};
 use crate::event::Event;
 use crate::mount::Mount;
 use crate::place::{Place, Record};
@@ -55,9 +55,19 @@ impl Vm {
 
     /// The same with one of several sockets.
     pub fn boot_with(kernel: &Kernel, host: Mount, socket: &Path) -> Result<Self> {
-        let guest = Guest::boot(kernel, &[(TAG, socket)])
+        Self::boot_in(&Qemu::default(), kernel, host, socket)
+    }
+
+    /// The same in a certain QEMU.
+    pub fn boot_in(qemu: &Qemu, kernel: &Kernel, host: Mount, socket: &Path) -> Result<Self> {
+        let guest = Guest::boot_in(qemu, kernel, &[(TAG, socket)])
             .map_err(|error| anyhow!("{error:#}\nthe device:\n{}", host.log()))?;
         Ok(Self { guest: Arc::new(Mutex::new(guest)), host, recorders: AtomicU32::new(0) })
+    }
+
+    /// Moves the machine to another QEMU, and to the device that another process serves on a socket.
+    pub fn migrate(&self, socket: &Path) -> Result<()> {
+        self.guest().migrate(&[(TAG, socket)])
     }
 
     /// Starts the agent and waits until events are delivered.

@@ -13,6 +13,7 @@
 use std::sync::Arc;
 use std::{io, iter, mem};
 
+use rustix::io::Errno;
 use vhost_user_backend::bitmap::BitmapMmapRegion;
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{DescriptorChain, Queue, QueueT};
@@ -123,6 +124,26 @@ impl Desk {
         let chain = self.lay_out()?;
         let writer = Writer::new(guest, chain.clone()).map_err(|_| Malformed)?;
         Ok(Request { header, len, writer, desk: self, mem, chain })
+    }
+
+    /// Serves a request of our own, and returns the reply, of [`REPLY_LEN`] bytes at most.
+    pub(super) fn exchange(
+        &mut self,
+        request: &[u8],
+        serve: impl FnOnce(Reader<'_>, Writer<'_>) -> Result<usize, Errno>,
+    ) -> Result<Vec<u8>, Errno> {
+        if request.len() > REQUEST_LEN_MAX {
+            return Err(Errno::NOMEM);
+        }
+        self.mem.write_slice(request, REQUEST).map_err(|_| Malformed)?;
+        let len = u32::try_from(request.len()).map_err(|_| Malformed)?;
+        let chain = self.chain([(REQUEST.0, len, 0), (REPLY.0, REPLY_LEN, WRITE)].into_iter())?;
+        let reader = Reader::new(&self.mem, chain.clone()).map_err(|_| Malformed)?;
+        let writer = Writer::new(&self.mem, chain).map_err(|_| Malformed)?;
+        let len = serve(reader, writer)?;
+        let mut reply = vec![0; len.min(REPLY_LEN as usize)];
+        self.mem.read_slice(&mut reply, REPLY).map_err(|_| Malformed)?;
+        Ok(reply)
     }
 
     /// Reads every descriptor of the chain, once.

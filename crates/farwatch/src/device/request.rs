@@ -18,38 +18,43 @@
 //!   as the end of the process: EINVAL.
 
 use std::cell::Cell;
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, Write};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use farwatch_proto::NodeId;
 use farwatch_proto::wire::abi::FUSE_HAVE_FSNOTIFY;
 use farwatch_sys::thread::unshare_fs;
 use rustix::io::Errno;
-use tracing::{error, trace};
+use tracing::{error, trace, warn};
 use virtiofsd::descriptor_utils::{Reader, Writer};
-use virtiofsd::filesystem::FileSystem;
+use virtiofsd::filesystem::{FileSystem, FsOptions, SerializableFileSystem};
 use virtiofsd::fuse::{InHeader, Opcode, OutHeader};
 use virtiofsd::server::Server;
 use vm_memory::ByteValued;
 
-use super::desk::{HEADER_LEN, Malformed, REQUEST_LEN_MAX, Request};
+use super::desk::{Desk, HEADER_LEN, Malformed, REQUEST_LEN_MAX, Request};
 use super::stats::Counter;
 
 /// Bytes of `fuse_out_header`, the least that a reply has.
 const REPLY_HEADER_LEN: usize = 16;
 const _: () = assert!(REPLY_HEADER_LEN == size_of::<OutHeader>());
 
-/// `fuse_init_in.flags2` within an INIT request.
+/// `fuse_init_in.flags` and `flags2` within an INIT request.
+const INIT_IN_FLAGS: Range<usize> = HEADER_LEN + 12..HEADER_LEN + 16;
 const INIT_IN_FLAGS2: Range<usize> = HEADER_LEN + 16..HEADER_LEN + 20;
-/// `fuse_init_out.flags2` within the reply.
+/// `fuse_init_out.flags` and `flags2` within the reply.
+const INIT_OUT_FLAGS: Range<usize> = REPLY_HEADER_LEN + 12..REPLY_HEADER_LEN + 16;
 const INIT_OUT_FLAGS2: Range<usize> = REPLY_HEADER_LEN + 32..REPLY_HEADER_LEN + 36;
 /// `FUSE_ALLOW_IDMAP` (bit 40) as it stands in `flags2`.
 const ALLOW_IDMAP2: u32 = 1 << (40 - 32);
 /// [`FUSE_HAVE_FSNOTIFY`] as it stands in `flags2`.
 const HAVE_FSNOTIFY2: u32 = (FUSE_HAVE_FSNOTIFY >> 32) as u32;
+/// `FUSE_INIT_EXT`: `flags2` counts.
+const INIT_EXT: u32 = 1 << 30;
 
 thread_local! {
     /// This thread has a working directory and a umask of its own.
@@ -63,11 +68,26 @@ pub(super) struct Requests<F: FileSystem + Sync> {
     open: RwLock<bool>,
     /// Whether there is a notification queue, so that INIT may grant `FUSE_HAVE_FSNOTIFY`.
     notifying: AtomicBool,
+    agreed: Mutex<Agreed>,
     pub(super) dispatched: Counter,
     pub(super) malformed: Counter,
     pub(super) refused: Counter,
     pub(super) panics: Counter,
     trouble_logged: AtomicBool,
+}
+
+/// What the guest's kernel and the file server have agreed upon.
+#[derive(Clone, Default)]
+pub(super) struct Agreed {
+    /// The INIT as it was served; empty when the guest has not mounted.
+    pub(super) request: Vec<u8>,
+    /// `flags` and `flags2` of the reply.
+    pub(super) granted: [u32; 2],
+}
+
+impl Agreed {
+    /// Bytes of the longest INIT. A kernel's has 104.
+    pub(super) const REQUEST_LEN_MAX: usize = 1024;
 }
 
 /// While it exists, the session does not end.
@@ -79,6 +99,7 @@ impl<F: FileSystem + Sync> Requests<F> {
             server: Server::new(fs),
             open: RwLock::new(false),
             notifying: AtomicBool::new(false),
+            agreed: Mutex::default(),
             dispatched: Counter::default(),
             malformed: Counter::default(),
             refused: Counter::default(),
@@ -110,6 +131,7 @@ impl<F: FileSystem + Sync> Requests<F> {
 
     /// Forgets what the guest knows and has open, as FUSE_DESTROY does. No request may be running.
     pub(super) fn reset(&self) {
+        *self.lock_agreed() = Agreed::default();
         if catch_unwind(AssertUnwindSafe(|| self.server.destroy())).is_err() {
             self.note_panic();
         }
@@ -168,6 +190,9 @@ impl<F: FileSystem + Sync> Requests<F> {
     /// `FUSE_HAVE_FSNOTIFY` is ours: the server drops it, so it is put into the reply. The reply is
     /// made in private memory, since the guest may have cut its buffer anywhere.
     fn init(&self, request: &mut Request<'_>) -> Result<usize, Errno> {
+        if request.len > Agreed::REQUEST_LEN_MAX {
+            return Err(Errno::INVAL);
+        }
         let flags2 = request.bytes_mut().get_mut(INIT_IN_FLAGS2);
         let offered = flags2.map_or(0, |flags2| change_le32(flags2, |flags| flags & !ALLOW_IDMAP2));
 
@@ -180,7 +205,19 @@ impl<F: FileSystem + Sync> Requests<F> {
             change_le32(flags2, |flags| flags | offered & HAVE_FSNOTIFY2);
         }
         request.writer.clone().write_all(&reply).map_err(|_| Errno::INVAL)?;
+        if let Some(granted) = granted(&reply) {
+            *self.lock_agreed() = Agreed { request: request.bytes_mut().to_vec(), granted };
+        }
         Ok(reply.len())
+    }
+
+    /// What was agreed upon with the guest.
+    pub(super) fn agreed(&self) -> Agreed {
+        self.lock_agreed().clone()
+    }
+
+    fn lock_agreed(&self) -> MutexGuard<'_, Agreed> {
+        self.agreed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn dispatch(&self, reader: Reader<'_>, writer: Writer<'_>) -> Result<usize, Errno> {
@@ -224,6 +261,68 @@ impl<F: FileSystem + Sync> Requests<F> {
     }
 }
 
+impl<F: FileSystem + SerializableFileSystem + Sync> Requests<F> {
+    /// Finds out where the guest's files are, while requests go on.
+    pub(super) fn prepare_serialization(&self, cancel: Arc<AtomicBool>) {
+        self.server.prepare_serialization(cancel);
+    }
+
+    /// Has the file system write its state, from where the file stands.
+    pub(super) fn serialize(&self, state: File) -> io::Result<()> {
+        self.server.serialize(state)
+    }
+
+    /// Takes over what another device agreed upon with the guest, and the state of its file system,
+    /// from where the file stands. No request runs meanwhile. When it fails, the guest knows nothing.
+    pub(super) fn load(&self, agreed: &Agreed, state: File) -> io::Result<()> {
+        let _nothing_runs = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        self.reset();
+        let load = || {
+            self.agree_again(agreed)?;
+            self.server.deserialize_and_apply(state)
+        };
+        let loaded = catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|_| {
+            self.note_panic();
+            Err(io::Error::other("the file system has panicked"))
+        });
+        if loaded.is_err() {
+            self.reset();
+        }
+        loaded
+    }
+
+    /// Serves the guest's INIT once more, with no more on offer than was granted.
+    fn agree_again(&self, agreed: &Agreed) -> io::Result<()> {
+        let mut request = agreed.request.clone();
+        if request.is_empty() {
+            return Ok(());
+        }
+        let [low, high] = agreed.granted;
+        let header = InHeader::from_slice(request.get(..HEADER_LEN).unwrap_or_default());
+        if !header.is_some_and(|header| is(header, Opcode::Init)) {
+            return Err(io::Error::other("the guest's INIT makes no sense"));
+        }
+        for (flags, granted) in [(INIT_IN_FLAGS, low | INIT_EXT), (INIT_IN_FLAGS2, high)] {
+            if let Some(flags) = request.get_mut(flags) {
+                change_le32(flags, |flags| flags & granted);
+            }
+        }
+        let reply = Desk::new()?
+            .exchange(&request, |reader, writer| self.dispatch(reader, writer))
+            .map_err(|errno| io::Error::other(format!("the guest's INIT is refused: {errno}")))?;
+        let granted = granted(&reply).ok_or_else(|| {
+            io::Error::other("this farwatch was started with options that the guest cannot do with")
+        })?;
+        let missing = [low & !granted[0], high & !granted[1] & !HAVE_FSNOTIFY2];
+        if missing != [0; 2] {
+            let missing = FsOptions::from_bits_truncate(join(missing));
+            warn!(?missing, "the guest relies on what this farwatch was started without");
+        }
+        *self.lock_agreed() = agreed.clone();
+        Ok(())
+    }
+}
+
 impl From<Malformed> for Errno {
     fn from(Malformed: Malformed) -> Self {
         Self::INVAL
@@ -244,6 +343,18 @@ fn has_reply(header: &InHeader) -> bool {
 
 fn is(header: &InHeader, opcode: Opcode) -> bool {
     header.opcode == opcode as u32
+}
+
+/// `flags` and `flags2` in the reply to an INIT, if it was not refused.
+fn granted(reply: &[u8]) -> Option<[u32; 2]> {
+    let error = reply.get(4..8)?;
+    let le32 = |range| Some(u32::from_le_bytes(reply.get::<Range<usize>>(range)?.try_into().ok()?));
+    let granted = [le32(INIT_OUT_FLAGS)?, le32(INIT_OUT_FLAGS2)?];
+    (error == [0; 4]).then_some(granted)
+}
+
+fn join([low, high]: [u32; 2]) -> u64 {
+    u64::from(low) | u64::from(high) << 32
 }
 
 /// Changes the number that the four bytes are, and returns what it was.

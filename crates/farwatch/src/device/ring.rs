@@ -9,12 +9,14 @@
 
 use std::fs::File;
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracing::trace;
 use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
 use virtio_queue::{Error as QueueError, QueueOwnedT, QueueT};
-use vm_memory::GuestMemoryLoadGuard;
+use vm_memory::{GuestAddressSpace, GuestMemoryLoadGuard};
 
 use super::notification::NotificationSource;
 use super::{AtomicMemory, Chain, Memory};
@@ -23,6 +25,7 @@ use super::{AtomicMemory, Chain, Memory};
 #[derive(Clone)]
 pub struct Ring {
     vring: VringMutex<AtomicMemory>,
+    memory: AtomicMemory,
     in_flight: Arc<InFlight>,
 }
 
@@ -62,6 +65,14 @@ impl Ring {
         self.in_flight.count().chains += 1;
         Some(Taken { chain, ring: self.clone() })
     }
+
+    /// Whether the driver has made something available that was not taken.
+    fn has_available(&self) -> bool {
+        let state = self.vring.get_ref();
+        let queue = state.get_queue();
+        let available = queue.avail_idx(&*self.memory.memory(), Ordering::Acquire);
+        available.is_ok_and(|available| available.0 != queue.next_avail())
+    }
 }
 
 impl Taken {
@@ -96,6 +107,15 @@ impl Drop for Taken {
             self.ring.in_flight.none.notify_all();
         }
     }
+}
+
+/// Counts one on an eventfd, unless that would wait.
+fn kick_once(kick: &File) -> io::Result<()> {
+    let mut fds = [PollFd::new(kick, PollFlags::OUT)];
+    if poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? > 0 {
+        rustix::io::write(kick, &1_u64.to_ne_bytes())?;
+    }
+    Ok(())
 }
 
 /// Puts a chain into the used ring.
@@ -143,8 +163,8 @@ impl<'a> VringStateMutGuard<'a, AtomicMemory> for Ring {
 
 impl VringT<AtomicMemory> for Ring {
     fn new(mem: AtomicMemory, max_queue_size: u16) -> Result<Self, QueueError> {
-        let vring = VringMutex::new(mem, max_queue_size)?;
-        Ok(Self { vring, in_flight: Arc::default() })
+        let vring = VringMutex::new(mem.clone(), max_queue_size)?;
+        Ok(Self { vring, memory: mem, in_flight: Arc::default() })
     }
 
     fn set_enabled(&self, enabled: bool) {
@@ -154,10 +174,16 @@ impl VringT<AtomicMemory> for Ring {
         }
     }
 
+    /// A ring that stops is left with kicks asked for: whoever takes it up cannot know that they were
+    /// not wanted for a moment.
     fn set_queue_ready(&self, ready: bool) {
+        let was_ready = self.vring.get_ref().get_queue().ready();
         self.vring.set_queue_ready(ready);
         if !ready {
             self.in_flight.wait_for_none();
+            if was_ready && let Err(error) = self.vring.enable_notification() {
+                trace!(%error, "the driver has broken its ring");
+            }
         }
     }
 
@@ -177,12 +203,15 @@ impl VringT<AtomicMemory> for Ring {
         self.vring.signal_used_queue()
     }
 
+    /// Not of a ring that is stopped: its memory may be on its way to another host.
     fn enable_notification(&self) -> Result<bool, QueueError> {
-        self.vring.enable_notification()
+        let mut state = self.vring.get_mut();
+        if state.get_queue().ready() { state.enable_notification() } else { Ok(false) }
     }
 
     fn disable_notification(&self) -> Result<(), QueueError> {
-        self.vring.disable_notification()
+        let mut state = self.vring.get_mut();
+        if state.get_queue().ready() { state.disable_notification() } else { Ok(()) }
     }
 
     fn needs_notification(&self) -> Result<bool, QueueError> {
@@ -217,7 +246,14 @@ impl VringT<AtomicMemory> for Ring {
         self.vring.set_queue_event_idx(enabled);
     }
 
+    /// What is available already may have been kicked for elsewhere, before the ring was stopped, and
+    /// the driver need not kick again.
     fn set_kick(&self, file: Option<File>) {
+        if let Some(kick) = file.as_ref().filter(|_| self.has_available())
+            && let Err(error) = kick_once(kick)
+        {
+            trace!(%error, "a ring is looked at when it is kicked");
+        }
         self.vring.set_kick(file);
     }
 
@@ -231,5 +267,38 @@ impl VringT<AtomicMemory> for Ring {
 
     fn set_err(&self, file: Option<File>) {
         self.vring.set_err(file);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::{Bytes, GuestAddress, GuestMemoryAtomic};
+
+    use super::*;
+
+    const USED: u64 = 0x3000;
+
+    /// `virtq_used.flags`: 1 when the driver need not kick (`VIRTQ_USED_F_NO_NOTIFY`).
+    fn flags(memory: &AtomicMemory) -> u16 {
+        memory.memory().read_obj(GuestAddress(USED)).unwrap()
+    }
+
+    #[test]
+    fn a_ring_that_has_stopped_has_kicks_asked_for_and_is_not_touched_any_more() {
+        let memory = Memory::from_ranges(&[(GuestAddress(0), 0x4000)]).unwrap();
+        let memory = GuestMemoryAtomic::new(memory);
+        let ring = Ring::new(memory.clone(), 16).unwrap();
+        ring.set_queue_size(16);
+        ring.set_queue_info(0x1000, 0x2000, USED).unwrap();
+        ring.set_queue_ready(true);
+        ring.set_enabled(true);
+        ring.disable_notification().unwrap();
+        assert_eq!(flags(&memory), 1);
+
+        ring.set_queue_ready(false);
+        assert_eq!(flags(&memory), 0);
+        ring.disable_notification().unwrap();
+        assert_eq!(flags(&memory), 0);
+        assert!(!ring.enable_notification().unwrap());
     }
 }

@@ -82,6 +82,19 @@ impl Control {
         self.lock().handle = None;
     }
 
+    /// How often the node has been opened, on this host and those before.
+    pub(super) fn opened(&self) -> u64 {
+        self.lock().opened
+    }
+
+    /// The session was one on another host: no handle of that is any good here, and none is given out
+    /// again, since the guest's kernel closes the old one after it has opened a new one.
+    pub(super) fn load(&self, opened: u64) {
+        let mut session = self.lock();
+        session.handle = None;
+        session.opened = session.opened.max(opened);
+    }
+
     /// OPEN: registers the thread. It must come with the marker uid, which proves that it is the
     /// guest's root and that uids arrive at all.
     pub(super) fn open(

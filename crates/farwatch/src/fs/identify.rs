@@ -58,6 +58,12 @@ impl Interposer {
         identity(fd).inspect_err(|error| tracing::debug!(%error, "no file handle")).ok()
     }
 
+    /// A directory of which no place is known.
+    pub(super) fn identify_nameless(&self, entry: &Entry) -> Option<Identity> {
+        let fd = self.open_directory(entry.inode).ok();
+        identity(fd.filter(|fd| is_object(fd, &entry.attr))?).ok()
+    }
+
     /// The quick way, in one system call: the file handles of the common file systems contain the
     /// inode number, so it can be seen whether it is the object of the reply.
     fn name(&self, dir: NodeId, name: &Name, ino: u64) -> Option<Fid> {

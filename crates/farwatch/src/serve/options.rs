@@ -178,7 +178,7 @@ pub(crate) struct IdArgs {
     pub(crate) translate_gid: Vec<IdMap>,
 }
 
-/// How the file server would move to another host.
+/// How the file server moves with its guest to another host.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Migration")]
 pub(crate) struct MigrationArgs {

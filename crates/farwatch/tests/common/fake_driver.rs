@@ -6,15 +6,21 @@
 //! would do; what it finds in a used ring it checks.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, PipeWriter, Read as _, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
 use vhost::vhost_user::message::{
-    VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures,
+    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags,
+    VhostUserHeaderFlag, VhostUserProtocolFeatures,
 };
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
-use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use vhost::{VhostBackend, VhostUserDirtyLogRegion, VhostUserMemoryRegionInfo, VringConfigData};
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemory, GuestMemoryMmap};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -26,12 +32,19 @@ pub(crate) const F_NOTIFICATION: u64 = 1;
 pub(crate) const F_EVENT_IDX: u64 = 1 << 29;
 /// `VIRTIO_F_VERSION_1`, and the bit by which vhost-user has protocol features.
 const F_ALWAYS: u64 = 1 << 32 | 1 << 30;
+/// `VHOST_F_LOG_ALL`.
+const F_LOG_ALL: u64 = 1 << 26;
 
 /// Memory of one queue: its ring at the start, buffers from [`BUFFERS`] on.
 const QUEUE_SPACE: u64 = 4 << 20;
 const AVAIL: u64 = 0x8000;
 const USED: u64 = 0xc000;
 const BUFFERS: u64 = 0x1_0000;
+
+/// A bit of the log stands for so many bytes (`VHOST_LOG_PAGE`).
+const PAGE: usize = 0x1000;
+/// Enough for 1 GiB.
+const LOG_LEN: u64 = 1 << 15;
 
 /// How long a test waits for the device before it fails.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -55,6 +68,11 @@ pub(crate) struct FakeDriver {
     mem: GuestMemoryMmap<()>,
     queues: Vec<Queue>,
     event_idx: bool,
+    features: u64,
+    /// The log of pages that the device has written to, a bit each.
+    log: File,
+    /// Pages that are the device's to write to: used rings and buffers.
+    written: BTreeSet<usize>,
 }
 
 struct Queue {
@@ -71,6 +89,8 @@ struct Queue {
     posted: Vec<Option<Vec<(u64, u32)>>>,
     kick: EventFd,
     call: EventFd,
+    /// The ring's position when it was stopped.
+    stopped_at: u32,
 }
 
 impl FakeDriver {
@@ -84,13 +104,18 @@ impl FakeDriver {
         let range = (GuestAddress(0), len, Some(FileOffset::new(file, 0)));
         let mem = GuestMemoryMmap::from_ranges_with_files([range]).unwrap();
         let queues = (0..queues).map(|index| Queue::new(index, size)).collect();
-        let mut driver = Self { frontend, mem, queues, event_idx: features & F_EVENT_IDX != 0 };
-        driver.negotiate(features);
+        let event_idx = features & F_EVENT_IDX != 0;
+        let log = tempfile::tempfile().unwrap();
+        log.set_len(LOG_LEN).unwrap();
+        let mut driver =
+            Self { frontend, mem, queues, event_idx, features, log, written: BTreeSet::new() };
+        driver.negotiate();
+        driver.share_memory();
         driver.start();
         driver
     }
 
-    fn negotiate(&mut self, features: u64) {
+    fn negotiate(&mut self) {
         let frontend = &mut self.frontend;
         frontend.set_owner().unwrap();
         let offered = frontend.get_features().unwrap();
@@ -102,14 +127,113 @@ impl FakeDriver {
                     & (VhostUserProtocolFeatures::MQ
                         | VhostUserProtocolFeatures::CONFIG
                         | VhostUserProtocolFeatures::REPLY_ACK
+                        | VhostUserProtocolFeatures::LOG_SHMFD
+                        | VhostUserProtocolFeatures::DEVICE_STATE
                         | VhostUserProtocolFeatures::RESET_DEVICE),
             )
             .unwrap();
         frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
-        frontend.set_features(F_ALWAYS | features & offered).unwrap();
+        self.features = F_ALWAYS | self.features & offered;
+        frontend.set_features(self.features).unwrap();
+    }
+
+    fn share_memory(&mut self) {
         let region = self.mem.iter().next().unwrap();
         let region = VhostUserMemoryRegionInfo::from_guest_region(region).unwrap();
-        frontend.set_mem_table(&[region]).unwrap();
+        self.frontend.set_mem_table(&[region]).unwrap();
+    }
+
+    /// Has the device log what it writes to, as at the beginning of a migration, or not any more.
+    pub(crate) fn log_writes(&mut self, on: bool) {
+        if on {
+            let region = VhostUserDirtyLogRegion {
+                mmap_size: LOG_LEN,
+                mmap_offset: 0,
+                mmap_handle: self.log.as_raw_fd(),
+            };
+            self.frontend.set_log_base(0, Some(region)).unwrap();
+        }
+        let logging = if on { F_LOG_ALL } else { 0 };
+        self.frontend.set_features(self.features | logging).unwrap();
+    }
+
+    /// Forgets what was logged.
+    pub(crate) fn forget_log(&mut self) {
+        let zeros = vec![0; usize::try_from(LOG_LEN).unwrap()];
+        self.log.write_all_at(&zeros, 0).unwrap();
+    }
+
+    /// Whether a page was logged as written to.
+    pub(crate) fn is_logged(&self, page: usize) -> bool {
+        let mut byte = [0];
+        self.log.read_exact_at(&mut byte, page as u64 / 8).unwrap();
+        byte[0] & 1 << (page % 8) != 0
+    }
+
+    /// All of the memory.
+    pub(crate) fn memory(&self) -> Vec<u8> {
+        let mut bytes = vec![0; usize::try_from(QUEUE_SPACE).unwrap() * self.queues.len()];
+        self.mem.read_slice(&mut bytes, GuestAddress(0)).unwrap();
+        bytes
+    }
+
+    /// The pages that are not as they were and that only the device writes to: of the used rings, and
+    /// of buffers that are posted for it to write.
+    pub(crate) fn changed_pages(&self, before: &[u8]) -> Vec<usize> {
+        let now = self.memory();
+        let pages = now.chunks(PAGE).zip(before.chunks(PAGE)).enumerate();
+        let changed = pages.filter(|(_, (now, before))| now != before).map(|(page, _)| page);
+        changed.filter(|page| self.written.contains(page)).collect()
+    }
+
+    /// Stops all queues, as a machine does that pauses, and asks for the device's state.
+    pub(crate) fn save(&mut self) -> vhost::Result<Vec<u8>> {
+        self.pause();
+        let (mut from, to) = io::pipe().unwrap();
+        let stopped = VhostTransferStatePhase::STOPPED;
+        self.frontend.set_device_state_fd(VhostTransferStateDirection::SAVE, stopped, to.into())?;
+        let mut state = Vec::new();
+        from.read_to_end(&mut state).unwrap();
+        self.frontend.check_device_state()?;
+        Ok(state)
+    }
+
+    /// Stops all queues, where they are.
+    pub(crate) fn pause(&mut self) {
+        for queue in &mut self.queues {
+            queue.stopped_at = self.frontend.get_vring_base(queue.index).unwrap();
+        }
+    }
+
+    /// Lets all queues go on where they were.
+    pub(crate) fn resume(&mut self) {
+        for queue in &self.queues {
+            start(&mut self.frontend, &self.mem, queue, queue.stopped_at);
+        }
+    }
+
+    /// The same machine on another host, paused, with a device that has not been given its state yet.
+    pub(crate) fn moved(self, socket: &Path) -> Self {
+        let frontend = Frontend::connect(socket, self.queues.len() as u64).unwrap();
+        let mut moved = Self { frontend, ..self };
+        moved.negotiate();
+        moved.share_memory();
+        moved
+    }
+
+    /// Gives the device a state.
+    pub(crate) fn load(&mut self, state: &[u8]) -> vhost::Result<()> {
+        drop(self.begin_load(state));
+        self.frontend.check_device_state()
+    }
+
+    /// Gives the device the beginning of a state, and returns where the rest is to go.
+    pub(crate) fn begin_load(&self, state: &[u8]) -> PipeWriter {
+        let (from, mut to) = io::pipe().unwrap();
+        let (load, stopped) = (VhostTransferStateDirection::LOAD, VhostTransferStatePhase::STOPPED);
+        self.frontend.set_device_state_fd(load, stopped, from.into()).unwrap();
+        to.write_all(state).unwrap();
+        to
     }
 
     /// Starts all queues afresh, with empty rings.
@@ -118,23 +242,7 @@ impl FakeDriver {
             *queue = Queue::new(queue.index, queue.size);
             let ring = vec![0; usize::try_from(BUFFERS).unwrap()];
             self.mem.write_slice(&ring, GuestAddress(queue.base)).unwrap();
-            let host = self.mem.get_host_address(GuestAddress(queue.base)).unwrap() as u64;
-            let frontend = &mut self.frontend;
-            frontend.set_vring_num(queue.index, queue.size).unwrap();
-            frontend.set_vring_base(queue.index, 0).unwrap();
-            let addresses = VringConfigData {
-                queue_max_size: queue.size,
-                queue_size: queue.size,
-                flags: 0,
-                desc_table_addr: host,
-                used_ring_addr: host + USED,
-                avail_ring_addr: host + AVAIL,
-                log_addr: None,
-            };
-            frontend.set_vring_addr(queue.index, &addresses).unwrap();
-            frontend.set_vring_call(queue.index, &queue.call).unwrap();
-            frontend.set_vring_kick(queue.index, &queue.kick).unwrap();
-            frontend.set_vring_enable(queue.index, true).unwrap();
+            start(&mut self.frontend, &self.mem, queue, 0);
         }
     }
 
@@ -158,7 +266,10 @@ impl FakeDriver {
             let addr = queue.take_buffer(len);
             match buffer {
                 Buffer::In(bytes) => self.mem.write_slice(bytes, GuestAddress(addr)).unwrap(),
-                Buffer::Out(_) => writable.push((addr, len)),
+                Buffer::Out(_) => {
+                    self.written.extend((addr..addr + u64::from(len)).map(page));
+                    writable.push((addr, len));
+                }
             }
             let (flags, next) = match slots.get(n + 1) {
                 Some(next) => (flags | F_NEXT, *next),
@@ -168,6 +279,7 @@ impl FakeDriver {
             let descriptor = Descriptor::new(addr, len, flags, next);
             self.mem.write_obj(descriptor, GuestAddress(slot)).unwrap();
         }
+        self.written.insert(page(queue.base + USED));
         queue.posted[usize::from(slots[0])] = Some(writable);
         queue.offer(&self.mem, slots[0]);
         slots[0]
@@ -235,6 +347,30 @@ impl FakeDriver {
     }
 }
 
+/// The number of the page that an address is in.
+fn page(address: u64) -> usize {
+    usize::try_from(address).unwrap() / PAGE
+}
+
+fn start(frontend: &mut Frontend, mem: &GuestMemoryMmap<()>, queue: &Queue, base: u32) {
+    let host = mem.get_host_address(GuestAddress(queue.base)).unwrap() as u64;
+    frontend.set_vring_num(queue.index, queue.size).unwrap();
+    frontend.set_vring_base(queue.index, base.try_into().unwrap()).unwrap();
+    let addresses = VringConfigData {
+        queue_max_size: queue.size,
+        queue_size: queue.size,
+        flags: 0,
+        desc_table_addr: host,
+        used_ring_addr: host + USED,
+        avail_ring_addr: host + AVAIL,
+        log_addr: None,
+    };
+    frontend.set_vring_addr(queue.index, &addresses).unwrap();
+    frontend.set_vring_call(queue.index, &queue.call).unwrap();
+    frontend.set_vring_kick(queue.index, &queue.kick).unwrap();
+    frontend.set_vring_enable(queue.index, true).unwrap();
+}
+
 impl Queue {
     fn new(index: usize, size: u16) -> Self {
         let base = QUEUE_SPACE * index as u64;
@@ -250,6 +386,7 @@ impl Queue {
             posted: vec![None; usize::from(size)],
             kick: EventFd::new(EFD_NONBLOCK).unwrap(),
             call: EventFd::new(EFD_NONBLOCK).unwrap(),
+            stopped_at: 0,
         }
     }
 
@@ -307,7 +444,6 @@ impl Queue {
     }
 
     fn wait_for_call(&self) {
-        use std::os::fd::AsRawFd;
         let epoll = Epoll::new().unwrap();
         let event = EpollEvent::new(EventSet::IN, 0);
         epoll.ctl(ControlOperation::Add, self.call.as_raw_fd(), event).unwrap();

@@ -59,7 +59,7 @@ impl Caller {
 
 /// See the module's documentation.
 pub(crate) struct Guest {
-    driver: FakeDriver,
+    pub(crate) driver: FakeDriver,
     /// A buffer for a notification is posted.
     posted: bool,
     /// The number of the next notification.
@@ -71,6 +71,11 @@ impl Guest {
     pub(crate) fn connect(socket: &Path) -> Self {
         let driver = FakeDriver::connect(socket, QUEUES, 16, F_NOTIFICATION);
         Self { driver, posted: false, next: Seq::FIRST }
+    }
+
+    /// The same guest on another host, paused, without the state that it has left.
+    pub(crate) fn moved(self, socket: &Path) -> Self {
+        Self { driver: self.driver.moved(socket), ..self }
     }
 
     /// Mounts: a new session begins.
@@ -90,9 +95,14 @@ impl Guest {
 
     /// Posts a request of the agent's and does not wait for the reply.
     pub(crate) fn post(&mut self, request: &Request) {
+        self.post_unkicked(request);
+        self.driver.kick(REQUESTS);
+    }
+
+    /// The same, and the device does not hear of it.
+    pub(crate) fn post_unkicked(&mut self, request: &Request) {
         let bytes = encode(Caller::agent(0), request);
         self.driver.post(REQUESTS, &[Buffer::In(bytes), Buffer::Out(ROOM)]);
-        self.driver.kick(REQUESTS);
     }
 
     /// The next reply to a request that was posted.

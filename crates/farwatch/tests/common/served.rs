@@ -20,7 +20,7 @@ use farwatch_sys::fanotify::Fanotify;
 use farwatch_sys::thread::{CapabilitySet, has_capability};
 use tempfile::TempDir;
 use virtiofsd::filesystem::{FileSystem, SerializableFileSystem};
-use virtiofsd::passthrough::{Config, InodeFileHandlesMode, PassthroughFs};
+use virtiofsd::passthrough::{Config, InodeFileHandlesMode, MigrationOnError, PassthroughFs};
 
 use crate::guest::{Guest, Told};
 
@@ -44,12 +44,17 @@ pub(crate) fn shared_dir(populate: impl FnOnce(&Path)) -> TempDir {
     dir
 }
 
-/// The file server as `farwatch serve` sets it up for root.
+/// The file server as `farwatch serve` sets it up for root, with `--migration-on-error guest-error`.
 pub(crate) fn passthrough(dir: &TempDir) -> PassthroughFs {
+    passthrough_of(&dir.path().join("share"))
+}
+
+fn passthrough_of(root: &Path) -> PassthroughFs {
     let config = Config {
-        root_dir: dir.path().join("share").to_str().unwrap().to_owned(),
+        root_dir: root.to_str().unwrap().to_owned(),
         xattr: true,
         inode_file_handles: InodeFileHandlesMode::Prefer,
+        migration_on_error: MigrationOnError::GuestError,
         ..Config::default()
     };
     PassthroughFs::new(config).unwrap()
@@ -78,7 +83,12 @@ impl<F: FileSystem + SerializableFileSystem + Send + Sync + 'static> Served<F> {
 
     /// A guest that has not mounted yet.
     pub(crate) fn connect(&self) -> Guest {
-        Guest::connect(&self.dir.path().join("socket"))
+        Guest::connect(&self.socket())
+    }
+
+    /// Where guests connect.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.path().join("socket")
     }
 
     /// The shared directory.
@@ -105,6 +115,8 @@ pub(crate) struct Host {
     _watcher: Watcher,
     pub(crate) served: Served<Interposer>,
     pub(crate) share: Arc<Share>,
+    /// The shared directory.
+    pub(crate) root: PathBuf,
 }
 
 impl Host {
@@ -114,12 +126,23 @@ impl Host {
             fs::write(share.join(Self::BARRIER), "").unwrap();
         });
         let root = dir.path().join("share");
+        Self::at(dir, &root)
+    }
+
+    /// Another host that shares the same directory.
+    pub(crate) fn second(&self) -> Self {
+        Self::at(TempDir::new().unwrap(), &self.root)
+    }
+
+    /// Shares `root`, with the socket in `dir`.
+    pub(crate) fn at(dir: TempDir, root: &Path) -> Self {
+        let root = root.to_owned();
         let share = Arc::new(Share::new(Some(Fanotify::open().unwrap())));
-        let fs = Interposer::new(passthrough(&dir), Arc::clone(&share), &root, true);
+        let fs = Interposer::new(passthrough_of(&root), Arc::clone(&share), &root, true);
         let served = Served::new(dir, fs, Arc::clone(&share));
         let pump = Arc::clone(&served.device);
         let watcher = Watcher::start(Arc::clone(&share), move || pump.pump()).unwrap();
-        Self { shell: Shell::start(&root), _watcher: watcher, served, share }
+        Self { shell: Shell::start(&root), _watcher: watcher, served, share, root }
     }
 
     /// A guest that has mounted.

@@ -3,20 +3,17 @@
 //! what its test needs.
 
 use std::ffi::CStr;
-use std::io;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use proptest::prelude::*;
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Queue, QueueT};
 use virtiofsd::filesystem::{
-    Context, DirEntry, DirectoryIterator, Entry, FsOptions, ZeroCopyReader, ZeroCopyWriter,
+    Context, DirEntry, DirectoryIterator, Entry, ZeroCopyReader, ZeroCopyWriter,
 };
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 
 use super::*;
-use crate::device::desk::Desk;
 use crate::device::{AtomicMemory, Chain, QUEUE_SIZE_MAX};
 
 const LOOKUP: u32 = 1;
