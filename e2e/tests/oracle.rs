@@ -31,14 +31,14 @@ fn main() -> ExitCode {
         trials.push(e2e::trial(&format!("operations_are_told_in_{version}"), &needs, move || {
             let vm = Vm::start(&Kernel::find(version).context("the kernel has gone")?)?;
             equal(&vm, Plan { ops: 250, in_mount: false, ..PACED })?;
-            equal(&vm, Plan { ops: 8000, ..UNPACED })
+            equal(&vm, Plan { ops: 3200, ..UNPACED })
         }));
     }
     e2e::run(trials)
 }
 
-const PACED: Plan = Plan { ops: 4000, seed: SEED, paced: true, in_mount: true, fault: None };
-const UNPACED: Plan = Plan { ops: 30_000, seed: SEED, paced: false, in_mount: false, fault: None };
+const PACED: Plan = Plan { ops: 3000, seed: SEED, paced: true, in_mount: true, fault: None };
+const UNPACED: Plan = Plan { ops: 20_000, seed: SEED, paced: false, in_mount: false, fault: None };
 
 fn kept_cases_are_equal() -> Result<()> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("oracle");

@@ -34,6 +34,7 @@ use rustix::io::Errno;
 
 pub use case::{Case, Who};
 pub use compare::Fault;
+use compare::Saboteur;
 pub use generate::{Generator, Shape};
 pub use op::{Actor, OUTSIDE, Op};
 
@@ -98,7 +99,7 @@ pub struct Failure {
 #[derive(Debug)]
 pub struct Oracle<'a, P> {
     place: &'a P,
-    fault: Option<Fault>,
+    saboteur: Option<Saboteur>,
     /// Directories so far, for their names.
     made: u64,
     report: Report,
@@ -107,7 +108,7 @@ pub struct Oracle<'a, P> {
 impl<'a, P: Place> Oracle<'a, P> {
     /// An oracle of `place`, which breaks no rule.
     pub fn new(place: &'a P) -> Self {
-        Self { place, fault: None, made: 0, report: Report::default() }
+        Self { place, saboteur: None, made: 0, report: Report::default() }
     }
 
     /// Runs a plan, to its end or to the first failure. `progress` is told after each case.
@@ -115,7 +116,7 @@ impl<'a, P: Place> Oracle<'a, P> {
     /// # Errors
     /// When a case cannot be run at all.
     pub fn run(mut self, plan: Plan, mut progress: impl FnMut(&Report)) -> Result<Report> {
-        self.fault = plan.fault;
+        self.saboteur = plan.fault.map(Saboteur::new);
         while self.report.ops < plan.ops {
             let seed = plan.seed + self.report.cases;
             let case = generate(seed, plan);
@@ -227,16 +228,15 @@ impl<'a, P: Place> Oracle<'a, P> {
     }
 
     fn told(&mut self, mut events: Vec<Event>) -> Vec<Event> {
-        let before = usize::try_from(self.report.events).unwrap_or(usize::MAX);
         self.report.events += events.len() as u64;
-        if let Some(fault) = self.fault {
-            fault.apply(&mut events, before);
+        if let Some(saboteur) = &mut self.saboteur {
+            saboteur.pass(&mut events);
         }
         events
     }
 
     fn shrunk(&mut self, seed: u64, case: Case, difference: String) -> Failure {
-        if self.fault.is_some() {
+        if self.saboteur.is_some() {
             // It is not the case that is at fault.
             return Failure { seed, case, difference };
         }

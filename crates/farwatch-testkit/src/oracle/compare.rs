@@ -11,40 +11,80 @@ use std::fmt::Write as _;
 use crate::event::{Event, Kind, render};
 use crate::merge::merge_allowed_among_writers;
 
-/// A rule that is broken on purpose, to see that it is noticed.
+/// A rule that is broken on purpose, to see that it is noticed: once in every thousand events.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// Every thousandth event is lost.
+    /// An event is lost.
     Drop,
-    /// After every thousandth, two events of a directory change places.
+    /// Two events of a directory change places.
     Swap,
-    /// Every hundredth rename loses its cookie.
+    /// Half of a rename loses its cookie.
     Cookie,
 }
 
-impl Fault {
-    /// Breaks the rule in a stream of which `before` events have gone by.
-    pub(super) fn apply(self, events: &mut Vec<Event>, before: usize) {
-        let nth = |every: usize| every - before % every - 1;
-        match self {
-            Self::Drop if nth(1000) < events.len() => {
-                events.remove(nth(1000));
-            }
-            Self::Swap if nth(1000) + 1 < events.len() => {
-                // Two that are not alike, or nothing would be different.
-                let from = nth(1000);
-                let other = (from + 1..events.len()).find(|n| events[*n] != events[from]);
-                other.into_iter().for_each(|other| events.swap(from, other));
-            }
-            Self::Cookie => {
-                for event in events.iter_mut() {
-                    if event.cookie.is_some_and(|cookie| cookie % 100 == 0) {
-                        event.cookie = event.cookie.map(|cookie| cookie + 1_000_000);
-                        break;
+/// Breaks the rule.
+#[derive(Debug)]
+pub(super) struct Saboteur {
+    fault: Fault,
+    seen: usize,
+    broken: usize,
+}
+
+impl Saboteur {
+    const EVERY: usize = 1000;
+
+    pub(super) fn new(fault: Fault) -> Self {
+        Self { fault, seen: 0, broken: 0 }
+    }
+
+    /// Breaks it in some events, if it is time and they can be used for that.
+    pub(super) fn pass(&mut self, events: &mut Vec<Event>) {
+        self.seen += events.len();
+        if self.seen / Self::EVERY > self.broken && self.break_in(events) {
+            self.broken += 1;
+        }
+    }
+
+    fn break_in(&self, events: &mut Vec<Event>) -> bool {
+        // Of other events some may be repeated or merged.
+        let names = |event: &Event| {
+            matches!(event.kind, Kind::Create | Kind::Delete | Kind::MovedFrom | Kind::MovedTo)
+        };
+        match self.fault {
+            Fault::Drop => {
+                let once = |event: &&Event| {
+                    names(event) && {
+                        let same = |other: &&Event| {
+                            (other.kind, &other.object) == (event.kind, &event.object)
+                        };
+                        events.iter().filter(same).count() == 1
                     }
-                }
+                };
+                let Some(lost) = events.iter().find(once).cloned() else { return false };
+                events.retain(|event| *event != lost);
+                true
             }
-            _ => {}
+            Fault::Swap => {
+                let pair = (0..events.len()).find_map(|one| {
+                    let first = &events[one];
+                    let other = (one + 1..events.len()).find(|two| {
+                        let second = &events[*two];
+                        names(second)
+                            && second.object != first.object
+                            && directory(second) == directory(first)
+                    });
+                    other.filter(|_| names(first)).map(|two| (one, two))
+                });
+                let Some((one, two)) = pair else { return false };
+                events.swap(one, two);
+                true
+            }
+            Fault::Cookie => {
+                let mates = |event: &&mut Event| event.cookie.is_some();
+                let Some(half) = events.iter_mut().find(mates) else { return false };
+                half.cookie = Some(usize::MAX);
+                true
+            }
         }
     }
 }
@@ -119,15 +159,14 @@ fn by_directory(events: &[Event]) -> BTreeMap<String, Vec<String>> {
         directories.entry(directory(event)).or_default().push(event.clone());
     }
     let normal = |events: Vec<Event>| {
-        let events = merge_allowed_among_writers(&events);
+        let mut events = merge_allowed_among_writers(&events);
+        // inotify's own merging does not look at cookies: `inotify_merge()`.
+        events.dedup_by_key(|event| (event.kind, event.is_dir, event.object.clone()));
         let line = |event: &Event| match mate(event) {
             Some(mate) => format!("{} with {mate}", Event { cookie: None, ..event.clone() }),
             None => event.to_string(),
         };
-        let mut lines: Vec<String> = events.iter().map(line).collect();
-        // inotify's own merging does not look at cookies: `inotify_merge()`.
-        lines.dedup();
-        lines
+        events.iter().map(line).collect()
     };
     directories.into_iter().map(|(directory, events)| (directory, normal(events))).collect()
 }

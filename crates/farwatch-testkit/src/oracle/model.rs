@@ -2,7 +2,8 @@
 //! [`Model`]: the tree that operations lead to, as one process can know it. It says what can be done
 //! next, and what not to try since docs/SEMANTICS.md says that a mount differs there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use super::op::{OUTSIDE, Op, SLOTS};
@@ -23,6 +24,8 @@ pub(super) struct Model {
     open: BTreeMap<u8, u32>,
     watched: Vec<u32>,
     next: u32,
+    /// Names of files that were open when they lost them.
+    lost: BTreeSet<OsString>,
     /// Whether several processes work on the tree: then nobody knows what is open elsewhere.
     shared: bool,
 }
@@ -31,7 +34,7 @@ impl Model {
     /// An empty tree.
     pub(super) fn new(shared: bool) -> Self {
         let (entries, open, watched) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        Self { entries, open, watched, next: 1, shared }
+        Self { entries, open, watched, next: 1, lost: BTreeSet::new(), shared }
     }
 
     pub(super) fn entries(&self) -> impl Iterator<Item = (&PathBuf, Type)> {
@@ -60,8 +63,11 @@ impl Model {
                 let leaves = !is_inside(to) && self.below(from).any(|id| self.is_open(id));
                 let replaces = self.entries.get(to).map(|entry| entry.0);
                 let covers = replaces == Some(Type::Directory) && self.has_nameless();
-                !(busy(to) || leaves || covers)
+                let hides = self.is_directory(from) && self.was_lost(to);
+                !(busy(to) || leaves || covers || hides)
             }
+            // What is written to a file whose name leads to a directory by now is told of nowhere.
+            Op::Mkdir(path) => !self.was_lost(path),
             // A known fault.
             Op::RenameExchange(one, two) => {
                 let known = |id| self.is_watched(id) || self.is_open(id);
@@ -86,6 +92,10 @@ impl Model {
         self.shared || self.open.values().any(|open| *open == id)
     }
 
+    fn was_lost(&self, path: &Path) -> bool {
+        !self.shared && path.file_name().is_some_and(|name| self.lost.contains(name))
+    }
+
     /// Open in a program on the host.
     fn is_busy(&self, id: u32) -> bool {
         self.shared || self.open.iter().any(|(slot, open)| *slot < SLOTS && *open == id)
@@ -108,6 +118,7 @@ impl Model {
                 }
             }
             Op::Unlink(at) => {
+                self.remember(at);
                 self.entries.remove(at);
             }
             Op::Rmdir(at) if self.is_empty(at) => {
@@ -125,7 +136,7 @@ impl Model {
                     self.open.insert(*slot, *id);
                 }
             }
-            Op::OpenTmpfile(slot, _) => {
+            Op::OpenTmpfile(slot, dir) if self.is_directory(dir) => {
                 self.open.insert(*slot, 0);
             }
             Op::LinkSlot(slot, to) if self.open.get(slot) == Some(&0) => {
@@ -149,6 +160,17 @@ impl Model {
         }
     }
 
+    /// A file loses a name while a program on the host may have it open.
+    fn remember(&mut self, path: &Path) {
+        if self.below(path).any(|id| self.is_busy(id)) {
+            self.lost.extend(path.file_name().map(OsStr::to_owned));
+        }
+    }
+
+    fn is_directory(&self, path: &Path) -> bool {
+        self.entries.get(path).is_some_and(|entry| entry.0 == Type::Directory)
+    }
+
     fn is_empty(&self, dir: &Path) -> bool {
         !self.entries.keys().any(|path| path != dir && path.starts_with(dir))
     }
@@ -161,6 +183,7 @@ impl Model {
                 && (target.0 != Type::Directory || self.is_empty(to))
         });
         if fits && !same && !to.starts_with(from) {
+            self.remember(to);
             self.entries.remove(to);
             self.shift(from, to);
         }
