@@ -12,7 +12,6 @@ mod place;
 mod qemu;
 
 use std::ffi::OsStr;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,7 +26,6 @@ pub use self::qemu::Qemu;
 use self::channel::Channel;
 use self::qemu::{Monitor, Sockets};
 use crate::event::Event;
-use crate::mount::SocketDir;
 use crate::process::Process;
 
 /// How long a machine may take from its start to the observer's first word. It takes three seconds
@@ -46,6 +44,7 @@ pub struct Guest {
     // In the order in which they go.
     qemu: Process,
     channel: Channel,
+    monitor: Monitor,
     dir: TempDir,
     program: Qemu,
     kernel: Kernel,
@@ -76,38 +75,37 @@ impl Guest {
     pub fn boot_in(program: &Qemu, kernel: &Kernel, shares: &[(&str, &Path)]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("farwatch-vm-").tempdir()?;
         let initrd = initrd(kernel, &image::programs()?, &script(shares), dir.path())?;
-        let sockets = Sockets::of(dir.path(), 0);
-        let listening = SocketDir::watch(dir.path())?;
+        let sockets = Sockets::bind(dir.path(), 0)?;
         let qemu = Process::start(program.machine(kernel, &initrd, &sockets, shares, false))?;
-        listening.wait_for(&sockets.port).with_context(|| qemu.log())?;
-        let stream = UnixStream::connect(&sockets.port).context("the machine's serial port")?;
+        let (port, monitor) = sockets.accept().with_context(|| qemu.log())?;
         let (program, kernel) = (program.clone(), kernel.clone());
-        let channel = Channel::new(stream);
-        let mut guest = Self { qemu, channel, dir, program, kernel, initrd, moves: 0 };
+        let channel = Channel::new(port);
+        let mut guest = Self { qemu, channel, monitor, dir, program, kernel, initrd, moves: 0 };
         guest.wait_for_observer()?;
         Ok(guest)
     }
 
     /// Moves the machine to another QEMU, where its shares have these sockets, while it runs.
     pub fn migrate(&mut self, shares: &[(&str, &Path)]) -> Result<()> {
-        let (from, to) = (self.moves, self.moves + 1);
-        let [here, there] = [from, to].map(|n| Sockets::of(self.dir.path(), n));
-        let listening = SocketDir::watch(self.dir.path())?;
-        let machine = self.program.machine(&self.kernel, &self.initrd, &there, shares, true);
+        self.moves += 1;
+        let sockets = Sockets::bind(self.dir.path(), self.moves)?;
+        let machine = self.program.machine(&self.kernel, &self.initrd, &sockets, shares, true);
         let destination = Process::start(machine)?;
-        listening.wait_for(&there.incoming).with_context(|| destination.log())?;
-        let explain = |error: anyhow::Error, source: &Process| {
-            anyhow!(
-                "{error:#}\nthe source:\n{}\nthe destination:\n{}",
-                source.log(),
-                destination.log()
-            )
-        };
-        move_out(&here, &there).map_err(|error| explain(error, &self.qemu))?;
-        let stream = UnixStream::connect(&there.port).context("the machine's serial port")?;
-        self.channel = Channel::new(stream);
+        let way = self.dir.path().join(format!("moving-{}", self.moves));
+        let moved = sockets.accept().and_then(|(port, mut monitor)| {
+            let uri = format!(r#"{{"uri": "unix:{}"}}"#, way.display());
+            monitor
+                .execute(&format!(r#"{{"execute": "migrate-incoming", "arguments": {uri}}}"#))?;
+            move_out(&mut self.monitor, &uri)?;
+            Ok((port, monitor))
+        });
+        let (port, monitor) = moved.map_err(|error| {
+            let (source, destination) = (self.qemu.log(), destination.log());
+            anyhow!("{error:#}\nthe source:\n{source}\nthe destination:\n{destination}")
+        })?;
         self.qemu = destination;
-        self.moves = to;
+        self.channel = Channel::new(port);
+        self.monitor = monitor;
         Ok(())
     }
 
@@ -253,15 +251,13 @@ fn script(shares: &[(&str, &Path)]) -> String {
         + "farwatch-observer /dev/ttyS1\necho the observer has ended\npoweroff -f\n"
 }
 
-/// Has the QEMU here send its machine to the one there, and end.
-fn move_out(here: &Sockets, there: &Sockets) -> Result<()> {
-    let mut monitor = Monitor::connect(&here.monitor)?;
+/// Has a QEMU send its machine to where another one listens, and end.
+fn move_out(monitor: &mut Monitor, uri: &str) -> Result<()> {
     monitor.execute(
         r#"{"execute": "migrate-set-capabilities",
             "arguments": {"capabilities": [{"capability": "events", "state": true}]}}"#,
     )?;
-    let uri = format!("unix:{}", there.incoming.display());
-    monitor.execute(&format!(r#"{{"execute": "migrate", "arguments": {{"uri": "{uri}"}}}}"#))?;
+    monitor.execute(&format!(r#"{{"execute": "migrate", "arguments": {uri}}}"#))?;
     let [completed, failed] = ["completed", "failed"].map(|is| format!(r#""status": "{is}""#));
     let outcome = monitor.wait_for(&[&completed, &failed])?;
     ensure!(outcome.contains(&completed), "the machine has not moved: {outcome}");

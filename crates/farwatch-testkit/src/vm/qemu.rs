@@ -2,11 +2,12 @@
 //! [`Qemu`]: which QEMU runs a machine, the machine's facts, and its monitor.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Kernel;
 
@@ -70,9 +71,9 @@ impl Qemu {
         qemu.args(["-object", &format!("memory-backend-memfd,id=mem,size={MEMORY},share=on")]);
         qemu.args(["-machine", "q35,memory-backend=mem", "-nodefaults", "-display", "none"]);
         qemu.args(["-chardev", "stdio,id=console", "-serial", "chardev:console"]);
-        let port = format!("socket,id=observer,path={},server=on,wait=off", sockets.port.display());
+        let port = format!("socket,id=observer,path={}", sockets.port.path.display());
         qemu.args(["-chardev", &port, "-serial", "chardev:observer"]);
-        qemu.arg("-qmp").arg(format!("unix:{},server=on,wait=off", sockets.monitor.display()));
+        qemu.arg("-qmp").arg(format!("unix:{}", sockets.monitor.path.display()));
         for (n, (tag, socket)) in shares.iter().enumerate() {
             qemu.args(["-chardev", &format!("socket,id=share{n},path={}", socket.display())]);
             qemu.args(["-device", &format!("vhost-user-fs-pci,chardev=share{n},tag={tag}")]);
@@ -80,27 +81,49 @@ impl Qemu {
         qemu.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(initrd);
         qemu.args(["-append", "console=ttyS0 panic=-1 quiet loglevel=4"]);
         if incoming {
-            qemu.arg("-incoming").arg(format!("unix:{}", sockets.incoming.display()));
+            qemu.args(["-incoming", "defer"]);
         }
         qemu
     }
 }
 
-/// Where a running QEMU is reached.
+/// Where a QEMU that is about to start will call. These are listened at from here, not from there: a
+/// socket that somebody else makes is there a moment before it can be connected to.
 #[derive(Debug)]
 pub(super) struct Sockets {
-    /// The observer's serial port.
-    pub(super) port: PathBuf,
-    pub(super) monitor: PathBuf,
-    /// Where a machine moves in.
-    pub(super) incoming: PathBuf,
+    port: Socket,
+    monitor: Socket,
+}
+
+#[derive(Debug)]
+struct Socket {
+    path: PathBuf,
+    listener: UnixListener,
 }
 
 impl Sockets {
     /// Those of the `n`th QEMU of a machine.
-    pub(super) fn of(dir: &Path, n: u32) -> Self {
-        let socket = |name: &str| dir.join(format!("{name}-{n}"));
-        Self { port: socket("observer"), monitor: socket("monitor"), incoming: socket("incoming") }
+    pub(super) fn bind(dir: &Path, n: u32) -> Result<Self> {
+        let socket = |name: &str| -> Result<Socket> {
+            let path = dir.join(format!("{name}-{n}"));
+            Ok(Socket { listener: UnixListener::bind(&path).context("a socket")?, path })
+        };
+        Ok(Self { port: socket("observer")?, monitor: socket("monitor")? })
+    }
+
+    /// Waits until QEMU has called: the observer's serial port, and the monitor.
+    pub(super) fn accept(self) -> Result<(UnixStream, Monitor)> {
+        let port = self.port.accept().context("the machine's serial port")?;
+        Ok((port, Monitor::new(self.monitor.accept().context("QEMU's monitor")?)?))
+    }
+}
+
+impl Socket {
+    fn accept(self) -> Result<UnixStream> {
+        let patience = Timespec::try_from(crate::PATIENCE)?;
+        let called = poll(&mut [PollFd::new(&self.listener, PollFlags::IN)], Some(&patience))?;
+        ensure!(called > 0, "QEMU does not call at {}", self.path.display());
+        Ok(self.listener.accept()?.0)
     }
 }
 
@@ -109,9 +132,8 @@ impl Sockets {
 pub(super) struct Monitor(BufReader<UnixStream>);
 
 impl Monitor {
-    pub(super) fn connect(socket: &Path) -> Result<Self> {
-        let stream = UnixStream::connect(socket).context("QEMU's monitor")?;
-        stream.set_read_timeout(Some(crate::PATIENCE))?;
+    fn new(stream: UnixStream) -> Result<Self> {
+        stream.set_read_timeout(Some(super::BOOT_MAX))?;
         let mut monitor = Self(BufReader::new(stream));
         monitor.wait_for(&["\"QMP\""])?;
         monitor.execute(r#"{"execute": "qmp_capabilities"}"#)?;
