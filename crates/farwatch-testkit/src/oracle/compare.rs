@@ -158,10 +158,14 @@ fn by_directory(events: &[Event]) -> BTreeMap<String, Vec<String>> {
     for event in events.iter().filter(|event| !is_of_a_directory(event)) {
         directories.entry(directory(event)).or_default().push(event.clone());
     }
-    let normal = |events: Vec<Event>| {
-        let mut events = merge_allowed_among_writers(&events);
-        // inotify's own merging does not look at cookies: `inotify_merge()`.
+    // inotify's own merging does not look at cookies: `inotify_merge()`.
+    let merge = |events: &mut Vec<Event>| {
         events.dedup_by_key(|event| (event.kind, event.is_dir, event.object.clone()));
+    };
+    let normal = |mut events: Vec<Event>| {
+        merge(&mut events);
+        let mut events = merge_allowed_among_writers(&events);
+        merge(&mut events);
         let line = |event: &Event| match mate(event) {
             Some(mate) => format!("{} with {mate}", Event { cookie: None, ..event.clone() }),
             None => event.to_string(),
