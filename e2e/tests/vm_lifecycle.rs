@@ -3,7 +3,7 @@
 //! daemon; containers; programs with fanotify; a second machine. With each stock kernel.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use e2e::Need;
 use farwatch_testkit::vm::{Guest, Kernel, Vm, mount_point};
 use farwatch_testkit::{Event, Mount, Place as _, Record, Recorder, Share, merge_allowed, render};
 use libtest_mimic::Trial;
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::Signal;
 
 const KERNELS: [&str; 2] = ["6.1", "6.12"];
@@ -23,7 +24,7 @@ const END_MAX: Duration = Duration::from_secs(1);
 type Test = fn(&Kernel) -> Result<()>;
 
 /// All of them, and what each needs besides the machine.
-const TESTS: [(&str, &[Need], Test); 11] = [
+const TESTS: [(&str, &[Need], Test); 12] = [
     ("a_restarted_guest_gets_events_again", &[], |kernel| {
         with_agent(kernel, a_restarted_guest_gets_events_again)
     }),
@@ -40,6 +41,7 @@ const TESTS: [(&str, &[Need], Test); 11] = [
     }),
     ("two_guests_on_one_directory", &[], two_guests_on_one_directory),
     ("one_agent_serves_two_shares", &[], one_agent_serves_two_shares),
+    ("a_mount_in_the_share_gets_events", &[], a_mount_in_the_share_gets_events),
     ("an_agent_stays_small_and_quiet", &[], |kernel| {
         with_agent(kernel, an_agent_stays_small_and_quiet)
     }),
@@ -249,6 +251,52 @@ fn two_guests_on_one_directory(kernel: &Kernel) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Unless it was asked to be a mount in the guest too, of which the agent cannot know.
+fn a_mount_in_the_share_gets_events(kernel: &Kernel) -> Result<()> {
+    let mut below = None;
+    let host = Mount::start_device(|host, socket| {
+        let dir = host.host().join("below");
+        fs::create_dir(&dir)?;
+        below = Some(Submount::tmpfs(&dir)?);
+        fs::create_dir(dir.join("dir"))?;
+        serve(host, socket)
+    })?;
+    let vm = Vm::boot(kernel, host)?;
+    // Unmounted when the device has ended and before the directories are removed.
+    let _below = below;
+    vm.start_agent()?;
+    let share = vm.share("share")?;
+    let mut recorder = vm.remote_recorder(&share)?;
+    recorder.watch(Path::new("."))?;
+    recorder.watch(Path::new("../below/dir"))?;
+    recorder.barrier()?;
+    recorder.take_events()?;
+    share.run_on_host("mkdir ../below/dir/made; mv ../below/dir/made ../below/dir/moved")?;
+    recorder.barrier()?;
+    let told = line(&recorder.take_events()?);
+    let wanted = "CREATE,ISDIR ../below/dir/made|MOVED_FROM,ISDIR ../below/dir/made c|\
+                  MOVED_TO,ISDIR ../below/dir/moved c";
+    ensure!(told == wanted, "{told}");
+    Ok(())
+}
+
+/// A tmpfs, for as long as this exists.
+struct Submount(PathBuf);
+
+impl Submount {
+    fn tmpfs(dir: &Path) -> Result<Self> {
+        mount("farwatch-test", dir, "tmpfs", MountFlags::empty(), None)?;
+        Ok(Self(dir.to_owned()))
+    }
+}
+
+impl Drop for Submount {
+    fn drop(&mut self) {
+        // There is nobody to tell.
+        let _gone = unmount(&self.0, UnmountFlags::DETACH);
+    }
 }
 
 fn one_agent_serves_two_shares(kernel: &Kernel) -> Result<()> {

@@ -16,7 +16,7 @@ mod forward;
 mod frontend;
 mod fuse;
 mod memory;
-mod mountinfo;
+pub(crate) mod mountinfo;
 mod notification;
 mod queue;
 mod ring;

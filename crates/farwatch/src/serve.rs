@@ -35,6 +35,7 @@ use self::options::{Defaults, InodeFileHandles, ServeArgs};
 use self::sandbox::Inside;
 use crate::device::{self, Device, StopHandle, Tag};
 use crate::doctor;
+use crate::driver::mountinfo::mount_below;
 use crate::fs::{Inner, Interposer};
 use crate::share::Share;
 use crate::signals;
@@ -72,6 +73,9 @@ pub(crate) fn run(args: &ServeArgs, defaults: Defaults) -> anyhow::Result<()> {
     for complaint in doctor::complaints(Path::new(&shared)) {
         tracing::warn!("{complaint}");
     }
+    if args.announces_submounts(defaults) {
+        warn_of_submount(Path::new(&shared));
+    }
     let tag = Tag::new(&args.tag)?;
     let socket::Socket { listener, pid_file: _pid_file } = socket::open(&args.connection)?;
     let guest_fd_limit = config::limit_files(args)?;
@@ -104,6 +108,18 @@ pub(crate) fn run(args: &ServeArgs, defaults: Defaults) -> anyhow::Result<()> {
     let ended = device::serve(&inside.listener, &device, once, &stop)?;
     tracing::info!(?ended, stats = ?device.stats(), "the device ends");
     Ok(())
+}
+
+/// A virtual machine makes a file system of its own of each, with inodes of its own. Which programs watch
+/// those an agent cannot know: it has none of its mounts.
+fn warn_of_submount(shared: &Path) {
+    if let Ok(Some(mount)) = mount_below(shared) {
+        let mount = mount.display();
+        tracing::warn!(
+            "{mount} is a mount: a virtual machine gets no events in it (`--no-announce-submounts` \
+             makes it part of the share)"
+        );
+    }
 }
 
 /// The path of the shared directory, without links.

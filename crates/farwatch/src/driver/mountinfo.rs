@@ -75,6 +75,22 @@ fn find(table: &[u8], id: MountId) -> Option<PathBuf> {
     })
 }
 
+/// A mount that this process sees below `dir`, if there is one.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub(crate) fn mount_below(dir: &Path) -> io::Result<Option<PathBuf>> {
+    Ok(find_below(&std::fs::read("/proc/self/mountinfo")?, dir))
+}
+
+fn find_below(table: &[u8], dir: &Path) -> Option<PathBuf> {
+    let mount_points = table.split(|byte| *byte == b'\n').filter_map(|line| {
+        let mount_point = line.split(|byte| *byte == b' ').nth(4)?;
+        Some(PathBuf::from(OsString::from_vec(unescape(mount_point))))
+    });
+    mount_points.into_iter().find(|path| path != dir && path.starts_with(dir))
+}
+
 fn number(field: &[u8]) -> Option<u64> {
     str::from_utf8(field).ok()?.parse().ok()
 }
@@ -120,6 +136,14 @@ mod tests {
     fn an_id_that_another_superblock_has_got_since_is_not_ours() {
         assert_eq!(found(77, (0, 44)), None);
         assert_eq!(found(79, (0, 43)), None);
+    }
+
+    #[test]
+    fn a_mount_below_a_directory_is_found() {
+        let below = |dir: &str| find_below(TABLE, Path::new(dir));
+        assert_eq!(below("/mnt"), Some(PathBuf::from("/mnt/a b\\c")));
+        assert_eq!(below("/mnt/a b\\c"), None);
+        assert_eq!(below("/mn"), None);
     }
 
     #[test]

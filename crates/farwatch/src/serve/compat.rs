@@ -83,7 +83,10 @@ fn switch(args: &mut ServeArgs, name: &str) -> bool {
         ("readdirplus", _) => files.no_readdirplus = !on,
         ("writeback", _) => files.writeback = on,
         ("allow_direct_io", _) => files.allow_direct_io = on,
-        ("announce_submounts", true) => files.no_announce_submounts = false,
+        ("announce_submounts", true) => {
+            files.announce_submounts = true;
+            files.no_announce_submounts = false;
+        }
         ("killpriv_v2", _) => files.killpriv_v2 = on,
         ("posix_acl", _) => files.posix_acl = negotiated(on),
         ("security_label", _) => files.security_label = negotiated(on),

@@ -68,7 +68,7 @@ pub(super) fn config(
         xattrmap: files.xattrmap.clone(),
         posix_acl: files.posix_acl,
         security_label: files.security_label,
-        announce_submounts: !files.no_announce_submounts,
+        announce_submounts: args.announces_submounts(defaults),
         inode_file_handles,
         writeback: files.writeback,
         allow_direct_io: files.allow_direct_io,

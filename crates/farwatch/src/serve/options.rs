@@ -30,8 +30,8 @@ pub(crate) enum Defaults {
 #[command(args_override_self = true)]
 #[command(after_help = "A program that starts virtiofsd, such as libvirt, can start a link to \
     farwatch in its place. Under the name virtiofsd or farwatch-virtiofsd it takes these options \
-    without `serve`, shares extended attributes only with --xattr, logs from --log-level info on, \
-    and ends when its client disconnects.")]
+    without `serve`, shares extended attributes only with --xattr, announces submounts, logs from \
+    --log-level info on, and ends when its client disconnects.")]
 pub(crate) struct ServeArgs {
     /// The directory to share
     #[arg(long, value_name = "PATH")]
@@ -100,10 +100,12 @@ pub(crate) struct FileArgs {
     #[arg(long, require_equals = true, num_args = 0..=1, value_name = "never|auto|always")]
     #[arg(default_value = "never", default_missing_value = "always")]
     pub(crate) security_label: NegotiationMode,
-    /// Tell the guest which directories are mount points: the default
-    #[arg(long)]
+    /// Tell the guest which directories are mount points: the default under the name virtiofsd. It makes
+    /// a file system of each, and an agent delivers no events there
+    #[arg(long, overrides_with = "no_announce_submounts")]
     pub(crate) announce_submounts: bool,
-    /// Show mounts below the shared directory as part of it, not as mounts of their own
+    /// Show mounts below the shared directory as part of it, not as mounts of their own: the default,
+    /// but not under the name virtiofsd
     #[arg(long, overrides_with = "announce_submounts")]
     pub(crate) no_announce_submounts: bool,
     /// Keep known files by file handle, not by an open descriptor each. `prefer` where that works;
@@ -258,6 +260,13 @@ impl ServeArgs {
             || files.security_label != NegotiationMode::Never;
         let default = defaults == Defaults::Farwatch && !self.sharing.no_xattr;
         implied || files.xattr || default
+    }
+
+    /// Whether the guest is to have mounts below the shared directory as file systems of their own.
+    pub(crate) fn announces_submounts(&self, defaults: Defaults) -> bool {
+        let files = &self.files;
+        files.announce_submounts
+            || (defaults == Defaults::Virtiofsd && !files.no_announce_submounts)
     }
 
     /// Refuses combinations that virtiofsd refuses too.
