@@ -210,7 +210,7 @@ impl FileSystem for Interposer {
         }
         let granted = self.inner.init(capable)?;
         self.control.close();
-        self.share.reset(identify::root(&self.root));
+        self.share.reset(identify::root(&self.share, &self.root));
         // Without it the guest's kernel finds no node by its handle.
         Ok(granted | FsOptions::EXPORT_SUPPORT)
     }

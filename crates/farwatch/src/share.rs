@@ -2,33 +2,37 @@
 //! [`Share`]: what the request workers, the watch thread and the notification queue have in common.
 //!
 //! It joins the engine, which decides, with the marks and directory descriptors that its decisions
-//! need. Nothing here talks FUSE (`fs`), virtio (`device`) or reads the fanotify group (`watch`).
+//! need. Nothing here talks FUSE (`fs`), virtio (`device`) or reads what is reported (`watch`).
 //!
-//! Lock order: the state lock is a leaf. It is held across `fanotify_mark(2)`, so that a mark is
-//! never set for a node that is being forgotten, and across nothing that can wait for the guest.
+//! Lock order: the state lock is a leaf. It is held across `fanotify_mark(2)` and
+//! `inotify_add_watch(2)`, so that a mark is never set for a node that is being forgotten, and across
+//! nothing that can wait for the guest. "Mark" stands for inotify's watches too.
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
 
+use farwatch_proto::host::inotify::{CallId, Expected, Observer};
 use farwatch_proto::host::{Engine, Learned};
 use farwatch_proto::wire::Notification;
 use farwatch_proto::wire::control::Delivery;
-use farwatch_proto::{Fid, FileKind, Name, NodeId};
-use farwatch_sys::fanotify::Fanotify;
+use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId};
+use farwatch_sys::handle;
+use rustix::io::Errno;
 use virtiofsd::fuse::Attr;
 
 use crate::device::NotificationSource;
-use crate::watch;
+use crate::watch::{self, Watch};
 
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Share {
     state: Mutex<State>,
-    fanotify: Option<Fanotify>,
+    watch: Option<Watch>,
     unwatched: AtomicU64,
     /// An eventfd of the watch thread's: there is a directory to list.
     rescan: OnceLock<Arc<OwnedFd>>,
@@ -41,6 +45,8 @@ pub struct Share {
 pub struct State {
     /// The decisions.
     pub engine: Engine,
+    /// What inotify's reports mean, where it is that which watches.
+    pub(crate) observer: Option<Observer>,
     dirs: Dirs,
     /// How the agent that listens wants its notifications.
     delivery: Option<Delivery>,
@@ -82,25 +88,107 @@ impl Dirs {
 pub struct Identity {
     /// The object, opened with `O_PATH`. A directory always has it.
     pub fd: Option<OwnedFd>,
-    /// Its file handle, as fanotify reports it.
+    /// What the host's watcher knows it by: its file handle, where it has one.
     pub fid: Fid,
 }
 
 impl Share {
-    /// `fanotify` is `None` when this kernel or user cannot have a group: then nothing is watched.
-    pub fn new(fanotify: Option<Fanotify>) -> Self {
+    /// `watch` is `None` when this kernel or user can have none: then nothing is watched.
+    pub fn new(watch: Option<Watch>) -> Self {
+        let observer = match &watch {
+            Some(Watch::Inotify(inotify)) => Some(Observer::new(inotify.joins())),
+            Some(Watch::Fanotify(_)) | None => None,
+        };
         Self {
-            state: Mutex::default(),
-            fanotify,
+            state: Mutex::new(State { observer, ..State::default() }),
+            watch,
             unwatched: AtomicU64::new(0),
             rescan: OnceLock::new(),
             news: Condvar::new(),
         }
     }
 
-    /// The group that the watch thread reads.
-    pub fn fanotify(&self) -> Option<&Fanotify> {
-        self.fanotify.as_ref()
+    /// What the watch thread reads.
+    pub fn watch(&self) -> Option<&Watch> {
+        self.watch.as_ref()
+    }
+
+    /// How the object behind `fd` is known.
+    ///
+    /// # Errors
+    /// When it cannot be told from others.
+    pub fn fid(&self, fd: BorrowedFd<'_>) -> io::Result<Fid> {
+        match &self.watch {
+            Some(watch) => watch.fid(fd),
+            None => handle::fid(fd).map_err(io::Error::other),
+        }
+    }
+
+    /// Whether objects are known by their file handles, where they have such.
+    pub(crate) fn knows_by_handle(&self) -> bool {
+        match &self.watch {
+            Some(Watch::Inotify(inotify)) => inotify.knows_by_handle(),
+            Some(Watch::Fanotify(_)) | None => true,
+        }
+    }
+
+    /// A call for the guest is about to be made, and what it does will be reported as if anybody had
+    /// done it. `None` where the reports say who it was.
+    pub(crate) fn expect(
+        &self,
+        expected: impl FnOnce(&State) -> Vec<(Expected, Mask)>,
+    ) -> Option<CallId> {
+        let state = &mut *self.lock();
+        state.observer.as_ref()?;
+        let expected = expected(state);
+        let observer = state.observer.as_mut().filter(|_| !expected.is_empty())?;
+        Some(observer.expect(expected))
+    }
+
+    /// The call has returned. `changed` asks for its object's `ctime`, if that matters.
+    pub(crate) fn end(
+        &self,
+        call: CallId,
+        succeeded: bool,
+        changed: impl FnOnce() -> Option<SystemTime>,
+    ) {
+        let Some(Watch::Inotify(inotify)) = &self.watch else { return };
+        if self.end_if_quiet(inotify, call, succeeded) {
+            return;
+        }
+        let changed = changed();
+        self.end_with(&mut self.lock(), call, succeeded, changed);
+    }
+
+    /// Most often the watch thread has read the call's reports when it returns, or there were none.
+    fn end_if_quiet(&self, inotify: &watch::Inotify, call: CallId, succeeded: bool) -> bool {
+        let mut state = self.lock();
+        let idle = state.observer.as_ref().is_some_and(Observer::is_idle);
+        if !idle || !inotify.is_empty() {
+            return false;
+        }
+        self.end_with(&mut state, call, succeeded, None);
+        if let Some(observer) = &mut state.observer {
+            observer.found_empty();
+        }
+        true
+    }
+
+    fn end_with(
+        &self,
+        state: &mut State,
+        call: CallId,
+        succeeded: bool,
+        changed: Option<SystemTime>,
+    ) {
+        let Some(observer) = &mut state.observer else { return };
+        let lost = observer.end(call, succeeded, changed);
+        for dir in &lost {
+            state.engine.handle_lost(dir);
+        }
+        if !lost.is_empty() {
+            self.wake_for_rescan(state);
+        }
     }
 
     /// Has `eventfd` written when there is a directory to list. The watch thread calls this once.
@@ -182,15 +270,11 @@ impl Share {
     pub fn reset(&self, root: Option<Identity>) {
         let mut state = self.lock();
         state.dirs = Dirs::default();
-        if let Some(fanotify) = &self.fanotify
-            && let Err(error) = fanotify.unmark_all()
-        {
-            tracing::warn!(%error, "marks of the last session stay");
-        }
+        self.unmark_all(&mut state);
         let (fd, fid) = root.map(|root| (root.fd, root.fid)).unzip();
-        state.engine.reset(fid);
-        if let Some(fd) = fd.flatten() {
-            self.mark(&fd);
+        state.engine.reset(fid.clone());
+        if let (Some(fd), Some(fid)) = (fd.flatten(), fid) {
+            self.mark(&mut state, &fd, fid);
             state.dirs.insert(NodeId::ROOT, fd);
         }
         state.delivery = None;
@@ -236,9 +320,9 @@ impl Share {
         if !new || kind != FileKind::Directory {
             return;
         }
-        match identity.and_then(|identity| identity.fd) {
-            Some(fd) => {
-                self.mark(&fd);
+        match identity.and_then(|identity| identity.fd.zip(Some(identity.fid))) {
+            Some((fd, fid)) => {
+                self.mark(&mut state, &fd, fid);
                 state.dirs.insert(id, fd);
             }
             None => {
@@ -261,35 +345,83 @@ impl Share {
         let forgotten = state.engine.tree.forget(id, count);
         for node in &forgotten {
             let dir = state.dirs.open.remove(&node.id);
+            let Some(fid) = node.fid.as_ref().filter(|_| node.kind == FileKind::Directory) else {
+                continue;
+            };
             // Another mount of the same directory has the same mark.
-            let tree = &state.engine.tree;
-            let marked = node.fid.as_ref().is_some_and(|fid| tree.nodes_of(fid).is_empty());
-            if node.kind == FileKind::Directory
-                && marked
-                && let Some(dir) = dir.or_else(|| open(node.id).map(Arc::new))
-            {
-                self.unmark(&dir);
+            if state.engine.tree.nodes_of(fid).is_empty() {
+                self.unmark(&mut state, fid, || dir.or_else(|| open(node.id).map(Arc::new)));
             }
         }
         forgotten.into_iter().map(|node| (node.id, node.borrowed)).collect()
     }
 
-    fn mark(&self, dir: &OwnedFd) {
-        let Some(fanotify) = &self.fanotify else { return };
-        if let Err(error) = fanotify.mark(dir.as_fd(), watch::mark_mask(fanotify.level())) {
-            let before = self.unwatched.fetch_add(1, Ordering::Relaxed);
-            if before == 0 {
-                tracing::warn!(%error, "a directory cannot be watched: changes in it will not be \
-                    seen by the guest (`farwatch doctor` tells the limits)");
+    fn mark(&self, state: &mut State, dir: &OwnedFd, fid: Fid) {
+        match &self.watch {
+            None => {}
+            Some(Watch::Fanotify(fanotify)) => {
+                if let Err(error) = fanotify.mark(dir.as_fd(), watch::mark_mask(fanotify.level())) {
+                    self.not_marked(&error, "`farwatch doctor` tells the limits");
+                }
+            }
+            Some(Watch::Inotify(inotify)) => match inotify.add(dir.as_fd()) {
+                Ok(id) => state.observer.iter_mut().for_each(|it| it.watch(id, fid.clone())),
+                Err(error) if error.raw_os_error() == Some(Errno::NOSPC.raw_os_error()) => {
+                    let remedy = "raise fs.inotify.max_user_watches by sysctl(8), and in a user \
+                        namespace user.max_inotify_watches, and mount again";
+                    self.not_marked(&error, remedy);
+                }
+                Err(error) => self.not_marked(&error, "`farwatch doctor` tells the limits"),
+            },
+        }
+    }
+
+    fn not_marked(&self, error: &dyn std::error::Error, remedy: &str) {
+        let before = self.unwatched.fetch_add(1, Ordering::Relaxed);
+        if before == 0 {
+            tracing::warn!(%error, "a directory cannot be watched: changes in it will not be seen \
+                by the guest ({remedy})");
+        }
+    }
+
+    fn unmark(&self, state: &mut State, fid: &Fid, dir: impl FnOnce() -> Option<Arc<OwnedFd>>) {
+        match &self.watch {
+            None => {}
+            Some(Watch::Fanotify(fanotify)) => {
+                let Some(dir) = dir() else { return };
+                let mask = watch::mark_mask(fanotify.level());
+                if let Err(error) = fanotify.unmark(dir.as_fd(), mask) {
+                    // The directory itself is gone, and the mark with it.
+                    tracing::trace!(%error, "mark not removed");
+                }
+            }
+            Some(Watch::Inotify(inotify)) => {
+                let Some(observer) = &mut state.observer else { return };
+                if let Some(id) = observer.unwatch(fid)
+                    && !inotify.remove(id)
+                {
+                    observer.was_gone(id);
+                }
             }
         }
     }
 
-    fn unmark(&self, dir: &OwnedFd) {
-        let Some(fanotify) = &self.fanotify else { return };
-        if let Err(error) = fanotify.unmark(dir.as_fd(), watch::mark_mask(fanotify.level())) {
-            // The directory itself is gone, and the mark with it.
-            tracing::trace!(%error, "mark not removed");
+    fn unmark_all(&self, state: &mut State) {
+        match &self.watch {
+            None => {}
+            Some(Watch::Fanotify(fanotify)) => {
+                if let Err(error) = fanotify.unmark_all() {
+                    tracing::warn!(%error, "marks of the last session stay");
+                }
+            }
+            Some(Watch::Inotify(inotify)) => {
+                let Some(observer) = &mut state.observer else { return };
+                for id in observer.clear() {
+                    if !inotify.remove(id) {
+                        observer.was_gone(id);
+                    }
+                }
+            }
         }
     }
 }

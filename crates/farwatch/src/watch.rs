@@ -1,26 +1,72 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The watch thread: reads what the host's kernel reports about the known directories and gives it
-//! to the engine. What to mark is decided by `share`, what it means by the engine.
+//! to the engine. What to watch is decided by `share`, what it means by the engine.
 //!
-//! It reads as fast as it can, since the kernel merges events that wait in its queue, and merging
-//! loses their order. In between it lists the directories of which events were given up (`rescan`),
+//! By fanotify, or by inotify where that cannot be had ([`Watch`]). It reads as fast as it can, since
+//! the kernel merges events that wait in its queue. In between it lists the directories of which events were given up (`rescan`),
 //! a piece at a time.
 
 mod fanotify;
+mod inotify;
+mod observe;
 mod rescan;
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use farwatch_proto::Mask;
+use farwatch_proto::{Fid, Mask};
+use farwatch_sys::handle;
 use farwatch_sys::fanotify::{FAN_EVENT_ON_CHILD, FAN_ONDIR, FAN_RENAME, Fanotify, Level};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::fs::StatxTimestamp;
 use rustix::io::Errno;
 
+pub use self::inotify::Inotify;
 use crate::share::Share;
+
+/// How changes on the host are seen.
+#[derive(Debug)]
+pub enum Watch {
+    /// By a fanotify group.
+    Fanotify(Fanotify),
+    /// By an inotify instance.
+    Inotify(Inotify),
+}
+
+impl Watch {
+    /// Whether both names of a rename can be told (S12, S13).
+    pub fn pairs_renames(&self) -> bool {
+        match self {
+            Self::Fanotify(group) => group.level().rename,
+            Self::Inotify(inotify) => inotify.joins(),
+        }
+    }
+
+    /// How the object behind `fd` is known: as it will be reported, and by inotify, which reports
+    /// nothing of it, as it can be told from others.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn fid(&self, fd: BorrowedFd<'_>) -> io::Result<Fid> {
+        match self {
+            Self::Fanotify(_) => handle::fid(fd).map_err(io::Error::other),
+            Self::Inotify(inotify) => inotify.fid(fd),
+        }
+    }
+}
+
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Fanotify(group) => group.as_fd(),
+            Self::Inotify(inotify) => inotify.as_fd(),
+        }
+    }
+}
 
 /// What every known directory is marked with. The deletion or move of a directory itself is seen in
 /// its parent.
@@ -39,19 +85,19 @@ pub struct Watcher {
 
 impl Watcher {
     /// Starts the thread. `deliver` is called, without any lock, when the engine has something new.
-    /// Does nothing when the share has no fanotify group.
+    /// Does nothing when the share is not watched.
     ///
     /// # Errors
     /// When the thread cannot be started.
     pub fn start(share: Arc<Share>, deliver: impl Fn() + Send + 'static) -> io::Result<Self> {
         let event = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map(Arc::new);
         let (stop, rescan) = (event()?, event()?);
-        let thread = if share.fanotify().is_some() {
+        let thread = if share.watch().is_some() {
             share.wake_for_rescans(Arc::clone(&rescan));
             let stop = Arc::clone(&stop);
             let run = move || {
-                if let Some(group) = share.fanotify()
-                    && let Err(error) = run(group, &share, &stop, &rescan, &deliver)
+                if let Some(watch) = share.watch()
+                    && let Err(error) = run(watch, &share, &stop, &rescan, &deliver)
                 {
                     tracing::error!(%error, "the host's changes cannot be read any more: restart");
                 }
@@ -77,17 +123,17 @@ impl Drop for Watcher {
 }
 
 fn run(
-    group: &Fanotify,
+    watch: &Watch,
     share: &Share,
     stop: &OwnedFd,
     rescan: &OwnedFd,
     deliver: &impl Fn(),
 ) -> io::Result<()> {
-    let mut buf = vec![0; fanotify::BUFFER_LEN];
+    let mut reader = Reader::new(watch);
     let mut in_step = true;
     let mut patience = None;
     loop {
-        let mut fds = [group.as_fd(), stop.as_fd(), rescan.as_fd()]
+        let mut fds = [watch.as_fd(), stop.as_fd(), rescan.as_fd()]
             .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         let timeout = patience.and_then(|patience: Duration| Timespec::try_from(patience).ok());
         match poll(&mut fds, timeout.as_ref()) {
@@ -101,7 +147,7 @@ fn run(
             // Whatever it counts, the engine is asked below.
             let _count = rustix::io::read(rescan, &mut [0; 8]);
         }
-        read(group, share, &mut buf, deliver)?;
+        reader.read(share, deliver)?;
         let (stale, forgotten) = given_up(share);
         if in_step && stale > 0 {
             tracing::warn!(
@@ -125,8 +171,11 @@ fn run(
         patience = if listed {
             Some(Duration::ZERO)
         } else {
-            let retry_at = share.lock().engine.rescan_timeout();
-            retry_at.map(|at| at.saturating_duration_since(Instant::now()))
+            let state = share.lock();
+            let observer = state.observer.as_ref();
+            let half_until = observer.and_then(|observer| observer.poll_timeout());
+            let next = [state.engine.rescan_timeout(), half_until].into_iter().flatten().min();
+            next.map(|at| at.saturating_duration_since(Instant::now()))
         };
     }
 }
@@ -135,6 +184,36 @@ fn run(
 fn given_up(share: &Share) -> (usize, u64) {
     let engine = &share.lock().engine;
     (engine.stale_len(), engine.events_forgotten())
+}
+
+/// The kernel's queue, and room for what is read.
+enum Reader<'a> {
+    Fanotify(&'a Fanotify, Vec<u8>),
+    Inotify(&'a Inotify, Vec<MaybeUninit<u8>>),
+}
+
+impl<'a> Reader<'a> {
+    fn new(watch: &'a Watch) -> Self {
+        match watch {
+            Watch::Fanotify(group) => Self::Fanotify(group, vec![0; fanotify::BUFFER_LEN]),
+            Watch::Inotify(inotify) => Self::Inotify(inotify, inotify::buffer()),
+        }
+    }
+
+    /// Hands in all that there is.
+    fn read(&mut self, share: &Share, deliver: &impl Fn()) -> io::Result<()> {
+        match self {
+            Self::Fanotify(group, buf) => read(group, share, buf, deliver),
+            Self::Inotify(inotify, buf) => observe::read(inotify, share, buf, deliver),
+        }
+    }
+}
+
+/// Before 1970 is as good as 1970: both are long ago.
+fn time(stamp: StatxTimestamp) -> SystemTime {
+    let secs = u64::try_from(stamp.tv_sec).unwrap_or(0);
+    let since_epoch = Duration::new(secs, stamp.tv_nsec);
+    SystemTime::UNIX_EPOCH.checked_add(since_epoch).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// Hands in what the group has to report, until there is no more.

@@ -51,7 +51,7 @@ fn attached() -> (Host, Guest) {
 
 /// How many directories the kernel watches for the host.
 fn marks(host: &Host) -> usize {
-    let group = host.share.fanotify().unwrap().as_fd().as_raw_fd();
+    let group = host.share.watch().unwrap().as_fd().as_raw_fd();
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{group}")).unwrap();
     info.lines().filter(|line| line.starts_with("fanotify ino:")).count()
 }

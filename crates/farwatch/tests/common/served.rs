@@ -114,7 +114,7 @@ impl Host {
             fs::write(share.join(Self::BARRIER), "").unwrap();
         });
         let root = dir.path().join("share");
-        let share = Arc::new(Share::new(Some(Fanotify::open().unwrap())));
+        let share = Arc::new(Share::new(Some(Watch::Fanotify(Fanotify::open().unwrap()))));
         let fs = Interposer::new(passthrough(&dir), Arc::clone(&share), &root, true);
         let served = Served::new(dir, fs, Arc::clone(&share));
         let pump = Arc::clone(&served.device);
