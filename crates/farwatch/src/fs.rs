@@ -14,6 +14,7 @@ mod control;
 mod identify;
 mod inner;
 mod marked;
+mod own;
 mod reconnect;
 
 use std::ffi::CStr;
@@ -38,6 +39,7 @@ use virtiofsd::soft_idmap::Id;
 use crate::share::Share;
 use control::Control;
 pub use inner::Inner;
+use own::Own;
 use reconnect::Reconnect;
 pub use reconnect::{Entries, OneEntry};
 
@@ -50,7 +52,7 @@ const XATTR_SIZE_MAX: u32 = 1 << 16;
 
 /// See the module's documentation.
 pub struct Interposer {
-    inner: Inner,
+    inner: Own,
     share: Arc<Share>,
     control: Control,
     reconnect: Reconnect,
@@ -64,7 +66,7 @@ pub struct Interposer {
 impl Interposer {
     /// `root` is the shared directory as `inner` was given it.
     pub fn new(inner: impl Into<Inner>, share: Arc<Share>, root: &Path, adopts: bool) -> Self {
-        let inner = inner.into();
+        let inner = Own::new(inner.into(), Arc::clone(&share));
         let (control, reconnect) = (Control::default(), Reconnect::default());
         Self { inner, share, control, reconnect, root: root.to_owned(), adopts }
     }
