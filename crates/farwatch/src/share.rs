@@ -8,7 +8,7 @@
 //! `inotify_add_watch(2)`, so that a mark is never set for a node that is being forgotten, and across
 //! nothing that can wait for the guest. "Mark" stands for inotify's watches too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -27,6 +27,10 @@ use virtiofsd::fuse::Attr;
 
 use crate::device::NotificationSource;
 use crate::watch::{self, Watch};
+
+/// What to do when inotify has no room for another directory (`inotify_add_watch(2)`, ENOSPC).
+const MORE_WATCHES: &str = "raise fs.inotify.max_user_watches by sysctl(8), and in a user namespace \
+    user.max_inotify_watches";
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -48,6 +52,8 @@ pub struct State {
     /// What inotify's reports mean, where it is that which watches.
     pub(crate) observer: Option<Observer>,
     dirs: Dirs,
+    /// Known directories that could not be marked: one is tried again when there may be room.
+    unmarked: BTreeSet<NodeId>,
     /// How the agent that listens wants its notifications.
     delivery: Option<Delivery>,
     /// How often those that wait were told not to.
@@ -271,6 +277,7 @@ impl Share {
         let mut state = self.lock();
         state.dirs = Dirs::default();
         self.unmark_all(&mut state);
+        state.unmarked.clear();
         let (fd, fid) = root.map(|root| (root.fd, root.fid)).unzip();
         state.engine.reset(fid.clone());
         if let (Some(fd), Some(fid)) = (fd.flatten(), fid) {
@@ -322,7 +329,9 @@ impl Share {
         }
         match identity.and_then(|identity| identity.fd.zip(Some(identity.fid))) {
             Some((fd, fid)) => {
-                self.mark(&mut state, &fd, fid);
+                if !self.mark(&mut state, &fd, fid) {
+                    state.unmarked.insert(id);
+                }
                 state.dirs.insert(id, fd);
             }
             None => {
@@ -353,25 +362,48 @@ impl Share {
                 self.unmark(&mut state, fid, || dir.or_else(|| open(node.id).map(Arc::new)));
             }
         }
+        if !forgotten.is_empty() && !state.unmarked.is_empty() {
+            self.mark_late(&mut state, open);
+        }
         forgotten.into_iter().map(|node| (node.id, node.borrowed)).collect()
     }
 
-    fn mark(&self, state: &mut State, dir: &OwnedFd, fid: Fid) {
+    /// Something was forgotten, so there may be room for the mark of a directory that has none.
+    fn mark_late(&self, state: &mut State, open: impl Fn(NodeId) -> Option<OwnedFd>) {
+        while let Some(id) = state.unmarked.pop_first() {
+            let Some(fid) = state.engine.tree.fid(id).cloned() else { continue };
+            let dir = state.dirs.open.get(&id).cloned().or_else(|| open(id).map(Arc::new));
+            let Some(dir) = dir else { continue };
+            if !self.mark(state, &dir, fid.clone()) {
+                state.unmarked.insert(id);
+                return;
+            }
+            // What has happened in it meanwhile.
+            state.engine.handle_lost(&fid);
+            self.wake_for_rescan(state);
+            tracing::info!(%id, "a directory is watched at last");
+        }
+    }
+
+    /// `false` when a directory is not watched that should be.
+    fn mark(&self, state: &mut State, dir: &OwnedFd, fid: Fid) -> bool {
+        const LIMITS: &str = "`farwatch doctor` tells the limits";
         match &self.watch {
-            None => {}
+            None => true,
             Some(Watch::Fanotify(fanotify)) => {
-                if let Err(error) = fanotify.mark(dir.as_fd(), watch::mark_mask(fanotify.level())) {
-                    self.not_marked(&error, "`farwatch doctor` tells the limits");
-                }
+                let marked = fanotify.mark(dir.as_fd(), watch::mark_mask(fanotify.level()));
+                marked.map_err(|error| self.not_marked(&error, LIMITS)).is_ok()
             }
             Some(Watch::Inotify(inotify)) => match inotify.add(dir.as_fd()) {
-                Ok(id) => state.observer.iter_mut().for_each(|it| it.watch(id, fid.clone())),
-                Err(error) if error.raw_os_error() == Some(Errno::NOSPC.raw_os_error()) => {
-                    let remedy = "raise fs.inotify.max_user_watches by sysctl(8), and in a user \
-                        namespace user.max_inotify_watches, and mount again";
-                    self.not_marked(&error, remedy);
+                Ok(id) => {
+                    state.observer.iter_mut().for_each(|it| it.watch(id, fid.clone()));
+                    true
                 }
-                Err(error) => self.not_marked(&error, "`farwatch doctor` tells the limits"),
+                Err(error) => {
+                    let no_space = error.raw_os_error() == Some(Errno::NOSPC.raw_os_error());
+                    self.not_marked(&error, if no_space { MORE_WATCHES } else { LIMITS });
+                    false
+                }
             },
         }
     }
