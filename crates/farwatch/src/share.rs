@@ -144,8 +144,8 @@ impl Share {
         &self,
         expected: impl FnOnce(&State) -> Vec<(Expected, Mask)>,
     ) -> Option<CallId> {
+        let Some(Watch::Inotify(_)) = &self.watch else { return None };
         let state = &mut *self.lock();
-        state.observer.as_ref()?;
         let expected = expected(state);
         let observer = state.observer.as_mut().filter(|_| !expected.is_empty())?;
         Some(observer.expect(expected))

@@ -15,6 +15,7 @@ use std::thread::{self, JoinHandle};
 use farwatch::device::{Device, Ended, ServeError, StopHandle, Tag, serve};
 use farwatch::fs::Interposer;
 use farwatch::share::Share;
+use farwatch::watch::Watch;
 use farwatch::watch::Watcher;
 use farwatch_sys::fanotify::Fanotify;
 use farwatch_sys::thread::{CapabilitySet, has_capability};
