@@ -160,8 +160,7 @@ fn a_limit_of_watches_is_told_once_with_what_to_raise() -> Result<()> {
 fn without_an_inotify_instance_the_user_is_told_what_to_raise() -> Result<()> {
     let served = Mount::unmounted()?;
     let options = ["--watch", "inotify"];
-    let command =
-        as_user_limited(&served, &served.socket(), "max_inotify_instances", 0, &options)?;
+    let command = as_user_limited(&served, &served.socket(), "max_inotify_instances", 0, &options)?;
     let mut device = Process::start(command)?;
     let status = device.wait()?;
     let said = device.log().lines().skip(1).collect::<Vec<_>>().join("\n");

@@ -152,7 +152,8 @@ fn what_inotify_had_no_room_for_is_told_in_the_end() -> Result<()> {
     let mut recorder = Recorder::new(&share, Recorder::CHANGES)?;
     recorder.watch(Path::new("."))?;
     recorder.barrier()?;
-    let room: usize = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events")?.trim().parse()?;
+    let room: usize =
+        fs::read_to_string("/proc/sys/fs/inotify/max_queued_events")?.trim().parse()?;
     let file = |i: usize| fs::File::create_new(share.host().join(format!("f{i}")));
     let mut files = [file(0)?, file(1)?];
     recorder.barrier()?;

@@ -37,10 +37,7 @@ fn half(watch: WatchId, of: &str, mask: Mask, cookie: u32) -> Report {
 }
 
 fn pair(from: (WatchId, &str), to: (WatchId, &str), cookie: u32) -> [Report; 2] {
-    [
-        half(from.0, from.1, Mask::MOVED_FROM, cookie),
-        half(to.0, to.1, Mask::MOVED_TO, cookie),
-    ]
+    [half(from.0, from.1, Mask::MOVED_FROM, cookie), half(to.0, to.1, Mask::MOVED_TO, cookie)]
 }
 
 /// Directories `a` and `b` are known and watched, and the host has objects under names.
@@ -174,8 +171,7 @@ fn a_half_that_comes_in_waits_for_nobody() {
 #[test]
 fn interleaved_pairs_go_by_their_cookies() {
     let mut world = World::new(true).known("a/1", "f", 9).known("a/2", "g", 10);
-    let ([from1, to1], [from2, to2]) =
-        (pair((A, "1"), (B, "1"), 7), pair((A, "2"), (B, "2"), 8));
+    let ([from1, to1], [from2, to2]) = (pair((A, "1"), (B, "1"), 7), pair((A, "2"), (B, "2"), 8));
     assert_eq!(
         world.read([from1, from2, to2, to1]),
         [moved(Some("a/1"), Some("b/1"), Some("f")), moved(Some("a/2"), Some("b/2"), Some("g"))]
@@ -189,7 +185,8 @@ fn when_too_many_wait_the_first_half_goes_alone() {
     let mut told = Vec::new();
     let mut sent = 0;
     while told.is_empty() {
-        told = world.read([report(A, "f", if sent % 2 == 0 { Mask::CREATE } else { Mask::DELETE })]);
+        told =
+            world.read([report(A, "f", if sent % 2 == 0 { Mask::CREATE } else { Mask::DELETE })]);
         sent += 1;
         assert!(sent < 10_000, "nothing was let go");
     }

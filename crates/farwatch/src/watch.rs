@@ -19,8 +19,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use farwatch_proto::{Fid, Mask};
-use farwatch_sys::handle;
 use farwatch_sys::fanotify::{FAN_EVENT_ON_CHILD, FAN_ONDIR, FAN_RENAME, Fanotify, Level};
+use farwatch_sys::handle;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::StatxTimestamp;
 use rustix::io::Errno;

@@ -424,7 +424,8 @@ impl Observer {
         let was = |entry: &HostEntry| self.names.at(entry, tree).flatten();
         let (at_from, at_to) = (found.get(from)?, found.get(to)?);
         let (was_from, was_to) = (was(from), was(to));
-        let fits = was_from.is_none_or(|was| was == *at_to) && was_to.is_none_or(|was| was == *at_from);
+        let fits =
+            was_from.is_none_or(|was| was == *at_to) && was_to.is_none_or(|was| was == *at_from);
         (fits && at_from != at_to).then(|| (at_to.clone(), at_from.clone()))
     }
 }

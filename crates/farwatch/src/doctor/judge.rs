@@ -370,11 +370,7 @@ mod tests {
         let facts = with_dir("ext4", Err(Errno::OPNOTSUPP), Err(Errno::NODEV));
         let subjects = ["file handles", "watching", "inotify"];
         assert_eq!(complaints(&facts), subjects.map(|subject| (subject, Verdict::Limited)));
-        let facts = Facts {
-            dir: Some(Err(Errno::NOENT)),
-            inotify: Err(Errno::NOENT),
-            ..good()
-        };
+        let facts = Facts { dir: Some(Err(Errno::NOENT)), inotify: Err(Errno::NOENT), ..good() };
         let expected = [("directory", Verdict::Missing), ("inotify", Verdict::Limited)];
         assert_eq!(complaints(&facts), expected);
     }

@@ -55,7 +55,9 @@ impl Interposer {
             }
             None => return None,
         };
-        identity(&self.share, fd).inspect_err(|error| tracing::debug!(%error, "no file handle")).ok()
+        identity(&self.share, fd)
+            .inspect_err(|error| tracing::debug!(%error, "no file handle"))
+            .ok()
     }
 
     /// The quick way, in one system call: the file handles of the common file systems contain the

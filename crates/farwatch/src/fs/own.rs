@@ -54,10 +54,12 @@ impl Own {
         call: impl FnOnce() -> io::Result<T>,
     ) -> io::Result<T> {
         let expected = |state: &State| {
-            let announced = entries.iter().map(|(dir, name, events)| entry(state, *dir, name, *events));
+            let announced =
+                entries.iter().map(|(dir, name, events)| entry(state, *dir, name, *events));
             announced.flatten().collect()
         };
-        Call { own: self, id: self.share.expect(expected), inode: None, succeeded: false }.make(call)
+        Call { own: self, id: self.share.expect(expected), inode: None, succeeded: false }
+            .make(call)
     }
 
     /// Makes a call that is reported about an object, once for each of `events`.
@@ -299,7 +301,16 @@ impl FileSystem for Own {
     ) -> io::Result<usize> {
         self.on_object(inode, &[Mask::MODIFY], || {
             self.inner.write(
-                ctx, inode, handle, r, size, offset, lock_owner, delayed_write, kill_priv, flags,
+                ctx,
+                inode,
+                handle,
+                r,
+                size,
+                offset,
+                lock_owner,
+                delayed_write,
+                kill_priv,
+                flags,
             )
         })
     }

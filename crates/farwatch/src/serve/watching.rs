@@ -44,7 +44,9 @@ fn choose(args: &ServeArgs, shared: &str) -> Option<Watch> {
             Some(Watch::Inotify(inotify))
         }
         Err(error) => {
-            tracing::warn!("changes on the host cannot be watched: no events ({without}; {error:#})");
+            tracing::warn!(
+                "changes on the host cannot be watched: no events ({without}; {error:#})"
+            );
             None
         }
     }

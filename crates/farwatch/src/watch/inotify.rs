@@ -130,12 +130,7 @@ impl Inotify {
     }
 
     /// The same for an entry of `dir`, which is known as `known`, in one system call.
-    pub(crate) fn fid_at(
-        &self,
-        dir: BorrowedFd<'_>,
-        name: &CStr,
-        known: &Fid,
-    ) -> io::Result<Fid> {
+    pub(crate) fn fid_at(&self, dir: BorrowedFd<'_>, name: &CStr, known: &Fid) -> io::Result<Fid> {
         if self.handles
             && let Ok(fid) = handle::fid_at(dir, name, known.fsid())
         {

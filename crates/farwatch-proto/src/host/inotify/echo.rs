@@ -145,8 +145,7 @@ impl Echo {
             let ids = by_expected.get(&Expected::Object(object.clone()));
             ids.into_iter().flatten().any(|id| calls.contains_key(id))
         };
-        let settled: Vec<_> =
-            self.doubts.keys().filter(|object| !open(object)).cloned().collect();
+        let settled: Vec<_> = self.doubts.keys().filter(|object| !open(object)).cloned().collect();
         (settled.iter().filter_map(|object| self.doubts.remove(object)).collect(), again)
     }
 

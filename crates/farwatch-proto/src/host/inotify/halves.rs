@@ -80,7 +80,8 @@ impl Halves {
 
     /// The next record that need not wait.
     pub(super) fn pop(&mut self) -> Option<Seen> {
-        let waits = self.poll_timeout().is_some_and(|until| self.drained.is_none_or(|at| at < until));
+        let waits =
+            self.poll_timeout().is_some_and(|until| self.drained.is_none_or(|at| at < until));
         if waits && self.queue.len() <= Self::LEN_MAX {
             return None;
         }
