@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant, SystemTime};
 
-use farwatch_proto::host::inotify::{CallId, Drained, Expected, Observer, Report, WatchId};
+use farwatch_proto::host::inotify::{CallId, Drained, Expected, Found, Observer, Report, WatchId};
 use farwatch_proto::host::{HostChange, HostEntry, Learned, Tree};
 use farwatch_proto::{Cookie, Fid, FileKind, Generation, Mask, Name, NodeId};
 
@@ -88,11 +88,16 @@ impl World {
 
     fn tell(&mut self) -> Vec<HostChange> {
         let looks = self.observer.looks(&self.tree);
-        let found = looks.into_iter().filter_map(|entry| {
+        let names = looks.names.into_iter().filter_map(|entry| {
             let object = self.host.get(&entry)?.clone();
             Some((entry, object))
         });
-        self.observer.changes(&self.tree, &found.collect())
+        let links = looks.links.into_iter().map(|object| {
+            let names = self.host.values().filter(|there| **there == object).count();
+            (object, u32::try_from(names).unwrap())
+        });
+        let found = Found { names: names.collect(), links: links.collect() };
+        self.observer.changes(&self.tree, &found)
     }
 
     /// A read that finds the queue empty.
@@ -306,6 +311,43 @@ fn a_change_of_a_watched_directory_is_told_once_by_its_name() {
     );
     let itself = HostChange::Object { object: fid("b"), mask };
     assert_eq!(world.read([Report::Itself { watch: B, mask }]), [itself], "nobody has its name");
+}
+
+#[test]
+fn a_name_that_nobody_looked_up_was_that_of_the_known_object_which_has_one_less() {
+    let mut world = World::new(true).known("a/f", "f", 9).known("a/other", "other", 10);
+    for object in ["f", "other"] {
+        world.has(&format!("b/of-{object}"), object);
+        world.has(&format!("b/more-of-{object}"), object);
+        world.observer.learn(fid(object), 3, &world.tree);
+    }
+    let mut delete = |path: &str, watch, name: &str| {
+        world.host.remove(&entry(path));
+        world.read([report(watch, name, Mask::DELETE)])
+    };
+    let gone = |path: &str, object| [change(path, Mask::DELETE, object)];
+    assert_eq!(delete("b/stranger", B, "stranger"), gone("b/stranger", None));
+    assert_eq!(delete("b/of-other", B, "of-other"), gone("b/of-other", Some("other")));
+    assert_eq!(delete("b/stranger2", B, "stranger2"), gone("b/stranger2", None));
+    assert_eq!(delete("a/f", A, "f"), gone("a/f", Some("f")));
+    assert_eq!(delete("b/stranger3", B, "stranger3"), gone("b/stranger3", None));
+}
+
+#[test]
+fn of_too_many_objects_with_several_names_the_last_are_not_kept() {
+    let mut world = World::new(true);
+    for i in 0..2000 {
+        world = world.known(&format!("a/f{i}"), &format!("o{i}"), 100 + i);
+        world.observer.learn(fid(&format!("o{i}")), 2, &world.tree);
+    }
+    world.host.insert(entry("b/link"), fid("o0"));
+    let delete = [report(B, "x", Mask::DELETE)];
+    assert_eq!(world.read(delete), [change("b/x", Mask::DELETE, Some("o1"))]);
+    let looks = |world: &mut World| {
+        world.observer.handle(world.now, [report(B, "y", Mask::DELETE)]);
+        world.observer.looks(&world.tree).links.len()
+    };
+    assert_eq!(looks(&mut world), 1024);
 }
 
 // Watches.

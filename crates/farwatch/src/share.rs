@@ -325,6 +325,11 @@ impl Share {
         let fid = identity.as_ref().map(|identity| identity.fid.clone());
         let new = state.engine.tree.learn(Learned { fid, ..known }, dir, name);
         if !new || kind != FileKind::Directory {
+            let fid = identity.map(|identity| identity.fid).filter(|_| new);
+            let State { engine, observer, .. } = &mut *state;
+            if let (Some(fid), Some(observer)) = (fid, observer) {
+                observer.learn(fid, attr.nlink, &engine.tree);
+            }
             return;
         }
         match identity.and_then(|identity| identity.fd.zip(Some(identity.fid))) {

@@ -16,6 +16,7 @@
 
 mod echo;
 mod halves;
+mod links;
 mod names;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ use crate::{Cookie, Fid, Mask, Name};
 use echo::Echo;
 pub use echo::{CallId, Doubt, Expected, Mark};
 use halves::Halves;
+use links::Links;
 use names::Names;
 
 /// The number that the kernel gave a watch (`wd`).
@@ -81,8 +83,23 @@ pub struct Drained {
     pub again: bool,
 }
 
-/// What was found under the names of [`Observer::looks`].
-pub type Found = BTreeMap<HostEntry, Fid>;
+/// What has to be looked up before it can be said what follows.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Looks {
+    /// The objects under these names.
+    pub names: Vec<HostEntry>,
+    /// The link counts of these objects, which the guest knows.
+    pub links: Vec<Fid>,
+}
+
+/// What was found. What is not there is not in it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Found {
+    /// The objects under names.
+    pub names: BTreeMap<HostEntry, Fid>,
+    /// Link counts.
+    pub links: BTreeMap<Fid, u32>,
+}
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -94,6 +111,7 @@ pub struct Observer {
     ending: BTreeMap<WatchId, u32>,
     halves: Halves,
     names: Names,
+    links: Links,
     echo: Echo,
     /// Taken out of `halves`, to be told when its names have been looked up.
     batch: Vec<Seen>,
@@ -112,6 +130,7 @@ impl Observer {
             ending: BTreeMap::new(),
             halves: Halves::new(join),
             names: Names::default(),
+            links: Links::default(),
             echo: Echo::default(),
             batch: Vec::new(),
             twice: BTreeMap::new(),
@@ -151,7 +170,13 @@ impl Observer {
         self.batch.clear();
         self.twice.clear();
         self.names.clear();
+        self.links = Links::default();
         dirs.iter().filter_map(|dir| self.unwatch(dir)).collect()
+    }
+
+    /// The guest gets to know an object that is no directory, with so many names.
+    pub fn learn(&mut self, object: Fid, nlink: u32, tree: &Tree) {
+        self.links.learn(object, nlink, tree);
     }
 
     /// How many directories are watched.
@@ -225,15 +250,20 @@ impl Observer {
         Some(Drained { doubts, again })
     }
 
-    /// The names that have to be looked up: what came to them, or is not known.
-    pub fn looks(&self, tree: &Tree) -> Vec<HostEntry> {
+    /// What has to be looked up: names, if something came to them or it is not known what they stand
+    /// for, and link counts, if a name has gone and it is not known what it stood for.
+    pub fn looks(&self, tree: &Tree) -> Looks {
         let mut looks = Vec::new();
+        let mut links = Vec::new();
         for (i, seen) in self.batch.iter().enumerate() {
             match seen {
                 Seen::Entry { entry, mask } => {
                     let known = || self.names.at(entry, tree).flatten().is_some();
                     if mask.contains(Mask::CREATE) || !(mask.contains(Mask::DELETE) || known()) {
                         looks.push(entry.clone());
+                    }
+                    if links.is_empty() && self.is_gone_unknown(entry, *mask, tree) {
+                        links = self.links.looks(tree);
                     }
                 }
                 Seen::To { to, .. } => looks.push(to.clone()),
@@ -248,19 +278,30 @@ impl Observer {
         }
         looks.sort();
         looks.dedup();
-        looks
+        Looks { names: looks, links }
+    }
+
+    /// Whether a name of a file has gone of which nobody knows what it stood for.
+    fn is_gone_unknown(&self, entry: &HostEntry, mask: Mask, tree: &Tree) -> bool {
+        let file = mask.contains(Mask::DELETE) && !mask.contains(Mask::ISDIR);
+        file && self.names.at(entry, tree).is_none()
     }
 
     /// What the reports say, without what the daemon did itself.
     pub fn changes(&mut self, tree: &Tree, found: &Found) -> Vec<HostChange> {
         let batch = std::mem::take(&mut self.batch);
-        let objects = objects(&batch, found);
+        let objects = objects(&batch, &found.names);
         let mut changes = Vec::with_capacity(batch.len());
         let mut exchanged = None;
         for (i, (seen, object)) in batch.iter().zip(objects).enumerate() {
             match seen {
                 Seen::Entry { entry, mask } => {
-                    changes.extend(self.entry(entry, *mask, object, tree));
+                    let lost = if self.is_gone_unknown(entry, *mask, tree) {
+                        self.links.lost(&found.links)
+                    } else {
+                        None
+                    };
+                    changes.extend(self.entry(entry, *mask, lost.or(object), tree));
                 }
                 Seen::Itself { dir, mask } => changes.extend(self.itself(dir, *mask)),
                 Seen::From { from, directory, .. } => {
@@ -273,7 +314,7 @@ impl Observer {
                 Seen::Move { from, to, directory } => {
                     let mut mover = exchanged.take();
                     if mover.is_none() && is_reverse(seen, batch.get(i + 1)) {
-                        (mover, exchanged) = self.exchange(from, to, found, tree).unzip();
+                        (mover, exchanged) = self.exchange(from, to, &found.names, tree).unzip();
                     }
                     // What was under the old name: the new one may have been given away since.
                     let was = || self.names.at(from, tree).flatten();
@@ -349,9 +390,12 @@ impl Observer {
         let before = self.names.before(entry).cloned();
         let object = if mask.contains(Mask::CREATE) {
             self.names.arrived(entry, object.clone());
+            object.iter().for_each(|object| self.links.linked(object));
             object
         } else if mask.contains(Mask::DELETE) {
-            let was = was.flatten();
+            // `links` has counted the one that it found.
+            was.iter().flatten().for_each(|object| self.links.unlinked(object));
+            let was = was.unwrap_or(object);
             self.names.left(entry, was.clone());
             was
         } else {
@@ -418,7 +462,7 @@ impl Observer {
         &self,
         from: &HostEntry,
         to: &HostEntry,
-        found: &Found,
+        found: &BTreeMap<HostEntry, Fid>,
         tree: &Tree,
     ) -> Option<(Fid, Fid)> {
         let was = |entry: &HostEntry| self.names.at(entry, tree).flatten();
@@ -433,7 +477,7 @@ impl Observer {
 /// The object of each report as far as the directories tell, in which the names of `found` were
 /// looked up after the last of them. What came to a name is what is there, unless it has left it
 /// since; what was moved on is where it was moved to.
-fn objects(batch: &[Seen], found: &Found) -> Vec<Option<Fid>> {
+fn objects(batch: &[Seen], found: &BTreeMap<HostEntry, Fid>) -> Vec<Option<Fid>> {
     let mut later: BTreeMap<&HostEntry, Option<Fid>> = BTreeMap::new();
     let mut objects = Vec::with_capacity(batch.len());
     for seen in batch.iter().rev() {

@@ -8,8 +8,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::time::{Instant, SystemTime};
 
-use farwatch_proto::host::inotify::{Doubt, Found};
-use farwatch_proto::host::{HostChange, HostEntry};
+use farwatch_proto::Fid;
+use farwatch_proto::host::inotify::{Doubt, Found, Looks};
+use farwatch_proto::host::HostChange;
 use rustix::fs::{AtFlags, StatxFlags};
 
 use super::inotify::Inotify;
@@ -65,19 +66,38 @@ pub(super) fn read(
     }
 }
 
-fn look_up(inotify: &Inotify, share: &Share, looks: Vec<HostEntry>) -> Found {
-    let mut found = Found::new();
-    for entry in looks {
+fn look_up(inotify: &Inotify, share: &Share, looks: Looks) -> Found {
+    let mut found = Found::default();
+    for object in looks.links {
+        if let Some(nlink) = link_count(inotify, share, &object) {
+            found.links.insert(object, nlink);
+        }
+    }
+    for entry in looks.names {
         let Some(id) = share.lock().engine.tree.nodes_of(&entry.dir).first().copied() else {
             continue;
         };
         let Some(dir) = rescan::open(share, id) else { continue };
         let Ok(name) = CString::new(entry.name.as_bytes()) else { continue };
         if let Ok(fid) = inotify.fid_at(dir.as_fd(), &name, &entry.dir) {
-            found.insert(entry, fid);
+            found.names.insert(entry, fid);
         }
     }
     found
+}
+
+/// By the name under which the guest knows the object, if it is there.
+fn link_count(inotify: &Inotify, share: &Share, object: &Fid) -> Option<u32> {
+    let (dir, name, known) = {
+        let tree = &share.lock().engine.tree;
+        let (dir, name) = tree.entry(*tree.nodes_of(object).first()?)?;
+        (dir, CString::new(name.as_bytes()).ok()?, tree.fid(dir)?.clone())
+    };
+    let dir = rescan::open(share, dir)?;
+    let stat =
+        rustix::fs::statx(&*dir, &name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::NLINK).ok()?;
+    let is_it = inotify.fid_at(dir.as_fd(), &name, &known).is_ok_and(|fid| fid == *object);
+    is_it.then_some(stat.stx_nlink)
 }
 
 /// Tells the change once more if it was not, or not only, the daemon's own.
