@@ -22,12 +22,15 @@ const DIRECTORIES: usize = 4;
 const FILES: usize = 50;
 const BACKLOG_EVENTS_MAX: &str = "64";
 
+/// Runs with the host watched in the way that is named.
+type Overflow = fn(&'static str) -> Result<()>;
+
 fn main() -> ExitCode {
-    let all: [(&str, fn(&'static str) -> Result<()>); 2] = [
+    let all: [(&str, Overflow); 2] = [
         ("what_a_program_was_told_of_files_is_true_in_the_end", files),
         ("a_directory_moved_unseen_lives_on_and_a_removed_one_is_deleted", directories),
     ];
-    let on = |(name, run): (&str, fn(&'static str) -> Result<()>)| {
+    let on = |(name, run): (&str, Overflow)| {
         let on = |watch| trial(&format!("{name}::{watch}"), &[Need::Mount], move || run(watch));
         ["fanotify", "inotify"].map(on)
     };

@@ -31,14 +31,16 @@ const STEPS: [&str; 14] = [
     "rmdir e",
 ];
 
+type OwnChange = fn(&Mount) -> Result<()>;
+
 fn main() -> ExitCode {
-    let all: [(&str, fn(&Mount) -> Result<()>); 4] = [
+    let all: [(&str, OwnChange); 4] = [
         ("what_a_program_in_the_mount_does_is_told_once_and_as_locally", as_locally),
         ("changes_on_both_sides_are_told_once_each", once_each),
         ("names_made_on_both_sides_at_once_are_told_once_each", names_at_once),
         ("a_file_written_on_both_sides_at_once_is_told_to_the_end", written_at_once),
     ];
-    let on = |(name, run): (&str, fn(&Mount) -> Result<()>)| {
+    let on = |(name, run): (&str, OwnChange)| {
         ["fanotify", "inotify"].map(|watch| {
             let start = move || Mount::start_with(&["--watch", watch]);
             trial(&format!("{name}::{watch}"), &[Need::Mount], move || run(&start()?))

@@ -50,6 +50,7 @@ struct World {
 }
 
 impl World {
+    #[expect(clippy::disallowed_methods, reason = "a test has to begin somewhere in time")]
     fn new(join: bool) -> Self {
         let mut tree = Tree::default();
         tree.reset(Generation(1), Some(fid("root")));
@@ -107,7 +108,7 @@ impl World {
         (self.tell(), self.observer.drained(mark))
     }
 
-    fn expect(&mut self, what: Expected, events: &[Mask]) -> CallId {
+    fn expect(&mut self, what: &Expected, events: &[Mask]) -> CallId {
         self.observer.expect(events.iter().map(|event| (what.clone(), *event)).collect())
     }
 }
@@ -403,7 +404,7 @@ fn of(object: &str) -> Expected {
 fn what_was_announced_is_told_to_nobody_and_the_same_once_more_is() {
     let mut world = World::new(true);
     world.has("a/d", "d");
-    let call = world.expect(at("a/d"), &[Mask::CREATE]);
+    let call = world.expect(&at("a/d"), &[Mask::CREATE]);
     let create = report(A, "d", Mask::CREATE);
     assert_eq!(world.read([create.clone()]), [], "while the call is being made");
     assert_eq!(world.observer.end(call, true, None), []);
@@ -417,7 +418,7 @@ fn what_was_announced_is_told_to_nobody_and_the_same_once_more_is() {
 #[test]
 fn an_announcement_ends_when_the_queue_was_empty_after_the_call() {
     let mut world = World::new(true).known("a/f", "f", 9);
-    let call = world.expect(of("f"), &[Mask::ATTRIB]);
+    let call = world.expect(&of("f"), &[Mask::ATTRIB]);
     let attrib = || report(A, "f", Mask::ATTRIB);
     let (_, drained) = world.read_empty();
     assert_eq!(drained, Some(Drained { doubts: vec![], again: false }), "the call is being made");
@@ -425,8 +426,8 @@ fn an_announcement_ends_when_the_queue_was_empty_after_the_call() {
     let mark = world.observer.begin();
     world.observer.end(call, true, None);
     world.observer.handle(world.now, []);
-    assert_eq!(world.observer.drained(mark).unwrap().again, true);
-    assert_eq!(world.read_empty().1.unwrap().again, false);
+    assert!(world.observer.drained(mark).unwrap().again);
+    assert!(!world.read_empty().1.unwrap().again);
     assert_eq!(world.read([attrib()]), [change("a/f", Mask::ATTRIB, Some("f"))]);
 }
 
@@ -434,7 +435,7 @@ fn an_announcement_ends_when_the_queue_was_empty_after_the_call() {
 fn who_finds_the_queue_empty_ends_announcements_unless_the_watch_thread_is_at_work() {
     let mut world = World::new(true).known("a/f", "f", 9);
     let attrib = || report(A, "f", Mask::ATTRIB);
-    let call = world.expect(of("f"), &[Mask::ATTRIB]);
+    let call = world.expect(&of("f"), &[Mask::ATTRIB]);
     let mark = world.observer.begin();
     world.observer.end(call, true, None);
     assert!(!world.observer.is_idle());
@@ -445,7 +446,7 @@ fn who_finds_the_queue_empty_ends_announcements_unless_the_watch_thread_is_at_wo
     world.observer.drained(mark);
 
     world.read_empty();
-    let call = world.expect(of("f"), &[Mask::ATTRIB]);
+    let call = world.expect(&of("f"), &[Mask::ATTRIB]);
     world.observer.end(call, true, None);
     assert!(world.observer.is_idle());
     world.observer.found_empty();
@@ -456,7 +457,7 @@ fn who_finds_the_queue_empty_ends_announcements_unless_the_watch_thread_is_at_wo
 fn a_report_under_another_name_of_the_object_is_its_echo_too() {
     let mut world = World::new(true).known("a/f", "f", 9);
     world.has("b/link", "f");
-    let call = world.expect(of("f"), &[Mask::MODIFY]);
+    let call = world.expect(&of("f"), &[Mask::MODIFY]);
     assert_eq!(world.read([report(B, "link", Mask::MODIFY)]), []);
     world.observer.end(call, true, None);
 }
@@ -464,7 +465,7 @@ fn a_report_under_another_name_of_the_object_is_its_echo_too() {
 #[test]
 fn bits_that_come_together_are_told_apart() {
     let mut world = World::new(true).known("a/f", "f", 9);
-    world.expect(of("f"), &[Mask::MODIFY]);
+    world.expect(&of("f"), &[Mask::MODIFY]);
     assert_eq!(
         world.read([report(A, "f", Mask::MODIFY | Mask::ATTRIB)]),
         [change("a/f", Mask::ATTRIB, Some("f"))]
@@ -489,12 +490,12 @@ fn both_names_of_a_rename_have_to_be_announced() {
 fn the_report_of_a_call_that_failed_was_somebody_elses_and_its_directory_is_compared() {
     let mut world = World::new(true);
     world.has("a/d", "d");
-    let call = world.expect(at("a/d"), &[Mask::CREATE]);
+    let call = world.expect(&at("a/d"), &[Mask::CREATE]);
     let create = report(A, "d", Mask::CREATE);
     assert_eq!(world.read([create.clone()]), []);
     assert_eq!(world.observer.end(call, false, None), [fid("a")]);
 
-    let call = world.expect(at("a/d"), &[Mask::CREATE]);
+    let call = world.expect(&at("a/d"), &[Mask::CREATE]);
     assert_eq!(world.observer.end(call, false, None), [], "nothing was taken");
     assert_eq!(world.read([create]), [change("a/d", Mask::CREATE, Some("d"))]);
 }
@@ -505,17 +506,17 @@ fn a_report_that_may_be_anothers_is_settled_by_the_objects_ctime() {
     let modify = || report(A, "f", Mask::MODIFY);
     let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(5);
 
-    let during = world.expect(of("f"), &[Mask::MODIFY]);
+    let during = world.expect(&of("f"), &[Mask::MODIFY]);
     assert_eq!(world.read([modify()]), []);
     world.observer.end(during, true, Some(changed));
     let (_, drained) = world.read_empty();
     assert_eq!(drained.unwrap().doubts, [], "the guest looks after the call");
 
-    let call = world.expect(of("f"), &[Mask::MODIFY]);
+    let call = world.expect(&of("f"), &[Mask::MODIFY]);
     world.observer.end(call, true, Some(changed));
     assert_eq!(world.read([modify()]), []);
     // While another call is being made the object cannot tell.
-    let next = world.expect(of("f"), &[Mask::ATTRIB]);
+    let next = world.expect(&of("f"), &[Mask::ATTRIB]);
     assert_eq!(world.read_empty().1.unwrap().doubts, []);
     world.observer.end(next, true, Some(changed + Duration::from_secs(1)));
     let (_, drained) = world.read_empty();
@@ -533,7 +534,7 @@ fn calls_whose_end_nobody_reads_are_forgotten_the_oldest_first() {
     world.has("a/f0", "f");
     world.has("a/f20000", "g");
     for i in 0..=20_000 {
-        let call = world.expect(at(&format!("a/f{i}")), &[Mask::CREATE]);
+        let call = world.expect(&at(&format!("a/f{i}")), &[Mask::CREATE]);
         world.observer.end(call, true, None);
     }
     assert_eq!(world.read([report(A, "f20000", Mask::CREATE)]), []);

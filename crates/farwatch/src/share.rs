@@ -281,7 +281,7 @@ impl Share {
         let (fd, fid) = root.map(|root| (root.fd, root.fid)).unzip();
         state.engine.reset(fid.clone());
         if let (Some(fd), Some(fid)) = (fd.flatten(), fid) {
-            self.mark(&mut state, &fd, fid);
+            self.mark(&mut state, &fd, &fid);
             state.dirs.insert(NodeId::ROOT, fd);
         }
         state.delivery = None;
@@ -334,7 +334,7 @@ impl Share {
         }
         match identity.and_then(|identity| identity.fd.zip(Some(identity.fid))) {
             Some((fd, fid)) => {
-                if !self.mark(&mut state, &fd, fid) {
+                if !self.mark(&mut state, &fd, &fid) {
                     state.unmarked.insert(id);
                 }
                 state.dirs.insert(id, fd);
@@ -379,7 +379,7 @@ impl Share {
             let Some(fid) = state.engine.tree.fid(id).cloned() else { continue };
             let dir = state.dirs.open.get(&id).cloned().or_else(|| open(id).map(Arc::new));
             let Some(dir) = dir else { continue };
-            if !self.mark(state, &dir, fid.clone()) {
+            if !self.mark(state, &dir, &fid) {
                 state.unmarked.insert(id);
                 return;
             }
@@ -391,7 +391,7 @@ impl Share {
     }
 
     /// `false` when a directory is not watched that should be.
-    fn mark(&self, state: &mut State, dir: &OwnedFd, fid: Fid) -> bool {
+    fn mark(&self, state: &mut State, dir: &OwnedFd, fid: &Fid) -> bool {
         const LIMITS: &str = "`farwatch doctor` tells the limits";
         match &self.watch {
             None => true,

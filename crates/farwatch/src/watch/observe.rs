@@ -9,8 +9,8 @@ use std::os::fd::AsFd;
 use std::time::{Instant, SystemTime};
 
 use farwatch_proto::Fid;
-use farwatch_proto::host::inotify::{Doubt, Found, Looks};
 use farwatch_proto::host::HostChange;
+use farwatch_proto::host::inotify::{Doubt, Found, Looks};
 use rustix::fs::{AtFlags, StatxFlags};
 
 use super::inotify::Inotify;

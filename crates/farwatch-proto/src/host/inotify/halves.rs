@@ -53,10 +53,7 @@ impl Halves {
         if self.join {
             match &seen {
                 Seen::To { cookie, to, directory } => {
-                    let waits = |held: &&mut Held| match &held.seen {
-                        Seen::From { cookie: waiting, .. } => waiting == cookie,
-                        _ => false,
-                    };
+                    let waits = |held: &&mut Held| matches!(&held.seen, Seen::From { cookie: waiting, .. } if waiting == cookie);
                     if let Some(held) = self.queue.iter_mut().find(waits)
                         && let Seen::From { from, .. } = &held.seen
                     {
