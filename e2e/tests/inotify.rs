@@ -67,6 +67,8 @@ fn a_change_of_a_directory_that_was_never_looked_up_is_told() -> Result<()> {
     recorder.barrier()?;
     fs::create_dir_all(mount.outside().join("t/d"))?;
     fs::rename(mount.outside().join("t"), share.host().join("t"))?;
+    // Else the watch could be told of the move.
+    recorder.barrier()?;
     recorder.watch(Path::new("t"))?;
     fs::set_permissions(share.host().join("t/d"), fs::Permissions::from_mode(0o700))?;
     recorder.barrier()?;
