@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::Need;
-use farwatch_testkit::{Mount, Process, Recorder, Share, render};
+use farwatch_testkit::{Mount, PATIENCE, Process, Recorder, Share, render};
 use rustix::fs::XattrFlags;
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         a_signal_to_the_parent_ends_the_device_cleanly,
         the_device_ends_when_its_parent_is_killed,
         a_socket_in_use_is_refused_by_name,
+        events_come_by_inotify_from_each_sandbox,
     ];
     trials.extend(e2e::trials![
         &[Need::Mount, Need::UserNamespaces];
@@ -44,6 +45,10 @@ fn main() -> ExitCode {
         events_come_from_an_ordinary_user_who_is_root_in_a_namespace,
         events_come_from_an_ordinary_user_without_a_sandbox,
         a_user_who_cannot_have_namespaces_is_told_what_to_do,
+        events_come_by_inotify_from_an_ordinary_user,
+        inotify_is_chosen_where_fanotify_cannot_be_had_and_the_log_says_so,
+        a_limit_of_watches_is_told_once_with_what_to_raise,
+        without_an_inotify_instance_the_user_is_told_what_to_raise,
     ]);
     trials.extend(e2e::trials![
         &[Need::Mount, Need::Python];
@@ -66,6 +71,102 @@ fn events_come_without_a_sandbox() -> Result<()> {
 
 fn events_come_with_a_descriptor_for_each_file() -> Result<()> {
     both_sides_are_told(&start(&["--inode-file-handles=never", "--cache", "metadata"])?)
+}
+
+/// With `never` there are no file handles at all, as on a file system that has none.
+fn events_come_by_inotify_from_each_sandbox() -> Result<()> {
+    for sandbox in ["namespace", "chroot", "none"] {
+        for handles in ["prefer", "never"] {
+            let options = ["--sandbox", sandbox, "--inode-file-handles", handles];
+            let options = [&options[..], &["--watch", "inotify"]].concat();
+            both_sides_are_told(&start(&options)?).with_context(|| options.join(" "))?;
+        }
+    }
+    Ok(())
+}
+
+fn events_come_by_inotify_from_an_ordinary_user() -> Result<()> {
+    for sandbox in ["namespace", "none"] {
+        let served = start_as_user(&["--sandbox", sandbox, "--watch", "inotify"])?;
+        both_sides_are_told(&served).with_context(|| sandbox)?;
+    }
+    Ok(())
+}
+
+/// In a user namespace in which a limit is `value`, `user.max_*` (namespaces(7)).
+fn limited(limit: &str, value: usize) -> [String; 6] {
+    let script = format!("echo {value} > /proc/sys/user/{limit} && exec \"$@\"");
+    ["unshare", "--user", "--map-root-user", "sh", "-c", &script].map(str::to_owned)
+}
+
+fn start_limited(limit: &str, value: usize, options: &[&str]) -> Result<Mount> {
+    Mount::start_through_socket(|served, socket| {
+        as_user_limited(served, socket, limit, value, options)
+    })
+}
+
+fn as_user_limited(
+    served: &Mount,
+    socket: &Path,
+    limit: &str,
+    value: usize,
+    options: &[&str],
+) -> Result<Command> {
+    let before = limited(limit, value);
+    let before: Vec<&str> = before.iter().map(String::as_str).chain(["sh"]).collect();
+    as_user(served, socket, &before, &[&["--sandbox", "none"], options].concat())
+}
+
+fn inotify_is_chosen_where_fanotify_cannot_be_had_and_the_log_says_so() -> Result<()> {
+    let mut served = start_limited("max_fanotify_groups", 0, &[])?;
+    both_sides_are_told(&served)?;
+    served.device().wait_for_line(|line| {
+        line.contains("the host is watched by inotify: fanotify cannot be had here")
+    })?;
+    Ok(())
+}
+
+fn a_limit_of_watches_is_told_once_with_what_to_raise() -> Result<()> {
+    const ROOM: usize = 8;
+    let mut served =
+        start_limited("max_inotify_watches", ROOM, &["--watch", "inotify", "--cache", "never"])?;
+    let (share, mut recorder) = watched(&served, "share")?;
+    for i in 0..2 * ROOM {
+        fs::create_dir(share.host().join(format!("d{i}")))?;
+        fs::metadata(share.mount().join(format!("d{i}")))?;
+    }
+    recorder.barrier()?;
+    recorder.take_events();
+    served.device().wait_for_line(|line| line.contains("raise fs.inotify.max_user_watches"))?;
+    // Once, however many there are.
+    let said = served.device().log();
+    ensure!(said.matches("cannot be watched").count() == 1, "{said}");
+
+    // A directory that had no room is told of when there is some again, and what happened in it.
+    let last = format!("d{}", 2 * ROOM - 1);
+    recorder.watch(Path::new(&last))?;
+    fs::create_dir(share.host().join(&last).join("unseen"))?;
+    for i in 0..2 * ROOM - 1 {
+        fs::remove_dir(share.host().join(format!("d{i}")))?;
+    }
+    let told = |recorder: &mut Recorder, wanted: &str| {
+        recorder.wait_until(PATIENCE, |recorder| render(recorder.events()).contains(wanted))
+    };
+    told(&mut recorder, &format!("CREATE,ISDIR {last}/unseen"))?;
+    fs::create_dir(share.host().join(&last).join("seen"))?;
+    told(&mut recorder, &format!("CREATE,ISDIR {last}/seen"))
+}
+
+fn without_an_inotify_instance_the_user_is_told_what_to_raise() -> Result<()> {
+    let served = Mount::unmounted()?;
+    let options = ["--watch", "inotify"];
+    let command = as_user_limited(&served, &served.socket(), "max_inotify_instances", 0, &options)?;
+    let mut device = Process::start(command)?;
+    let status = device.wait()?;
+    let said = device.log().lines().skip(1).collect::<Vec<_>>().join("\n");
+    ensure!(status.code() == Some(1) && said.lines().count() == 1, "{status}: {said}");
+    ensure!(said.contains("raise fs.inotify.max_user_instances"), "{said}");
+    Ok(())
 }
 
 fn events_come_from_an_ordinary_user_in_a_namespace() -> Result<()> {
@@ -284,8 +385,9 @@ fn a_socket_in_use_is_refused_by_name() -> Result<()> {
 
 fn every_request_is_served_under_the_filter() -> Result<()> {
     const SCRIPT: &str = include_str!("drop_in/every_request.py");
-    for cache in ["auto", "never"] {
-        let mut served = start(&["--cache", cache, "--allow-mmap", "--allow-direct-io"])?;
+    for (cache, watch) in [("auto", "fanotify"), ("never", "fanotify"), ("auto", "inotify")] {
+        let options = ["--allow-mmap", "--allow-direct-io", "--cache", cache, "--watch", watch];
+        let mut served = start(&options)?;
         let (share, mut recorder) = watched(&served, "share")?;
         let output = Command::new("python3").args(["-c", SCRIPT]).arg(share.mount()).output()?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -1,23 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A program in the mount that watches with fanotify: a rename on the host is one FAN_RENAME with
-//! both directories and both names (S11).
+//! both directories and both names (S11), in whichever way the host is watched.
 
 use std::fs;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
-use e2e::Need;
+use e2e::{Need, trial};
 use farwatch_testkit::{Mount, Recorder, Renames};
 
 fn main() -> ExitCode {
-    e2e::run(e2e::trials![
-        &[Need::Mount];
-        a_program_with_fanotify_gets_one_rename_with_both_directories_and_names,
-    ])
+    let on = |watch| {
+        let name = "a_program_with_fanotify_gets_one_rename_with_both_directories_and_names";
+        trial(&format!("{name}::{watch}"), &[Need::Mount], move || renamed(watch))
+    };
+    e2e::run(["fanotify", "inotify"].map(on).into())
 }
 
-fn a_program_with_fanotify_gets_one_rename_with_both_directories_and_names() -> Result<()> {
-    let mount = Mount::start()?;
+fn renamed(watch: &str) -> Result<()> {
+    let mount = Mount::start_with(&["--watch", watch])?;
     let share = mount.share("fanotify")?;
     for dir in ["a", "b"] {
         fs::create_dir(share.host().join(dir))?;

@@ -2,15 +2,18 @@
 //! More happens at once than may wait for the client. Single events are given up then; what a program
 //! believes in the end is true all the same.
 //!
-//! The driver is stopped while the host is busy, and the device keeps very few events for it.
+//! The driver is stopped while the host is busy, and the device keeps very few events for it. Every
+//! trial runs with each way to watch the host; last, the device itself is stopped, and the kernel's
+//! queue overflows.
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::Need;
+use e2e::{Need, trial};
 use farwatch_testkit::{Kind, Mount, PATIENCE, Recorder, render};
 use rustix::process::Signal;
 
@@ -19,17 +22,29 @@ const DIRECTORIES: usize = 4;
 const FILES: usize = 50;
 const BACKLOG_EVENTS_MAX: &str = "64";
 
+/// Runs with the host watched in the way that is named.
+type Overflow = fn(&'static str) -> Result<()>;
+
 fn main() -> ExitCode {
-    e2e::run(e2e::trials![
+    let all: [(&str, Overflow); 2] = [
+        ("what_a_program_was_told_of_files_is_true_in_the_end", files),
+        ("a_directory_moved_unseen_lives_on_and_a_removed_one_is_deleted", directories),
+    ];
+    let on = |(name, run): (&str, Overflow)| {
+        let on = |watch| trial(&format!("{name}::{watch}"), &[Need::Mount], move || run(watch));
+        ["fanotify", "inotify"].map(on)
+    };
+    let mut trials: Vec<_> = all.into_iter().flat_map(on).collect();
+    trials.extend(e2e::trials![
         &[Need::Mount];
-        what_a_program_was_told_of_files_is_true_in_the_end,
-        a_directory_moved_unseen_lives_on_and_a_removed_one_is_deleted,
-    ])
+        what_inotify_had_no_room_for_is_told_in_the_end,
+    ]);
+    e2e::run(trials)
 }
 
-fn what_a_program_was_told_of_files_is_true_in_the_end() -> Result<()> {
+fn files(watch: &'static str) -> Result<()> {
     let dirs: Vec<String> = (0..DIRECTORIES).map(|i| format!("d{i}")).collect();
-    let mut mount = start(|host| {
+    let mut mount = start(watch, |host| {
         for dir in &dirs {
             let dir = host.join("prepared").join(dir);
             fs::create_dir_all(&dir)?;
@@ -93,8 +108,8 @@ fn what_a_program_was_told_of_files_is_true_in_the_end() -> Result<()> {
     Ok(())
 }
 
-fn a_directory_moved_unseen_lives_on_and_a_removed_one_is_deleted() -> Result<()> {
-    let mut mount = start(|_| Ok(()))?;
+fn directories(watch: &'static str) -> Result<()> {
+    let mut mount = start(watch, |_| Ok(()))?;
     let share = mount.share("directories")?;
     for dir in ["from/moved", "to", "removed", "busy"] {
         fs::create_dir_all(share.host().join(dir))?;
@@ -128,13 +143,43 @@ fn a_directory_moved_unseen_lives_on_and_a_removed_one_is_deleted() -> Result<()
     Ok(())
 }
 
+fn what_inotify_had_no_room_for_is_told_in_the_end() -> Result<()> {
+    let mut mount = Mount::start_through_socket(|mount, socket| {
+        let mut command = mount.farwatch()?;
+        command.arg("serve").arg("--socket").arg(socket).arg("--shared-dir").arg(mount.host());
+        // Without a sandbox it is one process, which can be stopped.
+        command.args(["--watch", "inotify", "--sandbox", "none"]);
+        Ok(command)
+    })?;
+    let share = mount.share("unread")?;
+    let mut recorder = Recorder::new(&share, Recorder::CHANGES)?;
+    recorder.watch(Path::new("."))?;
+    recorder.barrier()?;
+    let room: usize =
+        fs::read_to_string("/proc/sys/fs/inotify/max_queued_events")?.trim().parse()?;
+    let file = |i: usize| fs::File::create_new(share.host().join(format!("f{i}")));
+    let mut files = [file(0)?, file(1)?];
+    recorder.barrier()?;
+    mount.device().signal(Signal::STOP)?;
+    // No two that follow each other are equal: each takes room. What comes last finds none.
+    let changed = (0..room + room / 4)
+        .try_for_each(|i| files[i % 2].write_all(b"x"))
+        .and_then(|()| fs::create_dir(share.host().join("last")));
+    mount.device().signal(Signal::CONT)?;
+    changed?;
+    mount.device().wait_for_line(|line| line.contains("single events were given up"))?;
+    told(&mut recorder, Kind::Create, "last")?;
+    fs::remove_dir(share.host().join("last"))?;
+    told(&mut recorder, Kind::Delete, "last")
+}
+
 /// A mount of what `prepare` makes, whose device keeps few events.
-fn start(prepare: impl FnOnce(&Path) -> Result<()>) -> Result<Mount> {
+fn start(watch: &str, prepare: impl FnOnce(&Path) -> Result<()>) -> Result<Mount> {
     Mount::start_through_socket(|mount, socket| {
         prepare(&mount.host())?;
         let mut command = mount.farwatch()?;
         command.arg("serve").arg("--socket").arg(socket).arg("--shared-dir").arg(mount.host());
-        command.args(["--backlog-events-max", BACKLOG_EVENTS_MAX]);
+        command.args(["--backlog-events-max", BACKLOG_EVENTS_MAX, "--watch", watch]);
         Ok(command)
     })
 }

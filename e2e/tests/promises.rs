@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a program may rely on at the moment it is told of a change: what no stream of events shows.
 //!
-//! Each promise is kept by a local directory as well, and checked there.
+//! Each promise is kept by a local directory as well, and checked there, and by a host that is watched
+//! by inotify.
 
 use std::ffi::OsString;
 use std::fs;
@@ -33,12 +34,14 @@ fn main() -> ExitCode {
         ("events_come_after_the_kernel_has_dropped_its_caches", dropped_caches),
         ("directories_made_in_one_go_are_all_found_by_watching_and_listing", nothing_between),
     ];
-    e2e::run(promises.into_iter().flat_map(on_both).collect())
+    e2e::run(promises.into_iter().flat_map(on_all).collect())
 }
 
-fn on_both((name, promise): (&str, Promise)) -> [Trial; 2] {
+fn on_all((name, promise): (&str, Promise)) -> [Trial; 3] {
+    let by_inotify = || Mount::start_with(&["--watch", "inotify"]);
     [
         trial(&format!("{name}::mounted"), &[Need::Mount], move || promise(&Mount::start()?)),
+        trial(&format!("{name}::by_inotify"), &[Need::Mount], move || promise(&by_inotify()?)),
         trial(&format!("{name}::local"), &[], move || promise(&Mount::local()?)),
     ]
 }

@@ -50,6 +50,15 @@ impl Link {
         if !welcome.marks_proved {
             return Err(Error::NotProved);
         }
+        // S12: who wants FAN_RENAME has to know that there is none.
+        if welcome.rename_pairs {
+            tracing::info!("the server tells both names of a rename");
+        } else {
+            tracing::warn!(
+                "the server cannot tell both names of a rename: each is two events that nothing \
+                    joins, and nobody gets FAN_RENAME"
+            );
+        }
         Ok(Self { control, welcome })
     }
 

@@ -2,6 +2,7 @@
 //! [`Fid`]: how the host names an object to fanotify and to us.
 
 use std::fmt;
+use std::time::SystemTime;
 
 use thiserror::Error;
 
@@ -27,6 +28,9 @@ impl Fid {
     /// `MAX_HANDLE_SZ` of `fcntl.h`.
     pub const HANDLE_LEN_MAX: usize = 128;
 
+    /// No file handle has this type: `FILEID_INVALID` and up are 8 bits wide in the kernel.
+    const TYPE_OF_INODE: i32 = -1;
+
     /// From the parts of a file handle; `fsid` is `statfs.f_fsid`, low word first.
     ///
     /// # Errors
@@ -36,6 +40,18 @@ impl Fid {
             return Err(FidError::TooLong(handle.len()));
         }
         Ok(Self { fsid, handle_type, handle: handle.into() })
+    }
+
+    /// A name for an object of a file system that has no file handles: device and inode number, and
+    /// the time of its birth where the file system knows it, since the number of an object that is
+    /// gone is given to another. For inotify, which reports no names of its own.
+    pub fn of_inode(dev: u64, ino: u64, born: Option<SystemTime>) -> Self {
+        let born = born.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+        let born = born.unwrap_or_default().as_nanos();
+        let handle = [&ino.to_ne_bytes()[..], &born.to_ne_bytes()].concat().into();
+        // No cast loses anything: these are the two halves.
+        let fsid = [dev, dev >> 32].map(|half| u32::try_from(half & 0xffff_ffff).unwrap_or(0));
+        Self { fsid, handle_type: Self::TYPE_OF_INODE, handle }
     }
 
     /// `statfs.f_fsid`, low word first.

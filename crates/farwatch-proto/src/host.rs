@@ -9,6 +9,7 @@
 mod backlog;
 mod change;
 mod engine;
+pub mod inotify;
 mod ledger;
 mod net;
 pub mod split;

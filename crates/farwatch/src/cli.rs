@@ -83,6 +83,14 @@ pub(crate) struct SharingArgs {
     #[arg(long, value_name = "POLICY", value_enum, default_value_t = Cache::Auto)]
     #[arg(ignore_case = true)]
     pub(crate) cache: Cache,
+    /// How to see changes on the host. `auto` is fanotify, or inotify where the kernel or the file
+    /// system has no fanotify that names files
+    #[arg(long, value_name = "BACKEND", value_enum, default_value_t = WatchBackend::Auto)]
+    pub(crate) watch: WatchBackend,
+    /// With inotify: tell a rename as two events that have nothing to do with each other, without a
+    /// wait for the second
+    #[arg(long)]
+    pub(crate) no_join_renames: bool,
     /// Do not share extended attributes
     #[arg(long)]
     pub(crate) no_xattr: bool,
@@ -93,6 +101,17 @@ pub(crate) struct SharingArgs {
     /// The most events that wait for a slow client before single events are given up
     #[arg(long, value_name = "N", hide = true)]
     pub(crate) backlog_events_max: Option<usize>,
+}
+
+/// `--watch`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WatchBackend {
+    /// fanotify where it works, else inotify
+    Auto,
+    /// fanotify alone
+    Fanotify,
+    /// inotify alone
+    Inotify,
 }
 
 /// `--cache` of virtiofsd.

@@ -15,6 +15,7 @@ mod identify;
 mod inner;
 mod marked;
 mod moved;
+mod own;
 mod reconnect;
 
 use std::ffi::CStr;
@@ -39,6 +40,7 @@ use virtiofsd::soft_idmap::Id;
 use crate::share::Share;
 use control::Control;
 pub use inner::Inner;
+use own::Own;
 use reconnect::Reconnect;
 pub use reconnect::{Entries, OneEntry};
 
@@ -54,7 +56,7 @@ const REMOVE_TRIES_MAX: u32 = 8;
 
 /// See the module's documentation.
 pub struct Interposer {
-    inner: Inner,
+    inner: Own,
     share: Arc<Share>,
     control: Control,
     reconnect: Reconnect,
@@ -68,7 +70,7 @@ pub struct Interposer {
 impl Interposer {
     /// `root` is the shared directory as `inner` was given it.
     pub fn new(inner: impl Into<Inner>, share: Arc<Share>, root: &Path, adopts: bool) -> Self {
-        let inner = inner.into();
+        let inner = Own::new(inner.into(), Arc::clone(&share));
         let (control, reconnect) = (Control::default(), Reconnect::default());
         Self { inner, share, control, reconnect, root: root.to_owned(), adopts }
     }
@@ -229,7 +231,7 @@ impl FileSystem for Interposer {
         }
         let granted = self.inner.init(capable)?;
         self.control.close();
-        self.share.reset(identify::root(&self.root));
+        self.share.reset(identify::root(&self.share, &self.root));
         // Without it the guest's kernel finds no node by its handle.
         Ok(granted | FsOptions::EXPORT_SUPPORT)
     }

@@ -6,7 +6,7 @@
 //! it, the socket. Then the process is
 //! shut in, from `sandbox` over `seccomp` to `capabilities`, and only then it starts threads and
 //! serves. The fanotify group is opened in the sandbox, where its events name this process by the pid
-//! that it has there, and before CAP_SYS_ADMIN goes.
+//! that it has there, and before CAP_SYS_ADMIN goes; and so is the inotify instance.
 
 mod capabilities;
 pub(crate) mod compat;
@@ -15,6 +15,7 @@ pub(crate) mod options;
 mod sandbox;
 mod seccomp;
 mod socket;
+mod watching;
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -23,7 +24,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use farwatch_sys::fanotify::Fanotify;
 use farwatch_sys::handle;
 use rustix::fs::OFlags;
 use rustix::process::geteuid;
@@ -81,7 +81,7 @@ pub(crate) fn run(args: &ServeArgs, defaults: Defaults) -> anyhow::Result<()> {
     let guest_fd_limit = config::limit_files(args)?;
 
     let mut inside = sandbox::enter(args, shared.clone(), listener)?;
-    let share = Arc::new(Share::new(open_fanotify()));
+    let share = Arc::new(Share::new(watching::open(args, &inside.root_dir)?));
     shut_in(args)?;
 
     if let Some(len_max) = args.sharing.backlog_events_max {
@@ -134,17 +134,6 @@ fn shared_dir(args: &ServeArgs) -> anyhow::Result<String> {
         Ok(shared) => Ok(shared),
         Err(_) => bail!("shared directory {shown}: its path is not UTF-8"),
     }
-}
-
-fn open_fanotify() -> Option<Fanotify> {
-    Fanotify::open()
-        .inspect(|group| tracing::info!(level = ?group.level(), "fanotify"))
-        .inspect_err(|error| {
-            let cause = std::error::Error::source(error);
-            tracing::warn!(%error, cause, "changes on the host cannot be watched: no events \
-                (`farwatch doctor` says what is missing)");
-        })
-        .ok()
 }
 
 /// Gives up what serving does not need.

@@ -2,35 +2,41 @@
 //! [`Share`]: what the request workers, the watch thread and the notification queue have in common.
 //!
 //! It joins the engine, which decides, with the marks and directory descriptors that its decisions
-//! need. Nothing here talks FUSE (`fs`), virtio (`device`) or reads the fanotify group (`watch`).
+//! need. Nothing here talks FUSE (`fs`), virtio (`device`) or reads what is reported (`watch`).
 //!
-//! Lock order: the state lock is a leaf. It is held across `fanotify_mark(2)`, so that a mark is
-//! never set for a node that is being forgotten, and across nothing that can wait for the guest.
+//! Lock order: the state lock is a leaf. It is held across `fanotify_mark(2)` and
+//! `inotify_add_watch(2)`, so that a mark is never set for a node that is being forgotten, and across
+//! nothing that can wait for the guest. "Mark" stands for inotify's watches too.
 
-mod groups;
-
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::ops::Bound::{Excluded, Unbounded};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
 
+use farwatch_proto::host::inotify::{CallId, Expected, Observer};
 use farwatch_proto::host::{Engine, Learned, State as Moved};
 use farwatch_proto::wire::Notification;
 use farwatch_proto::wire::control::Delivery;
-use farwatch_proto::{Fid, FileKind, Name, NodeId};
-use farwatch_sys::fanotify::Fanotify;
+use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId};
+use farwatch_sys::handle;
+use rustix::io::Errno;
 use virtiofsd::fuse::Attr;
 
-use self::groups::{Groups, Marked};
 use crate::device::NotificationSource;
+use crate::watch::{self, Marked, Watch};
+
+/// What to do when inotify has no room for another directory (`inotify_add_watch(2)`, ENOSPC).
+const MORE_WATCHES: &str = "raise fs.inotify.max_user_watches by sysctl(8), and in a user namespace \
+    user.max_inotify_watches";
 
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Share {
     state: Mutex<State>,
-    groups: Option<Groups>,
+    watch: Option<Watch>,
     unwatched: AtomicU64,
     /// An eventfd of the watch thread's: there is a directory to list, or a group to read.
     work: OnceLock<Arc<OwnedFd>>,
@@ -43,7 +49,11 @@ pub struct Share {
 pub struct State {
     /// The decisions.
     pub engine: Engine,
+    /// What inotify's reports mean, where it is that which watches.
+    pub(crate) observer: Option<Observer>,
     dirs: Dirs,
+    /// Known directories that could not be marked: one is tried again when there may be room.
+    unmarked: BTreeSet<NodeId>,
     /// How the agent that listens wants its notifications.
     delivery: Option<Delivery>,
     /// How often those that wait were told not to.
@@ -84,30 +94,107 @@ impl Dirs {
 pub struct Identity {
     /// The object, opened with `O_PATH`. A directory always has it.
     pub fd: Option<OwnedFd>,
-    /// Its file handle, as fanotify reports it.
+    /// What the host's watcher knows it by: its file handle, where it has one.
     pub fid: Fid,
 }
 
 impl Share {
-    /// `fanotify` is `None` when this kernel or user cannot have a group: then nothing is watched.
-    pub fn new(fanotify: Option<Fanotify>) -> Self {
+    /// `watch` is `None` when this kernel or user can have none: then nothing is watched.
+    pub fn new(watch: Option<Watch>) -> Self {
+        let observer = match &watch {
+            Some(Watch::Inotify(inotify)) => Some(Observer::new(inotify.joins())),
+            Some(Watch::Fanotify(_)) | None => None,
+        };
         Self {
-            state: Mutex::default(),
-            groups: fanotify.map(Groups::new),
+            state: Mutex::new(State { observer, ..State::default() }),
+            watch,
             unwatched: AtomicU64::new(0),
             work: OnceLock::new(),
             news: Condvar::new(),
         }
     }
 
-    /// The group that most directories are marked in, and whose level holds for all.
-    pub fn fanotify(&self) -> Option<&Fanotify> {
-        self.groups.as_ref().map(Groups::first)
+    /// What the watch thread reads.
+    pub fn watch(&self) -> Option<&Watch> {
+        self.watch.as_ref()
     }
 
-    /// The groups that the watch thread reads: the first, and whatever has come since.
-    pub(crate) fn groups(&self) -> Vec<Arc<Fanotify>> {
-        self.groups.as_ref().map(Groups::all).unwrap_or_default()
+    /// How the object behind `fd` is known.
+    ///
+    /// # Errors
+    /// When it cannot be told from others.
+    pub fn fid(&self, fd: BorrowedFd<'_>) -> io::Result<Fid> {
+        match &self.watch {
+            Some(watch) => watch.fid(fd),
+            None => handle::fid(fd).map_err(io::Error::other),
+        }
+    }
+
+    /// Whether objects are known by their file handles, where they have such.
+    pub(crate) fn knows_by_handle(&self) -> bool {
+        match &self.watch {
+            Some(Watch::Inotify(inotify)) => inotify.knows_by_handle(),
+            Some(Watch::Fanotify(_)) | None => true,
+        }
+    }
+
+    /// A call for the guest is about to be made, and what it does will be reported as if anybody had
+    /// done it. `None` where the reports say who it was.
+    pub(crate) fn expect(
+        &self,
+        expected: impl FnOnce(&State) -> Vec<(Expected, Mask)>,
+    ) -> Option<CallId> {
+        let Some(Watch::Inotify(_)) = &self.watch else { return None };
+        let state = &mut *self.lock();
+        let expected = expected(state);
+        let observer = state.observer.as_mut().filter(|_| !expected.is_empty())?;
+        Some(observer.expect(expected))
+    }
+
+    /// The call has returned. `changed` asks for its object's `ctime`, if that matters.
+    pub(crate) fn end(
+        &self,
+        call: CallId,
+        succeeded: bool,
+        changed: impl FnOnce() -> Option<SystemTime>,
+    ) {
+        let Some(Watch::Inotify(inotify)) = &self.watch else { return };
+        if self.end_if_quiet(inotify, call, succeeded) {
+            return;
+        }
+        let changed = changed();
+        self.end_with(&mut self.lock(), call, succeeded, changed);
+    }
+
+    /// Most often the watch thread has read the call's reports when it returns, or there were none.
+    fn end_if_quiet(&self, inotify: &watch::Inotify, call: CallId, succeeded: bool) -> bool {
+        let mut state = self.lock();
+        let idle = state.observer.as_ref().is_some_and(Observer::is_idle);
+        if !idle || !inotify.is_empty() {
+            return false;
+        }
+        self.end_with(&mut state, call, succeeded, None);
+        if let Some(observer) = &mut state.observer {
+            observer.found_empty();
+        }
+        true
+    }
+
+    fn end_with(
+        &self,
+        state: &mut State,
+        call: CallId,
+        succeeded: bool,
+        changed: Option<SystemTime>,
+    ) {
+        let Some(observer) = &mut state.observer else { return };
+        let lost = observer.end(call, succeeded, changed);
+        for dir in &lost {
+            state.engine.handle_lost(dir);
+        }
+        if !lost.is_empty() {
+            self.wake_for_rescan(state);
+        }
     }
 
     /// Has `eventfd` written when there is a directory to list or another group. The watch thread calls
@@ -206,15 +293,12 @@ impl Share {
     fn begin(&self, root: Option<Identity>, begin: impl FnOnce(&mut Engine, Option<Fid>)) {
         let mut state = self.lock();
         state.dirs = Dirs::default();
-        if let Some(groups) = &self.groups
-            && let Err(error) = groups.unmark_all()
-        {
-            tracing::warn!(%error, "marks of the last session stay");
-        }
+        self.unmark_all(&mut state);
+        state.unmarked.clear();
         let (fd, fid) = root.map(|root| (root.fd, root.fid)).unzip();
-        begin(&mut state.engine, fid);
-        if let Some(fd) = fd.flatten() {
-            self.mark(&fd);
+        begin(&mut state.engine, fid.clone());
+        if let (Some(fd), Some(fid)) = (fd.flatten(), fid) {
+            self.mark(&mut state, &fd, &fid);
             state.dirs.insert(NodeId::ROOT, fd);
         }
         state.delivery = None;
@@ -226,9 +310,11 @@ impl Share {
     pub fn identify(&self, id: NodeId, ino: u64, identity: Identity) {
         let mut state = self.lock();
         let Some(kind) = state.engine.tree.kind(id) else { return };
-        state.engine.tree.identify(id, identity.fid, ino);
+        state.engine.tree.identify(id, identity.fid.clone(), ino);
         if let Some(fd) = identity.fd.filter(|_| kind == FileKind::Directory) {
-            self.mark(&fd);
+            if !self.mark(&mut state, &fd, &identity.fid) {
+                state.unmarked.insert(id);
+            }
             state.dirs.insert(id, fd);
         }
     }
@@ -275,11 +361,18 @@ impl Share {
         let fid = identity.as_ref().map(|identity| identity.fid.clone());
         let new = state.engine.tree.learn(Learned { fid, ..known }, dir, name);
         if !new || kind != FileKind::Directory {
+            let fid = identity.map(|identity| identity.fid).filter(|_| new);
+            let State { engine, observer, .. } = &mut *state;
+            if let (Some(fid), Some(observer)) = (fid, observer) {
+                observer.learn(fid, attr.nlink, &engine.tree);
+            }
             return;
         }
-        match identity.and_then(|identity| identity.fd) {
-            Some(fd) => {
-                self.mark(&fd);
+        match identity.and_then(|identity| identity.fd.zip(Some(identity.fid))) {
+            Some((fd, fid)) => {
+                if !self.mark(&mut state, &fd, &fid) {
+                    state.unmarked.insert(id);
+                }
                 state.dirs.insert(id, fd);
             }
             None => self.unidentified(id),
@@ -299,40 +392,112 @@ impl Share {
         let forgotten = state.engine.tree.forget(id, count);
         for node in &forgotten {
             let dir = state.dirs.open.remove(&node.id);
+            let Some(fid) = node.fid.as_ref().filter(|_| node.kind == FileKind::Directory) else {
+                continue;
+            };
             // Another mount of the same directory has the same mark.
-            let tree = &state.engine.tree;
-            let marked = node.fid.as_ref().is_some_and(|fid| tree.nodes_of(fid).is_empty());
-            if node.kind == FileKind::Directory
-                && marked
-                && let Some(dir) = dir.or_else(|| open(node.id).map(Arc::new))
-            {
-                self.unmark(&dir);
+            if state.engine.tree.nodes_of(fid).is_empty() {
+                self.unmark(&mut state, fid, || dir.or_else(|| open(node.id).map(Arc::new)));
             }
+        }
+        if !forgotten.is_empty() && !state.unmarked.is_empty() {
+            self.mark_late(&mut state, open);
         }
         forgotten.into_iter().map(|node| (node.id, node.borrowed)).collect()
     }
 
-    fn mark(&self, dir: &OwnedFd) {
-        let Some(groups) = &self.groups else { return };
-        match groups.mark(dir) {
-            Ok(Marked::Here) => {}
-            Ok(Marked::InNewGroup) => self.wake(),
-            Err(error) => {
-                let before = self.unwatched.fetch_add(1, Ordering::Relaxed);
-                if before == 0 {
-                    let cause = error.errno();
-                    tracing::warn!(%error, %cause, "a directory cannot be watched: changes in it will not \
-                        be seen by the guest (`farwatch doctor` tells the limits)");
+    /// Something was forgotten, so there may be room for the mark of a directory that has none.
+    fn mark_late(&self, state: &mut State, open: impl Fn(NodeId) -> Option<OwnedFd>) {
+        while let Some(id) = state.unmarked.pop_first() {
+            let Some(fid) = state.engine.tree.fid(id).cloned() else { continue };
+            let dir = state.dirs.open.get(&id).cloned().or_else(|| open(id).map(Arc::new));
+            let Some(dir) = dir else { continue };
+            if !self.mark(state, &dir, &fid) {
+                state.unmarked.insert(id);
+                return;
+            }
+            // What has happened in it meanwhile.
+            state.engine.handle_lost(&fid);
+            self.wake_for_rescan(state);
+            tracing::info!(%id, "a directory is watched at last");
+        }
+    }
+
+    /// `false` when a directory is not watched that should be.
+    fn mark(&self, state: &mut State, dir: &OwnedFd, fid: &Fid) -> bool {
+        const LIMITS: &str = "`farwatch doctor` tells the limits";
+        match &self.watch {
+            None => true,
+            Some(Watch::Fanotify(groups)) => match groups.mark(dir) {
+                Ok(Marked::Here) => true,
+                Ok(Marked::InNewGroup) => {
+                    self.wake();
+                    true
+                }
+                Err(error) => {
+                    self.not_marked(&error, LIMITS);
+                    false
+                }
+            },
+            Some(Watch::Inotify(inotify)) => match inotify.add(dir.as_fd()) {
+                Ok(id) => {
+                    state.observer.iter_mut().for_each(|it| it.watch(id, fid.clone()));
+                    true
+                }
+                Err(error) => {
+                    let no_space = error.raw_os_error() == Some(Errno::NOSPC.raw_os_error());
+                    self.not_marked(&error, if no_space { MORE_WATCHES } else { LIMITS });
+                    false
+                }
+            },
+        }
+    }
+
+    fn not_marked(&self, error: &dyn std::error::Error, remedy: &str) {
+        let before = self.unwatched.fetch_add(1, Ordering::Relaxed);
+        if before == 0 {
+            tracing::warn!(%error, "a directory cannot be watched: changes in it will not be seen \
+                by the guest ({remedy})");
+        }
+    }
+
+    fn unmark(&self, state: &mut State, fid: &Fid, dir: impl FnOnce() -> Option<Arc<OwnedFd>>) {
+        match &self.watch {
+            None => {}
+            Some(Watch::Fanotify(groups)) => {
+                let Some(dir) = dir() else { return };
+                if let Err(error) = groups.unmark(&*dir) {
+                    // The directory itself is gone, and the mark with it.
+                    tracing::trace!(%error, "mark not removed");
+                }
+            }
+            Some(Watch::Inotify(inotify)) => {
+                let Some(observer) = &mut state.observer else { return };
+                if let Some(id) = observer.unwatch(fid)
+                    && !inotify.remove(id)
+                {
+                    observer.was_gone(id);
                 }
             }
         }
     }
 
-    fn unmark(&self, dir: &OwnedFd) {
-        let Some(groups) = &self.groups else { return };
-        if let Err(error) = groups.unmark(dir) {
-            // The directory itself is gone, and the mark with it.
-            tracing::trace!(%error, "mark not removed");
+    fn unmark_all(&self, state: &mut State) {
+        match &self.watch {
+            None => {}
+            Some(Watch::Fanotify(groups)) => {
+                if let Err(error) = groups.unmark_all() {
+                    tracing::warn!(%error, "marks of the last session stay");
+                }
+            }
+            Some(Watch::Inotify(inotify)) => {
+                let Some(observer) = &mut state.observer else { return };
+                for id in observer.clear() {
+                    if !inotify.remove(id) {
+                        observer.was_gone(id);
+                    }
+                }
+            }
         }
     }
 }

@@ -1,26 +1,86 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The watch thread: reads what the host's kernel reports about the known directories and gives it
-//! to the engine. What to mark is decided by `share`, what it means by the engine.
+//! to the engine. What to watch is decided by `share`, what it means by the engine.
 //!
-//! It reads as fast as it can, since the kernel merges events that wait in its queue, and merging
-//! loses their order. In between it lists the directories of which events were given up (`rescan`),
+//! By fanotify, or by inotify where that cannot be had ([`Watch`]). It reads as fast as it can, since
+//! the kernel merges events that wait in its queue. In between it lists the directories of which events were given up (`rescan`),
 //! a piece at a time.
 
 mod fanotify;
+mod groups;
+mod inotify;
+mod observe;
 mod rescan;
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use farwatch_proto::Mask;
-use farwatch_sys::fanotify::{FAN_EVENT_ON_CHILD, FAN_ONDIR, FAN_RENAME, Level};
+use farwatch_proto::{Fid, Mask};
+use farwatch_sys::fanotify::{FAN_EVENT_ON_CHILD, FAN_ONDIR, FAN_RENAME, Fanotify, Level};
+use farwatch_sys::handle;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::fs::StatxTimestamp;
 use rustix::io::Errno;
 
+pub use self::groups::Groups;
+pub(crate) use self::groups::Marked;
+pub use self::inotify::Inotify;
 use crate::share::Share;
+
+/// How changes on the host are seen.
+#[derive(Debug)]
+pub enum Watch {
+    /// By a fanotify group, or several.
+    Fanotify(Groups),
+    /// By an inotify instance.
+    Inotify(Inotify),
+}
+
+impl Watch {
+    /// By a group that was opened.
+    pub fn fanotify(group: Fanotify) -> Self {
+        Self::Fanotify(Groups::new(group))
+    }
+
+    /// The groups at this moment: the first, and whatever has come since.
+    fn groups(&self) -> Vec<Arc<Fanotify>> {
+        match self {
+            Self::Fanotify(groups) => groups.all(),
+            Self::Inotify(_) => Vec::new(),
+        }
+    }
+
+    fn inotify_fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Fanotify(_) => None,
+            Self::Inotify(inotify) => Some(inotify.as_fd()),
+        }
+    }
+
+    /// Whether both names of a rename can be told (S12, S13).
+    pub fn pairs_renames(&self) -> bool {
+        match self {
+            Self::Fanotify(groups) => groups.first().level().rename,
+            Self::Inotify(inotify) => inotify.joins(),
+        }
+    }
+
+    /// How the object behind `fd` is known: as it will be reported, and by inotify, which reports
+    /// nothing of it, as it can be told from others.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn fid(&self, fd: BorrowedFd<'_>) -> io::Result<Fid> {
+        match self {
+            Self::Fanotify(_) => handle::fid(fd).map_err(io::Error::other),
+            Self::Inotify(inotify) => inotify.fid(fd),
+        }
+    }
+}
 
 /// What every known directory is marked with. The deletion or move of a directory itself is seen in
 /// its parent.
@@ -39,18 +99,20 @@ pub struct Watcher {
 
 impl Watcher {
     /// Starts the thread. `deliver` is called, without any lock, when the engine has something new.
-    /// Does nothing when the share has no fanotify group.
+    /// Does nothing when the share is not watched.
     ///
     /// # Errors
     /// When the thread cannot be started.
     pub fn start(share: Arc<Share>, deliver: impl Fn() + Send + 'static) -> io::Result<Self> {
         let event = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map(Arc::new);
         let (stop, work) = (event()?, event()?);
-        let thread = if share.fanotify().is_some() {
+        let thread = if share.watch().is_some() {
             share.wake_for_work(Arc::clone(&work));
             let stop = Arc::clone(&stop);
             let run = move || {
-                if let Err(error) = run(&share, &stop, &work, &deliver) {
+                if let Some(watch) = share.watch()
+                    && let Err(error) = run(watch, &share, &stop, &work, &deliver)
+                {
                     tracing::error!(%error, "the host's changes cannot be read any more: restart");
                 }
             };
@@ -74,23 +136,23 @@ impl Drop for Watcher {
     }
 }
 
-/// For the first group, and for each of the others in turn.
-struct Buffers {
-    first: Vec<u8>,
-    other: Vec<u8>,
-}
-
-fn run(share: &Share, stop: &OwnedFd, work: &OwnedFd, deliver: &impl Fn()) -> io::Result<()> {
-    let [first, other] = [(); 2].map(|()| vec![0; fanotify::BUFFER_LEN]);
-    let mut buf = Buffers { first, other };
+fn run(
+    watch: &Watch,
+    share: &Share,
+    stop: &OwnedFd,
+    work: &OwnedFd,
+    deliver: &impl Fn(),
+) -> io::Result<()> {
+    let mut reader = Reader::new(watch);
     let mut in_step = true;
     let mut patience = None;
     loop {
         // One that is opened from here on has the eventfd written.
-        let groups = share.groups();
-        let wanted = [stop.as_fd(), work.as_fd()].into_iter();
-        let mut fds: Vec<_> = wanted
-            .chain(groups.iter().map(|group| group.as_fd()))
+        let groups = watch.groups();
+        let watched = groups.iter().map(|group| group.as_fd()).chain(watch.inotify_fd());
+        let mut fds: Vec<_> = [stop.as_fd(), work.as_fd()]
+            .into_iter()
+            .chain(watched)
             .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
             .collect();
         let timeout = patience.and_then(|patience: Duration| Timespec::try_from(patience).ok());
@@ -106,7 +168,7 @@ fn run(share: &Share, stop: &OwnedFd, work: &OwnedFd, deliver: &impl Fn()) -> io
             // Whatever it counts, the engine is asked below.
             let _count = rustix::io::read(work, &mut [0; 8]);
         }
-        read(share, &mut buf, deliver)?;
+        reader.read(share, deliver)?;
         let (stale, forgotten) = given_up(share);
         if in_step && stale > 0 {
             tracing::warn!(
@@ -130,8 +192,11 @@ fn run(share: &Share, stop: &OwnedFd, work: &OwnedFd, deliver: &impl Fn()) -> io
         patience = if listed {
             Some(Duration::ZERO)
         } else {
-            let retry_at = share.lock().engine.rescan_timeout();
-            retry_at.map(|at| at.saturating_duration_since(Instant::now()))
+            let state = share.lock();
+            let observer = state.observer.as_ref();
+            let half_until = observer.and_then(|observer| observer.poll_timeout());
+            let next = [state.engine.rescan_timeout(), half_until].into_iter().flatten().min();
+            next.map(|at| at.saturating_duration_since(Instant::now()))
         };
     }
 }
@@ -142,16 +207,55 @@ fn given_up(share: &Share) -> (usize, u64) {
     (engine.stale_len(), engine.events_forgotten())
 }
 
+/// The kernel's queues, and room for what is read.
+enum Reader<'a> {
+    Fanotify(&'a Groups, Buffers),
+    Inotify(&'a Inotify, Vec<MaybeUninit<u8>>),
+}
+
+/// For the first group, and for each of the others in turn.
+struct Buffers {
+    first: Vec<u8>,
+    other: Vec<u8>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(watch: &'a Watch) -> Self {
+        match watch {
+            Watch::Fanotify(groups) => {
+                let [first, other] = [(); 2].map(|()| vec![0; fanotify::BUFFER_LEN]);
+                Self::Fanotify(groups, Buffers { first, other })
+            }
+            Watch::Inotify(inotify) => Self::Inotify(inotify, inotify::buffer()),
+        }
+    }
+
+    /// Hands in all that there is.
+    fn read(&mut self, share: &Share, deliver: &impl Fn()) -> io::Result<()> {
+        match self {
+            Self::Fanotify(groups, buf) => read(groups, share, buf, deliver),
+            Self::Inotify(inotify, buf) => observe::read(inotify, share, buf, deliver),
+        }
+    }
+}
+
+/// Before 1970 is as good as 1970: both are long ago.
+fn time(stamp: StatxTimestamp) -> SystemTime {
+    let secs = u64::try_from(stamp.tv_sec).unwrap_or(0);
+    let since_epoch = Duration::new(secs, stamp.tv_nsec);
+    SystemTime::UNIX_EPOCH.checked_add(since_epoch).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
 /// Hands in what the groups have to report, until there is no more.
 ///
 /// What is read from the first one is handed in last: a subvolume, whose entries another group tells of,
 /// is removed from a directory of the first, and nothing can be told of what is gone. What happened in
 /// it before is in the other group's queue by then.
-fn read(share: &Share, buf: &mut Buffers, deliver: &impl Fn()) -> io::Result<()> {
+fn read(groups: &Groups, share: &Share, buf: &mut Buffers, deliver: &impl Fn()) -> io::Result<()> {
     loop {
         let now = SystemTime::now();
         // Whatever a group that is missing here reports will have happened after `now`.
-        let groups = share.groups();
+        let groups = groups.all();
         let Some((first, others)) = groups.split_first() else { return Ok(()) };
         let first = first.read(&mut buf.first)?;
         let mut drained = first == 0;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! [`HostChange`]: what a watcher on the host observed, before anybody decided what it means for the
-//! guest. The watch room of the daemon makes these from fanotify records.
+//! guest. The watch room of the daemon makes these from fanotify records, [`super::inotify`] from inotify's.
 
 use crate::{Fid, Mask, Name};
 
 /// A directory entry on the host.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct HostEntry {
     /// The directory.
     pub dir: Fid,

@@ -231,6 +231,16 @@ impl Engine {
         }
     }
 
+    /// A change in a directory went untold, and it is not known which.
+    pub fn handle_lost(&mut self, dir: &Fid) {
+        if self.is_listening() {
+            for dir in self.tree.nodes_of(dir).to_vec() {
+                self.backlog.give_up();
+                self.nets.gave_up(dir, Mask::empty(), &self.tree);
+            }
+        }
+    }
+
     /// The kernel's queue was empty at `now` or later, and all that was read has been handed in.
     /// An event that goes missing from now on happened after `now`, by the host's clock.
     pub fn handle_drained(&mut self, now: SystemTime) {

@@ -15,6 +15,8 @@ pub(super) struct Facts {
     pub(super) fanotify: Result<Level, Errno>,
     /// A file was created in a private directory, and the event arrived.
     pub(super) round_trip: Result<(), RoundTripError>,
+    /// An inotify instance was opened, and watched the directory to be shared if there is one.
+    pub(super) inotify: Result<(), Errno>,
     /// `/dev/fuse` was opened.
     pub(super) fuse_device: Result<(), Errno>,
     /// Effective capabilities.
@@ -94,7 +96,7 @@ pub(super) const SYSCTLS: [Sysctl; 6] = [
     Sysctl {
         name: "fs.inotify.max_user_watches",
         floor: 65_536,
-        counts: "watches can be set by a user's programs, on a mount and elsewhere",
+        counts: "watches can be set by a user's programs, on a mount and elsewhere, and by `--watch inotify`",
         lifted: false,
     },
     Sysctl {

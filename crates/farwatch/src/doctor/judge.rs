@@ -27,14 +27,38 @@ const FS_REMOTE: [&str; 16] = [
 /// Every line of the report, in its order.
 pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
     let mut findings = vec![kernel(facts.kernel)];
-    findings.extend(fanotify(facts.fanotify));
-    findings.push(round_trip(facts.round_trip));
-    findings.extend(facts.dir.iter().flat_map(shared_dir));
+    findings.extend(watching(facts));
     findings.push(fuse_device(facts.fuse_device));
     findings.extend(capabilities(facts.capabilities));
     let unlimited = facts.fanotify.is_ok_and(|level| level.unlimited);
     findings.extend(SYSCTLS.iter().zip(facts.sysctls).map(|(s, value)| limit(s, value, unlimited)));
     findings.push(nofile(facts.nofile, facts.capabilities));
+    findings
+}
+
+/// fanotify, and inotify in its place where it cannot be had: then `--watch auto` takes that.
+fn watching(facts: &Facts) -> Vec<Finding> {
+    const SUBJECT: &str = "inotify";
+    let mut findings = fanotify(facts.fanotify);
+    findings.push(round_trip(facts.round_trip));
+    findings.extend(facts.dir.iter().flat_map(shared_dir));
+    let no_directory = matches!(facts.dir, Some(Err(_)));
+    let needed = findings.iter().any(|finding| finding.verdict == Verdict::Missing);
+    let inotify = match facts.inotify {
+        Ok(()) if needed && !no_directory => {
+            for finding in findings.iter_mut().filter(|it| it.verdict == Verdict::Missing) {
+                finding.verdict = Verdict::Limited;
+            }
+            Finding::limited(SUBJECT, "takes fanotify's place, with its own limits below")
+        }
+        Ok(()) => Finding::ok(SUBJECT, "could take fanotify's place"),
+        Err(Errno::MFILE) => Finding::limited(SUBJECT, "this user has too many instances already")
+            .remedy("raise fs.inotify.max_user_instances, or `ulimit -n`"),
+        Err(Errno::NOSPC) => Finding::limited(SUBJECT, "this user has too many watches already")
+            .remedy("raise fs.inotify.max_user_watches"),
+        Err(errno) => Finding::limited(SUBJECT, format!("cannot take fanotify's place: {errno}")),
+    };
+    findings.push(inotify);
     findings
 }
 
@@ -256,6 +280,7 @@ mod tests {
             kernel: Some(KernelRelease { major: 6, minor: 12 }),
             fanotify: Ok(Level { unlimited: true, target_fid: true, rename: true }),
             round_trip: Ok(()),
+            inotify: Ok(()),
             fuse_device: Ok(()),
             capabilities: CapabilitySet::all(),
             sysctls: SYSCTLS.map(|sysctl| Some(sysctl.floor)),
@@ -315,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn without_fanotify_there_is_no_mark_to_judge_and_watching_is_missing() {
+    fn without_fanotify_inotify_takes_its_place_or_watching_is_missing() {
         let dir = Dir { fs_type: Some("ext4".to_owned()), handle: Ok(()), mark: None };
         let facts = Facts {
             fanotify: Err(Errno::NOSYS),
@@ -323,8 +348,12 @@ mod tests {
             dir: Some(Ok(dir)),
             ..good()
         };
-        let subjects = ["fanotify", "event round trip"];
-        assert_eq!(complaints(&facts), subjects.map(|subject| (subject, Verdict::Missing)));
+        let subjects = ["fanotify", "event round trip", "inotify"];
+        assert_eq!(complaints(&facts), subjects.map(|subject| (subject, Verdict::Limited)));
+        let facts = Facts { inotify: Err(Errno::MFILE), ..facts };
+        let verdicts = [Verdict::Missing, Verdict::Missing, Verdict::Limited];
+        let expected: Vec<_> = subjects.into_iter().zip(verdicts).collect();
+        assert_eq!(complaints(&facts), expected);
     }
 
     #[test]
@@ -363,12 +392,13 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_without_handles_or_marks_cannot_be_shared() {
+    fn a_directory_without_handles_or_marks_is_for_inotify_and_one_that_is_not_there_for_nobody() {
         let facts = with_dir("ext4", Err(Errno::OPNOTSUPP), Err(Errno::NODEV));
-        let expected = ["file handles", "watching"].map(|subject| (subject, Verdict::Missing));
+        let subjects = ["file handles", "watching", "inotify"];
+        assert_eq!(complaints(&facts), subjects.map(|subject| (subject, Verdict::Limited)));
+        let facts = Facts { dir: Some(Err(Errno::NOENT)), inotify: Err(Errno::NOENT), ..good() };
+        let expected = [("directory", Verdict::Missing), ("inotify", Verdict::Limited)];
         assert_eq!(complaints(&facts), expected);
-        let facts = Facts { dir: Some(Err(Errno::NOENT)), ..good() };
-        assert_eq!(complaints(&facts), [("directory", Verdict::Missing)]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use farwatch_proto::Mask;
 use farwatch_sys::fanotify::{EVENT_LEN_MAX, Fanotify, records};
@@ -17,6 +18,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit};
 
 use super::facts::{Dir, Facts, NoFile, RoundTripError, SYSCTLS};
+use crate::watch::Inotify;
 
 /// Looks at everything, and at `dir` if there is one.
 pub(super) fn facts(dir: Option<&Path>) -> Facts {
@@ -27,6 +29,7 @@ pub(super) fn facts(dir: Option<&Path>) -> Facts {
         kernel: kernel::release(),
         fanotify: group.as_ref().map(Fanotify::level).map_err(|errno| *errno),
         round_trip: group.as_ref().map_err(|_| RoundTripError::NoGroup).and_then(round_trip),
+        inotify: inotify(dir),
         fuse_device: open("/dev/fuse", OFlags::RDWR).map(drop),
         capabilities: sets.map_or(CapabilitySet::empty(), |sets| sets.effective),
         sysctls: SYSCTLS.map(|sysctl| read_sysctl(sysctl.name)),
@@ -61,6 +64,18 @@ pub(super) fn shared_dir(dir: &Path) -> Result<Dir, Errno> {
         handle: handle::fid(dir.as_fd()).map(drop).map_err(|error| error.errno()),
         mark: mark.map(|mark| mark.map_err(|error| error.errno())),
     })
+}
+
+fn inotify(dir: Option<&Path>) -> Result<(), Errno> {
+    let dir = dir.map(|dir| open(dir, OFlags::PATH | OFlags::DIRECTORY)).transpose()?;
+    let watch = || {
+        let inotify = Inotify::open(true, true)?;
+        dir.as_ref().map_or(Ok(()), |dir| inotify.add(dir.as_fd()).map(drop))
+    };
+    // A thread that watches goes to the directory.
+    let watched = thread::scope(|scope| scope.spawn(watch).join());
+    let failed = |error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    watched.unwrap_or_else(|_| Err(Errno::IO.into())).map_err(failed)
 }
 
 /// The type of mount `id`: the field after the lone hyphen (proc_pid_mountinfo(5)).

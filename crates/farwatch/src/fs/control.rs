@@ -21,6 +21,7 @@ use virtiofsd::soft_idmap::Id;
 use super::{Handle, attr};
 use crate::device::may_wait;
 use crate::share::Share;
+use crate::watch::Watch;
 
 /// How long a READ waits for the first notification: an agent that is to end can be kept from it so
 /// long, and one that was killed from being followed by another.
@@ -170,7 +171,7 @@ impl Control {
         }
         let welcome = Welcome {
             version,
-            rename_pairs: share.fanotify().is_some_and(|group| group.level().rename),
+            rename_pairs: share.watch().is_some_and(Watch::pairs_renames),
             marks_proved: proved,
             events: Mask::DEFAULT,
             next_seq: Seq::FIRST,

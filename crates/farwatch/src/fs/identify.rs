@@ -19,14 +19,14 @@ use virtiofsd::fuse::Attr;
 use virtiofsd::oslib;
 
 use super::Interposer;
-use crate::share::Identity;
+use crate::share::{Identity, Share};
 
 const PATH_ONLY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// The shared directory itself.
-pub(super) fn root(path: &Path) -> Option<Identity> {
+pub(super) fn root(share: &Share, path: &Path) -> Option<Identity> {
     let fd = rustix::fs::open(path, PATH_ONLY | OFlags::DIRECTORY, Mode::empty());
-    let identity = fd.map_err(io::Error::from).and_then(identity);
+    let identity = fd.map_err(io::Error::from).and_then(|fd| identity(share, fd));
     identity
         .inspect_err(|error| {
             tracing::error!(%error, "the shared directory has no file handle: nothing in it can \
@@ -35,8 +35,8 @@ pub(super) fn root(path: &Path) -> Option<Identity> {
         .ok()
 }
 
-fn identity(fd: OwnedFd) -> io::Result<Identity> {
-    let fid = farwatch_sys::handle::fid(fd.as_fd()).map_err(io::Error::other)?;
+fn identity(share: &Share, fd: OwnedFd) -> io::Result<Identity> {
+    let fid = share.fid(fd.as_fd())?;
     Ok(Identity { fd: Some(fd), fid })
 }
 
@@ -55,18 +55,23 @@ impl Interposer {
             }
             None => return None,
         };
-        identity(fd).inspect_err(|error| tracing::debug!(%error, "no file handle")).ok()
+        identity(&self.share, fd)
+            .inspect_err(|error| tracing::debug!(%error, "no file handle"))
+            .ok()
     }
 
     /// A directory of which no place is known.
     pub(super) fn identify_nameless(&self, entry: &Entry) -> Option<Identity> {
         let fd = self.open_directory(entry.inode).ok();
-        identity(fd.filter(|fd| is_object(fd, &entry.attr))?).ok()
+        identity(&self.share, fd.filter(|fd| is_object(fd, &entry.attr))?).ok()
     }
 
     /// The quick way, in one system call: the file handles of the common file systems contain the
     /// inode number, so it can be seen whether it is the object of the reply.
     fn name(&self, dir: NodeId, name: &Name, ino: u64) -> Option<Fid> {
+        if !self.share.knows_by_handle() {
+            return None;
+        }
         let fsid = self.share.lock().engine.tree.fid(dir)?.fsid();
         let dir = self.share.dir(dir, || self.open_directory(dir.get()).ok())?;
         let name = CString::new(name.as_bytes()).ok()?;

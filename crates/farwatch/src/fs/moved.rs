@@ -46,7 +46,7 @@ impl Interposer {
         let state = read(&mut file).map_err(io::Error::other)?;
         self.inner.deserialize_and_apply(file)?;
         self.control.load(state.control_opened());
-        self.share.load(state, identify::root(&self.root));
+        self.share.load(state, identify::root(&self.share, &self.root));
         self.find_again();
         Ok(())
     }

@@ -126,8 +126,8 @@ const FILES: &[&str] = &[
     "utimensat",
 ];
 
-/// Of the watch thread.
-const WATCH: &[&str] = &["fanotify_init", "fanotify_mark"];
+/// Of watching directories, in whichever way.
+const WATCH: &[&str] = &["fanotify_init", "fanotify_mark", "inotify_add_watch", "inotify_rm_watch"];
 
 /// Of a panic that tells where it was. It ends one request, and must not end the process.
 const BACKTRACE: &[&str] = &["getcwd"];

@@ -2,21 +2,21 @@
 //! Lists the directories that the engine asks for, when single events about them were given up.
 //!
 //! Which, and what follows from the listing, is decided by `farwatch_proto::host`. The watch thread
-//! does the work, between two reads of the fanotify group and without the share's lock, so no event
+//! does the work, between two reads of the kernel's queue and without the share's lock, so no event
 //! is handed in while a directory is being listed.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Instant;
 
 use farwatch_proto::host::{Listed, Listing, Rescan};
 use farwatch_proto::{FileKind, Name, NodeId};
-use farwatch_sys::handle;
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, StatxFlags, StatxTimestamp};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 
+use super::time;
 use crate::share::Share;
 
 const PATH_ONLY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -47,7 +47,7 @@ pub(super) fn run(share: &Share) -> bool {
 }
 
 fn list(share: &Share, rescan: &Rescan) -> io::Result<Listing> {
-    let dir = open(share, rescan.dir, DEPTH_MAX).ok_or(io::ErrorKind::NotFound)?;
+    let dir = open(share, rescan.dir).ok_or(io::ErrorKind::NotFound)?;
     let names = gone_is_none(names(&dir, rescan))?.unwrap_or_default();
     let mut listing = Listing::default();
     // After the names: one that is removed now may still have been among them, not the reverse.
@@ -57,7 +57,7 @@ fn list(share: &Share, rescan: &Rescan) -> io::Result<Listing> {
         listing.upto = names.last().cloned();
     }
     for name in names {
-        listing.entries.extend(gone_is_none(look(&dir, name))?);
+        listing.entries.extend(gone_is_none(look(share, &dir, name))?);
     }
     Ok(listing)
 }
@@ -82,25 +82,18 @@ fn names(dir: &OwnedFd, rescan: &Rescan) -> Result<BTreeSet<Name>, Errno> {
     Ok(names)
 }
 
-fn look(dir: &OwnedFd, name: Name) -> Result<Listed, Errno> {
+fn look(share: &Share, dir: &OwnedFd, name: Name) -> Result<Listed, Errno> {
     let fd = rustix::fs::openat(dir, name.as_bytes(), PATH_ONLY, Mode::empty())?;
     let wanted = StatxFlags::TYPE | StatxFlags::CTIME | StatxFlags::BTIME;
     let stat = rustix::fs::statx(&fd, c"", AtFlags::EMPTY_PATH, wanted)?;
     let has_birth = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::BTIME);
     Ok(Listed {
         name,
-        object: handle::fid(fd.as_fd()).ok(),
+        object: share.fid(fd.as_fd()).ok(),
         kind: FileKind::from_mode(u32::from(stat.stx_mode)),
         changed: time(stat.stx_ctime),
         born: has_birth.then(|| time(stat.stx_btime)),
     })
-}
-
-/// Before 1970 is as good as 1970: both are long ago.
-fn time(stamp: StatxTimestamp) -> SystemTime {
-    let secs = u64::try_from(stamp.tv_sec).unwrap_or(0);
-    let since_epoch = Duration::new(secs, stamp.tv_nsec);
-    SystemTime::UNIX_EPOCH.checked_add(since_epoch).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// What is not there any more is no error.
@@ -124,15 +117,19 @@ fn is_removed(share: &Share, id: NodeId) -> bool {
 
 /// A descriptor of a known directory. If none is at hand it is looked for where the guest knows it,
 /// and taken only if it is found there.
-fn open(share: &Share, id: NodeId, depth: usize) -> Option<Arc<OwnedFd>> {
+pub(super) fn open(share: &Share, id: NodeId) -> Option<Arc<OwnedFd>> {
+    open_below(share, id, DEPTH_MAX)
+}
+
+fn open_below(share: &Share, id: NodeId, depth: usize) -> Option<Arc<OwnedFd>> {
     share.dir(id, || {
         let (dir, name, fid) = {
             let tree = &share.lock().engine.tree;
             let (dir, name) = tree.entry(id)?;
             (dir, name.clone(), tree.fid(id)?.clone())
         };
-        let dir = open(share, dir, depth.checked_sub(1)?)?;
+        let dir = open_below(share, dir, depth.checked_sub(1)?)?;
         let fd = rustix::fs::openat(&*dir, name.as_bytes(), PATH_ONLY, Mode::empty()).ok()?;
-        (handle::fid(fd.as_fd()).ok()? == fid).then_some(fd)
+        (share.fid(fd.as_fd()).ok()? == fid).then_some(fd)
     })
 }

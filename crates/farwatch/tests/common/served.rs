@@ -15,6 +15,7 @@ use std::thread::{self, JoinHandle};
 use farwatch::device::{Device, Ended, ServeError, StopHandle, Tag, serve};
 use farwatch::fs::Interposer;
 use farwatch::share::Share;
+use farwatch::watch::Watch;
 use farwatch::watch::Watcher;
 use farwatch_sys::fanotify::Fanotify;
 use farwatch_sys::thread::{CapabilitySet, has_capability};
@@ -137,7 +138,8 @@ impl Host {
     /// Shares `root`, with the socket in `dir`.
     pub(crate) fn at(dir: TempDir, root: &Path) -> Self {
         let root = root.to_owned();
-        let share = Arc::new(Share::new(Some(Fanotify::open().unwrap())));
+        let watch = Watch::fanotify(Fanotify::open().unwrap());
+        let share = Arc::new(Share::new(Some(watch)));
         let fs = Interposer::new(passthrough_of(&root), Arc::clone(&share), &root, true);
         let served = Served::new(dir, fs, Arc::clone(&share));
         let pump = Arc::clone(&served.device);

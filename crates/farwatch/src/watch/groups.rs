@@ -14,11 +14,11 @@ use farwatch_sys::Error;
 use farwatch_sys::fanotify::Fanotify;
 use rustix::io::Errno;
 
-use crate::watch;
+use super::mark_mask;
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(super) struct Groups {
+pub struct Groups {
     first: Arc<Fanotify>,
     /// Opened later; never closed before the share.
     more: Mutex<Vec<Arc<Fanotify>>>,
@@ -28,7 +28,7 @@ pub(super) struct Groups {
 
 /// What became of a mark.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Marked {
+pub(crate) enum Marked {
     /// It is in a group that was there.
     Here,
     /// It needed a new group, which nobody reads yet.
@@ -45,7 +45,8 @@ impl Groups {
         Self { first: Arc::new(first), more, in_vain }
     }
 
-    pub(super) fn first(&self) -> &Fanotify {
+    /// The group that most directories are marked in, and whose level holds for all.
+    pub fn first(&self) -> &Fanotify {
         &self.first
     }
 
@@ -55,7 +56,7 @@ impl Groups {
         std::iter::once(&self.first).chain(&*more).map(Arc::clone).collect()
     }
 
-    pub(super) fn mark(&self, dir: impl AsFd) -> Result<Marked, Error> {
+    pub(crate) fn mark(&self, dir: impl AsFd) -> Result<Marked, Error> {
         let groups = self.all();
         let mut refused = None;
         for group in &groups {
@@ -77,10 +78,10 @@ impl Groups {
     }
 
     /// Takes the mark from the group that has it.
-    pub(super) fn unmark(&self, dir: impl AsFd) -> Result<(), Error> {
+    pub(crate) fn unmark(&self, dir: impl AsFd) -> Result<(), Error> {
         let mut unmarked = Ok(());
         for group in self.all() {
-            unmarked = group.unmark(dir.as_fd(), watch::mark_mask(group.level()));
+            unmarked = group.unmark(dir.as_fd(), mark_mask(group.level()));
             if unmarked.is_ok() {
                 break;
             }
@@ -88,11 +89,11 @@ impl Groups {
         unmarked
     }
 
-    pub(super) fn unmark_all(&self) -> Result<(), Error> {
+    pub(crate) fn unmark_all(&self) -> Result<(), Error> {
         self.all().iter().try_for_each(|group| group.unmark_all())
     }
 }
 
 fn mark(group: &Fanotify, dir: &impl AsFd) -> Result<(), Error> {
-    group.mark(dir.as_fd(), watch::mark_mask(group.level()))
+    group.mark(dir.as_fd(), mark_mask(group.level()))
 }

@@ -1,0 +1,525 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! [`Observer`]: from inotify's reports to [`HostChange`]s.
+//!
+//! inotify tells less than fanotify, in another way. It numbers its watches, has the two halves of a
+//! rename apart with a cookie (`halves`), names no objects (`names`), and does not say who did it
+//! (`echo`). But it keeps the order of events. The watch thread reads the reports and looks up the
+//! names that are asked for; all that follows from them is decided here.
+//!
+//! ```text
+//! begin()                      before the kernel's queue is read
+//! handle(now, reports)         what was read; none when the queue was empty
+//! looks(tree)                  names to look up
+//! changes(tree, found)         what follows
+//! drained(mark)                after all that, if the queue was empty
+//! ```
+
+mod echo;
+mod halves;
+mod links;
+mod names;
+
+use std::collections::BTreeMap;
+use std::time::{Instant, SystemTime};
+
+use super::change::{HostChange, HostEntry};
+use super::tree::Tree;
+use crate::{Cookie, Fid, Mask, Name};
+use echo::Echo;
+pub use echo::{CallId, Doubt, Expected, Mark};
+use halves::Halves;
+use links::Links;
+use names::Names;
+
+/// The number that the kernel gave a watch (`wd`).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct WatchId(pub i32);
+
+/// One record of the kernel's (`struct inotify_event`).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Report {
+    /// Something happened to an entry of the watched directory.
+    Entry {
+        /// Of the directory.
+        watch: WatchId,
+        /// The entry's name.
+        name: Name,
+        /// What, with ISDIR for a directory.
+        mask: Mask,
+        /// Joins the halves of a rename.
+        cookie: Option<Cookie>,
+    },
+    /// Something happened to the watched directory itself.
+    Itself {
+        /// Of the directory.
+        watch: WatchId,
+        /// What.
+        mask: Mask,
+    },
+    /// There is no such watch any more (`IN_IGNORED`).
+    Ignored(WatchId),
+    /// The kernel's queue was full (`IN_Q_OVERFLOW`).
+    Overflow,
+}
+
+/// A report about a known directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Seen {
+    Entry { entry: HostEntry, mask: Mask },
+    Itself { dir: Fid, mask: Mask },
+    From { from: HostEntry, directory: bool, cookie: Cookie },
+    To { to: HostEntry, directory: bool, cookie: Cookie },
+    Move { from: HostEntry, to: HostEntry, directory: bool },
+    Overflow,
+}
+
+/// What an empty queue means for what was taken for the daemon's own doing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Drained {
+    /// To be settled by a look at the objects.
+    pub doubts: Vec<Doubt>,
+    /// Calls have ended meanwhile: the queue is to be read once more, since their reports may be in
+    /// it and nothing else would say that they are not.
+    pub again: bool,
+}
+
+/// What has to be looked up before it can be said what follows.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Looks {
+    /// The objects under these names.
+    pub names: Vec<HostEntry>,
+    /// The link counts of these objects, which the guest knows.
+    pub links: Vec<Fid>,
+}
+
+/// What was found. What is not there is not in it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Found {
+    /// The objects under names.
+    pub names: BTreeMap<HostEntry, Fid>,
+    /// Link counts.
+    pub links: BTreeMap<Fid, u32>,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Observer {
+    watches: BTreeMap<WatchId, Fid>,
+    by_dir: BTreeMap<Fid, WatchId>,
+    /// Watches that were removed and whose end has not been reported. The kernel may give the number
+    /// to another meanwhile.
+    ending: BTreeMap<WatchId, u32>,
+    halves: Halves,
+    names: Names,
+    links: Links,
+    echo: Echo,
+    /// Taken out of `halves`, to be told when its names have been looked up.
+    batch: Vec<Seen>,
+    /// Of directories that were just reported by name: the same will be reported without.
+    twice: BTreeMap<(Fid, u64), u32>,
+    /// The watch thread has read something, or is about to, and has not handed it in.
+    in_hand: bool,
+}
+
+impl Observer {
+    /// With `join`, the halves of a rename become one move.
+    pub fn new(join: bool) -> Self {
+        Self {
+            watches: BTreeMap::new(),
+            by_dir: BTreeMap::new(),
+            ending: BTreeMap::new(),
+            halves: Halves::new(join),
+            names: Names::default(),
+            links: Links::default(),
+            echo: Echo::default(),
+            batch: Vec::new(),
+            twice: BTreeMap::new(),
+            in_hand: false,
+        }
+    }
+
+    /// A directory is watched.
+    pub fn watch(&mut self, watch: WatchId, dir: Fid) {
+        if let Some(old) = self.watches.insert(watch, dir.clone())
+            && old != dir
+        {
+            self.by_dir.remove(&old);
+        }
+        self.by_dir.insert(dir, watch);
+    }
+
+    /// A directory is to be watched no longer. Returns the watch to remove.
+    pub fn unwatch(&mut self, dir: &Fid) -> Option<WatchId> {
+        self.names.forget(dir);
+        let watch = self.by_dir.remove(dir)?;
+        self.watches.remove(&watch);
+        *self.ending.entry(watch).or_default() += 1;
+        Some(watch)
+    }
+
+    /// The removal of a watch has failed: there was none any more, and its end is in the queue or has
+    /// been read.
+    pub fn was_gone(&mut self, watch: WatchId) {
+        self.ended(watch);
+    }
+
+    /// Nothing is to be watched any longer. Returns the watches to remove.
+    pub fn clear(&mut self) -> Vec<WatchId> {
+        let dirs: Vec<_> = self.by_dir.keys().cloned().collect();
+        self.halves.clear();
+        self.batch.clear();
+        self.twice.clear();
+        self.names.clear();
+        self.links = Links::default();
+        dirs.iter().filter_map(|dir| self.unwatch(dir)).collect()
+    }
+
+    /// The guest gets to know an object that is no directory, with so many names.
+    pub fn learn(&mut self, object: Fid, nlink: u32, tree: &Tree) {
+        self.links.learn(object, nlink, tree);
+    }
+
+    /// How many directories are watched.
+    pub fn watches_len(&self) -> usize {
+        self.watches.len()
+    }
+
+    /// A call for the guest is about to be made, and will be reported.
+    pub fn expect(&mut self, expected: Vec<(Expected, Mask)>) -> CallId {
+        self.echo.expect(expected)
+    }
+
+    /// The call has returned, after which the object's `ctime` was `changed`. Returns the directories
+    /// of which something was not told that should have been.
+    pub fn end(&mut self, call: CallId, succeeded: bool, changed: Option<SystemTime>) -> Vec<Fid> {
+        self.echo.end(call, succeeded, changed)
+    }
+
+    /// The kernel's queue was found empty by who is not the watch thread.
+    pub fn found_empty(&mut self) {
+        if self.is_idle() {
+            let mark = self.echo.mark();
+            // Nothing has been read since the calls ended, so nothing is in doubt.
+            let _settled = self.echo.drained(mark);
+        }
+    }
+
+    /// Whether the watch thread has nothing in hand: what was reported and is not in the kernel's
+    /// queue has been taken in.
+    pub fn is_idle(&self) -> bool {
+        !self.in_hand && self.halves.is_empty()
+    }
+
+    /// The kernel's queue is about to be read.
+    pub fn begin(&mut self) -> Mark {
+        self.in_hand = true;
+        self.echo.mark()
+    }
+
+    /// Takes in what was read at `now`; nothing when the queue was empty.
+    pub fn handle(&mut self, now: Instant, reports: impl IntoIterator<Item = Report>) {
+        let mut empty = true;
+        for report in reports {
+            empty = false;
+            if let Some(seen) = self.seen(report) {
+                self.halves.push(now, seen);
+            }
+        }
+        if empty {
+            self.halves.drained(now);
+        }
+        while let Some(seen) = self.halves.pop() {
+            self.batch.push(seen);
+        }
+    }
+
+    /// When the kernel's queue is to be read again though nothing new is in it.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.halves.poll_timeout()
+    }
+
+    /// The queue was empty after `mark`, and all that follows has been told. `None` while something
+    /// still waits for its mate.
+    pub fn drained(&mut self, mark: Mark) -> Option<Drained> {
+        if !self.halves.is_empty() {
+            return None;
+        }
+        self.twice.clear();
+        let (doubts, again) = self.echo.drained(mark);
+        self.in_hand = again;
+        Some(Drained { doubts, again })
+    }
+
+    /// What has to be looked up: names, if something came to them or it is not known what they stand
+    /// for, and link counts, if a name has gone and it is not known what it stood for.
+    pub fn looks(&self, tree: &Tree) -> Looks {
+        let mut looks = Vec::new();
+        let mut links = Vec::new();
+        for (i, seen) in self.batch.iter().enumerate() {
+            match seen {
+                Seen::Entry { entry, mask } => {
+                    let known = || self.names.at(entry, tree).flatten().is_some();
+                    if mask.contains(Mask::CREATE) || !(mask.contains(Mask::DELETE) || known()) {
+                        looks.push(entry.clone());
+                    }
+                    if links.is_empty() && self.is_gone_unknown(entry, *mask, tree) {
+                        links = self.links.looks(tree);
+                    }
+                }
+                Seen::To { to, .. } => looks.push(to.clone()),
+                Seen::Move { from, to, .. } => {
+                    looks.push(to.clone());
+                    if is_reverse(seen, self.batch.get(i + 1)) {
+                        looks.push(from.clone());
+                    }
+                }
+                Seen::From { .. } | Seen::Itself { .. } | Seen::Overflow => {}
+            }
+        }
+        looks.sort();
+        looks.dedup();
+        Looks { names: looks, links }
+    }
+
+    /// Whether a name of a file has gone of which nobody knows what it stood for.
+    fn is_gone_unknown(&self, entry: &HostEntry, mask: Mask, tree: &Tree) -> bool {
+        let file = mask.contains(Mask::DELETE) && !mask.contains(Mask::ISDIR);
+        file && self.names.at(entry, tree).is_none()
+    }
+
+    /// What the reports say, without what the daemon did itself.
+    pub fn changes(&mut self, tree: &Tree, found: &Found) -> Vec<HostChange> {
+        let batch = std::mem::take(&mut self.batch);
+        let objects = objects(&batch, &found.names);
+        let mut changes = Vec::with_capacity(batch.len());
+        let mut exchanged = None;
+        for (i, (seen, object)) in batch.iter().zip(objects).enumerate() {
+            match seen {
+                Seen::Entry { entry, mask } => {
+                    let lost = if self.is_gone_unknown(entry, *mask, tree) {
+                        self.links.lost(&found.links)
+                    } else {
+                        None
+                    };
+                    changes.extend(self.entry(entry, *mask, lost.or(object), tree));
+                }
+                Seen::Itself { dir, mask } => changes.extend(self.itself(dir, *mask)),
+                Seen::From { from, directory, .. } => {
+                    let object = self.names.at(from, tree).flatten();
+                    changes.extend(self.moved(Some(from), None, object, *directory));
+                }
+                Seen::To { to, directory, .. } => {
+                    changes.extend(self.moved(None, Some(to), object, *directory));
+                }
+                Seen::Move { from, to, directory } => {
+                    let mut mover = exchanged.take();
+                    if mover.is_none() && is_reverse(seen, batch.get(i + 1)) {
+                        (mover, exchanged) = self.exchange(from, to, &found.names, tree).unzip();
+                    }
+                    // What was under the old name: the new one may have been given away since.
+                    let was = || self.names.at(from, tree).flatten();
+                    let object = mover.or_else(was).or(object);
+                    changes.extend(self.moved(Some(from), Some(to), object, *directory));
+                }
+                Seen::Overflow => {
+                    self.names.clear();
+                    // Their ends may be among what is lost.
+                    self.ending.clear();
+                    changes.push(HostChange::Overflow);
+                }
+            }
+        }
+        changes
+    }
+
+    fn seen(&mut self, report: Report) -> Option<Seen> {
+        match report {
+            Report::Overflow => Some(Seen::Overflow),
+            Report::Ignored(watch) => {
+                if !self.ended(watch)
+                    && let Some(dir) = self.watches.remove(&watch)
+                {
+                    self.by_dir.remove(&dir);
+                    self.names.forget(&dir);
+                }
+                None
+            }
+            Report::Itself { watch, mask } => {
+                let dir = self.dir(watch)?.clone();
+                Some(Seen::Itself { dir, mask })
+            }
+            Report::Entry { watch, name, mask, cookie } => {
+                let entry = HostEntry { dir: self.dir(watch)?.clone(), name };
+                let directory = mask.contains(Mask::ISDIR);
+                Some(match cookie {
+                    Some(cookie) if mask.contains(Mask::MOVED_FROM) => {
+                        Seen::From { from: entry, directory, cookie }
+                    }
+                    Some(cookie) if mask.contains(Mask::MOVED_TO) => {
+                        Seen::To { to: entry, directory, cookie }
+                    }
+                    Some(_) | None => Seen::Entry { entry, mask },
+                })
+            }
+        }
+    }
+
+    /// The directory of a report. Those of a watch that was removed come before its end.
+    fn dir(&self, watch: WatchId) -> Option<&Fid> {
+        if self.ending.contains_key(&watch) { None } else { self.watches.get(&watch) }
+    }
+
+    /// The end of a watch that was removed has been seen; `false` if it was not.
+    fn ended(&mut self, watch: WatchId) -> bool {
+        let Some(ending) = self.ending.get_mut(&watch) else { return false };
+        *ending -= 1;
+        if *ending == 0 {
+            self.ending.remove(&watch);
+        }
+        true
+    }
+
+    fn entry(
+        &mut self,
+        entry: &HostEntry,
+        mask: Mask,
+        object: Option<Fid>,
+        tree: &Tree,
+    ) -> Option<HostChange> {
+        let was = self.names.at(entry, tree);
+        let before = self.names.before(entry).cloned();
+        let object = if mask.contains(Mask::CREATE) {
+            self.names.arrived(entry, object.clone());
+            object.iter().for_each(|object| self.links.linked(object));
+            object
+        } else if mask.contains(Mask::DELETE) {
+            // `links` has counted the one that it found.
+            was.iter().flatten().for_each(|object| self.links.unlinked(object));
+            let was = was.unwrap_or(object);
+            self.names.left(entry, was.clone());
+            was
+        } else {
+            was.flatten().or_else(|| before.clone()).or(object)
+        };
+        let directory = mask.intersection(Mask::ISDIR);
+        if !directory.is_empty()
+            && let Some(object) = object.as_ref().filter(|dir| self.by_dir.contains_key(dir))
+        {
+            for event in mask.intersection(Mask::CONTENT).iter() {
+                *self.twice.entry((object.clone(), event.bits())).or_default() += 1;
+            }
+        }
+        let objects: Vec<&Fid> = object.iter().chain(&before).collect();
+        let events = mask.difference(Mask::ISDIR).iter();
+        let told = events.filter(|event| !self.echo.takes(entry, &objects, *event));
+        let told: Mask = told.collect();
+        let entry = entry.clone();
+        (!told.is_empty()).then(|| HostChange::Entry { entry, mask: told | directory, object })
+    }
+
+    /// What happens to a directory is reported to those who watch the one above it too: there it has
+    /// a name.
+    fn itself(&mut self, dir: &Fid, mask: Mask) -> Option<HostChange> {
+        let mut told = Mask::empty();
+        for event in mask.difference(Mask::ISDIR).iter() {
+            match self.twice.get_mut(&(dir.clone(), event.bits())) {
+                Some(times) if *times > 0 => *times -= 1,
+                Some(_) | None if self.echo.takes_itself(dir, event) => {}
+                Some(_) | None => told |= event,
+            }
+        }
+        let mask = told | Mask::ISDIR;
+        (!told.is_empty()).then(|| HostChange::Object { object: dir.clone(), mask })
+    }
+
+    fn moved(
+        &mut self,
+        from: Option<&HostEntry>,
+        to: Option<&HostEntry>,
+        object: Option<Fid>,
+        directory: bool,
+    ) -> Option<HostChange> {
+        if let Some(from) = from {
+            self.names.left(from, object.clone());
+        }
+        if let Some(to) = to {
+            self.names.arrived(to, object.clone());
+        }
+        let mut takes = |entry: Option<&HostEntry>, event| {
+            entry.is_none_or(|entry| self.echo.takes(entry, &[], event))
+        };
+        // Both are asked: each announcement is for one report.
+        let own = [takes(from, Mask::MOVED_FROM), takes(to, Mask::MOVED_TO)];
+        if own == [true, true] {
+            return None;
+        }
+        Some(HostChange::Move { from: from.cloned(), to: to.cloned(), object, directory })
+    }
+
+    /// Two renames, there and back, may be an exchange (`RENAME_EXCHANGE`): then the second moves
+    /// another object, as the directories show. Returns what the first moves, and what the second.
+    fn exchange(
+        &self,
+        from: &HostEntry,
+        to: &HostEntry,
+        found: &BTreeMap<HostEntry, Fid>,
+        tree: &Tree,
+    ) -> Option<(Fid, Fid)> {
+        let was = |entry: &HostEntry| self.names.at(entry, tree).flatten();
+        let (at_from, at_to) = (found.get(from)?, found.get(to)?);
+        let (was_from, was_to) = (was(from), was(to));
+        let fits =
+            was_from.is_none_or(|was| was == *at_to) && was_to.is_none_or(|was| was == *at_from);
+        (fits && at_from != at_to).then(|| (at_to.clone(), at_from.clone()))
+    }
+}
+
+/// The object of each report as far as the directories tell, in which the names of `found` were
+/// looked up after the last of them. What came to a name is what is there, unless it has left it
+/// since; what was moved on is where it was moved to.
+fn objects(batch: &[Seen], found: &BTreeMap<HostEntry, Fid>) -> Vec<Option<Fid>> {
+    let mut later: BTreeMap<&HostEntry, Option<Fid>> = BTreeMap::new();
+    let mut objects = Vec::with_capacity(batch.len());
+    for seen in batch.iter().rev() {
+        let there = |later: &BTreeMap<&HostEntry, Option<Fid>>, entry| {
+            later.get(entry).cloned().unwrap_or_else(|| found.get(entry).cloned())
+        };
+        objects.push(match seen {
+            Seen::Entry { entry, mask } => {
+                let deleted = mask.contains(Mask::DELETE);
+                let object = if deleted { None } else { there(&later, entry) };
+                if mask.intersects(Mask::CREATE | Mask::DELETE) {
+                    later.insert(entry, None);
+                }
+                object
+            }
+            Seen::To { to, .. } => {
+                let object = there(&later, to);
+                later.insert(to, None);
+                object
+            }
+            Seen::From { from, .. } => {
+                later.insert(from, None);
+                None
+            }
+            Seen::Move { from, to, .. } => {
+                let object = there(&later, to);
+                later.insert(to, None);
+                later.insert(from, object.clone());
+                object
+            }
+            Seen::Itself { .. } | Seen::Overflow => None,
+        });
+    }
+    objects.reverse();
+    objects
+}
+
+/// Whether `next` moves back what `seen` moved.
+fn is_reverse(seen: &Seen, next: Option<&Seen>) -> bool {
+    let (Seen::Move { from, to, .. }, Some(Seen::Move { from: from2, to: to2, .. })) = (seen, next)
+    else {
+        return false;
+    };
+    from == to2 && to == from2
+}

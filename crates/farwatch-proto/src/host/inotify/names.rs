@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! [`Names`]: which object is under which name, at the point up to which the kernel's reports have
+//! been taken in.
+//!
+//! inotify names no objects. What the guest was told of a name is in the tree, and is behind by what
+//! it has not replayed yet; what the directory says now is ahead by what has not been read yet. This
+//! is between the two: the tree's word, unless a report about the name has come since.
+
+use std::collections::BTreeMap;
+
+use super::super::change::HostEntry;
+use super::super::tree::Tree;
+use crate::{Fid, Name};
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    dirs: BTreeMap<Fid, BTreeMap<Name, Slot>>,
+    len: usize,
+}
+
+/// What is known of a name about which something was reported.
+#[derive(Debug, Default)]
+struct Slot {
+    now: Option<Fid>,
+    /// What left the name last, if nothing has come to it since: who has it open still writes to it
+    /// under this name.
+    before: Option<Fid>,
+}
+
+impl Names {
+    /// The most names that are kept. Past it all go, and for a moment the tree's word, which is
+    /// behind, must do.
+    const LEN_MAX: usize = 1 << 16;
+
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// The directory is not watched any more.
+    pub(super) fn forget(&mut self, dir: &Fid) {
+        self.len -= self.dirs.remove(dir).map_or(0, |names| names.len());
+    }
+
+    /// The object under a name: `None` when nobody knows, `Some(None)` when none that could be told.
+    pub(super) fn at(&self, entry: &HostEntry, tree: &Tree) -> Option<Option<Fid>> {
+        if let Some(slot) = self.dirs.get(&entry.dir).and_then(|names| names.get(&entry.name)) {
+            return Some(slot.now.clone());
+        }
+        // The oldest: the others are there because the guest has looked ahead of the reports.
+        let told = |dir: &_| tree.told(*dir, &entry.name).first().copied();
+        let id = tree.nodes_of(&entry.dir).iter().find_map(told)?;
+        tree.fid(id).cloned().map(Some)
+    }
+
+    /// The object that left a name under which nothing has been since.
+    pub(super) fn before(&self, entry: &HostEntry) -> Option<&Fid> {
+        self.dirs.get(&entry.dir)?.get(&entry.name)?.before.as_ref()
+    }
+
+    /// An object has come to a name.
+    pub(super) fn arrived(&mut self, entry: &HostEntry, object: Option<Fid>) {
+        self.set(entry, Slot { now: object, before: None });
+    }
+
+    /// An object has left a name.
+    pub(super) fn left(&mut self, entry: &HostEntry, object: Option<Fid>) {
+        self.set(entry, Slot { now: None, before: object });
+    }
+
+    fn set(&mut self, entry: &HostEntry, slot: Slot) {
+        if self.len >= Self::LEN_MAX {
+            self.clear();
+        }
+        let names = self.dirs.entry(entry.dir.clone()).or_default();
+        if names.insert(entry.name.clone(), slot).is_none() {
+            self.len += 1;
+        }
+    }
+}

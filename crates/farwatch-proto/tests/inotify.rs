@@ -1,0 +1,562 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What the observer makes of inotify's reports, against a directory that is a table.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant, SystemTime};
+
+use farwatch_proto::host::inotify::{CallId, Drained, Expected, Found, Observer, Report, WatchId};
+use farwatch_proto::host::{HostChange, HostEntry, Learned, Tree};
+use farwatch_proto::{Cookie, Fid, FileKind, Generation, Mask, Name, NodeId};
+
+const A: WatchId = WatchId(1);
+const B: WatchId = WatchId(2);
+
+fn fid(of: &str) -> Fid {
+    Fid::new([1, 2], 1, of.as_bytes()).unwrap()
+}
+
+fn name(name: &str) -> Name {
+    Name::parse(name.as_bytes()).unwrap()
+}
+
+/// `dir/name`
+fn entry(path: &str) -> HostEntry {
+    let (dir, of) = path.split_once('/').unwrap();
+    HostEntry { dir: fid(dir), name: name(of) }
+}
+
+fn report(watch: WatchId, of: &str, mask: Mask) -> Report {
+    Report::Entry { watch, name: name(of), mask, cookie: None }
+}
+
+fn half(watch: WatchId, of: &str, mask: Mask, cookie: u32) -> Report {
+    let cookie = Some(Cookie(NonZeroU32::new(cookie).unwrap()));
+    Report::Entry { watch, name: name(of), mask, cookie }
+}
+
+fn pair(from: (WatchId, &str), to: (WatchId, &str), cookie: u32) -> [Report; 2] {
+    [half(from.0, from.1, Mask::MOVED_FROM, cookie), half(to.0, to.1, Mask::MOVED_TO, cookie)]
+}
+
+/// Directories `a` and `b` are known and watched, and the host has objects under names.
+struct World {
+    observer: Observer,
+    tree: Tree,
+    /// `dir/name` → object, as a look finds it.
+    host: BTreeMap<HostEntry, Fid>,
+    now: Instant,
+}
+
+impl World {
+    #[expect(clippy::disallowed_methods, reason = "a test has to begin somewhere in time")]
+    fn new(join: bool) -> Self {
+        let mut tree = Tree::default();
+        tree.reset(Generation(1), Some(fid("root")));
+        let mut observer = Observer::new(join);
+        for (id, watch, dir) in [(2, A, "a"), (3, B, "b")] {
+            let (id, kind) = (NodeId::new(id).unwrap(), FileKind::Directory);
+            let learned = Learned { id, fid: Some(fid(dir)), kind, ino: id.get() };
+            assert!(tree.learn(learned, NodeId::ROOT, &name(dir)));
+            observer.watch(watch, fid(dir));
+        }
+        Self { observer, tree, host: BTreeMap::new(), now: Instant::now() }
+    }
+
+    /// The host has `object` under `path` and the guest knows it.
+    fn known(mut self, path: &str, object: &str, id: u64) -> Self {
+        let entry = entry(path);
+        let dir = *self.tree.nodes_of(&entry.dir).first().unwrap();
+        let (id, kind) = (NodeId::new(id).unwrap(), FileKind::Regular);
+        let learned = Learned { id, fid: Some(fid(object)), kind, ino: id.get() };
+        self.tree.learn(learned, dir, &entry.name);
+        self.host.insert(entry, fid(object));
+        self
+    }
+
+    /// The host has `object` under `path`, and the guest knows nothing of it.
+    fn has(&mut self, path: &str, object: &str) {
+        self.host.insert(entry(path), fid(object));
+    }
+
+    /// One read of the kernel's queue, and what is told after it.
+    fn read(&mut self, reports: impl IntoIterator<Item = Report>) -> Vec<HostChange> {
+        let _mark = self.observer.begin();
+        self.observer.handle(self.now, reports);
+        self.tell()
+    }
+
+    fn tell(&mut self) -> Vec<HostChange> {
+        let looks = self.observer.looks(&self.tree);
+        let names = looks.names.into_iter().filter_map(|entry| {
+            let object = self.host.get(&entry)?.clone();
+            Some((entry, object))
+        });
+        let links = looks.links.into_iter().map(|object| {
+            let names = self.host.values().filter(|there| **there == object).count();
+            (object, u32::try_from(names).unwrap())
+        });
+        let found = Found { names: names.collect(), links: links.collect() };
+        self.observer.changes(&self.tree, &found)
+    }
+
+    /// A read that finds the queue empty.
+    fn read_empty(&mut self) -> (Vec<HostChange>, Option<Drained>) {
+        let mark = self.observer.begin();
+        self.observer.handle(self.now, []);
+        (self.tell(), self.observer.drained(mark))
+    }
+
+    fn expect(&mut self, what: &Expected, events: &[Mask]) -> CallId {
+        self.observer.expect(events.iter().map(|event| (what.clone(), *event)).collect())
+    }
+}
+
+fn change(path: &str, mask: Mask, object: Option<&str>) -> HostChange {
+    HostChange::Entry { entry: entry(path), mask, object: object.map(fid) }
+}
+
+fn moved(from: Option<&str>, to: Option<&str>, object: Option<&str>) -> HostChange {
+    let (from, to) = (from.map(entry), to.map(entry));
+    HostChange::Move { from, to, object: object.map(fid), directory: false }
+}
+
+// Halves.
+
+#[test]
+fn two_halves_with_one_cookie_are_one_move() {
+    let mut world = World::new(true).known("a/old", "f", 9);
+    assert_eq!(
+        world.read(pair((A, "old"), (B, "new"), 7)),
+        [moved(Some("a/old"), Some("b/new"), Some("f"))]
+    );
+}
+
+#[test]
+fn the_mate_may_come_with_the_next_read_and_others_between_keep_their_order() {
+    let mut world = World::new(true).known("a/old", "f", 9);
+    world.has("a/other", "g");
+    let [from, to] = pair((A, "old"), (B, "new"), 7);
+    assert_eq!(world.read([from, report(A, "other", Mask::CREATE)]), []);
+    assert_eq!(world.read_empty(), (vec![], None), "its mate may come yet");
+    let create = change("a/other", Mask::CREATE, Some("g"));
+    assert_eq!(world.read([to]), [moved(Some("a/old"), Some("b/new"), Some("f")), create]);
+}
+
+#[test]
+fn a_half_goes_alone_when_the_queue_was_empty_at_its_time() {
+    let mut world = World::new(true).known("a/old", "f", 9);
+    let [from, late] = pair((A, "old"), (B, "new"), 7);
+    assert_eq!(world.read([from]), []);
+    let until = world.observer.poll_timeout().unwrap();
+    world.now = until;
+    let out = moved(Some("a/old"), None, Some("f"));
+    // Something may still be in the queue: that it is late says nothing.
+    world.has("b/x", "x");
+    assert_eq!(world.read([report(B, "x", Mask::CREATE)]), []);
+    let (told, drained) = world.read_empty();
+    assert_eq!(told, [out, change("b/x", Mask::CREATE, Some("x"))]);
+    assert!(drained.is_some());
+    assert_eq!(world.observer.poll_timeout(), None);
+    // A mate that comes after all is a half too. The object is what is there.
+    world.has("b/new", "f");
+    assert_eq!(world.read([late]), [moved(None, Some("b/new"), Some("f"))]);
+}
+
+#[test]
+fn a_half_that_comes_in_waits_for_nobody() {
+    let mut world = World::new(true);
+    world.has("b/in", "f");
+    assert_eq!(
+        world.read([half(B, "in", Mask::MOVED_TO, 3)]),
+        [moved(None, Some("b/in"), Some("f"))]
+    );
+}
+
+#[test]
+fn interleaved_pairs_go_by_their_cookies() {
+    let mut world = World::new(true).known("a/1", "f", 9).known("a/2", "g", 10);
+    let ([from1, to1], [from2, to2]) = (pair((A, "1"), (B, "1"), 7), pair((A, "2"), (B, "2"), 8));
+    assert_eq!(
+        world.read([from1, from2, to2, to1]),
+        [moved(Some("a/1"), Some("b/1"), Some("f")), moved(Some("a/2"), Some("b/2"), Some("g"))]
+    );
+}
+
+#[test]
+fn when_too_many_wait_the_first_half_goes_alone() {
+    let mut world = World::new(true).known("a/old", "f", 9);
+    world.read([half(A, "old", Mask::MOVED_FROM, 7)]);
+    let mut told = Vec::new();
+    let mut sent = 0;
+    while told.is_empty() {
+        told =
+            world.read([report(A, "f", if sent % 2 == 0 { Mask::CREATE } else { Mask::DELETE })]);
+        sent += 1;
+        assert!(sent < 10_000, "nothing was let go");
+    }
+    assert_eq!(told.first(), Some(&moved(Some("a/old"), None, Some("f"))));
+    assert_eq!(told.len(), sent + 1, "what waited behind it goes too");
+}
+
+#[test]
+fn without_joining_each_half_is_told_at_once() {
+    let mut world = World::new(false).known("a/old", "f", 9);
+    world.has("b/new", "f");
+    assert_eq!(
+        world.read(pair((A, "old"), (B, "new"), 7)),
+        [moved(Some("a/old"), None, Some("f")), moved(None, Some("b/new"), Some("f"))]
+    );
+    assert_eq!(world.observer.poll_timeout(), None);
+}
+
+// Objects.
+
+#[test]
+fn what_was_made_and_moved_in_one_go_is_what_is_there_now() {
+    let mut world = World::new(true).known("a/f", "old", 9);
+    world.has("a/f", "new");
+    let mut reports = vec![
+        report(A, "t", Mask::CREATE),
+        report(A, "t", Mask::MODIFY),
+        report(A, "t", Mask::CLOSE_WRITE),
+    ];
+    reports.extend(pair((A, "t"), (A, "f"), 7));
+    assert_eq!(
+        world.read(reports),
+        [
+            change("a/t", Mask::CREATE, Some("new")),
+            change("a/t", Mask::MODIFY, Some("new")),
+            change("a/t", Mask::CLOSE_WRITE, Some("new")),
+            moved(Some("a/t"), Some("a/f"), Some("new")),
+        ]
+    );
+}
+
+#[test]
+fn what_came_and_went_is_nobody_and_not_its_successor() {
+    let mut world = World::new(true);
+    world.has("a/f", "second");
+    let [create, delete] = [Mask::CREATE, Mask::DELETE].map(|mask| report(A, "f", mask));
+    assert_eq!(
+        world.read([create.clone(), report(A, "f", Mask::MODIFY), delete, create]),
+        [
+            change("a/f", Mask::CREATE, None),
+            change("a/f", Mask::MODIFY, None),
+            change("a/f", Mask::DELETE, None),
+            change("a/f", Mask::CREATE, Some("second")),
+        ]
+    );
+}
+
+#[test]
+fn a_deleted_name_was_what_the_guest_knew_though_another_is_there_now() {
+    let mut world = World::new(true).known("a/f", "old", 9);
+    world.has("a/f", "new");
+    assert_eq!(
+        world.read([report(A, "f", Mask::DELETE), report(A, "f", Mask::CREATE)]),
+        [change("a/f", Mask::DELETE, Some("old")), change("a/f", Mask::CREATE, Some("new"))]
+    );
+    // The guest's tree still says the old one: it has replayed nothing.
+    assert_eq!(
+        world.read([report(A, "f", Mask::DELETE)]),
+        [change("a/f", Mask::DELETE, Some("new"))]
+    );
+}
+
+#[test]
+fn who_has_a_deleted_file_open_still_writes_to_it_under_its_name() {
+    let mut world = World::new(true).known("a/f", "f", 9);
+    world.host.clear();
+    world.read([report(A, "f", Mask::DELETE)]);
+    assert_eq!(
+        world.read([report(A, "f", Mask::CLOSE_WRITE)]),
+        [change("a/f", Mask::CLOSE_WRITE, Some("f"))]
+    );
+}
+
+#[test]
+fn an_exchange_moves_two_objects_and_there_and_back_moves_one() {
+    let swap = || pair((A, "1"), (B, "2"), 7).into_iter().chain(pair((B, "2"), (A, "1"), 8));
+    let there = |object| moved(Some("a/1"), Some("b/2"), object);
+    let back = |object| moved(Some("b/2"), Some("a/1"), object);
+    let mut world = World::new(true).known("a/1", "f", 9).known("b/2", "g", 10);
+    world.has("a/1", "g");
+    world.has("b/2", "f");
+    assert_eq!(world.read(swap()), [there(Some("f")), back(Some("g"))]);
+
+    let mut world = World::new(true).known("a/1", "f", 9);
+    assert_eq!(world.read(swap()), [there(Some("f")), back(Some("f"))]);
+    // Another has come to the other name since.
+    let mut world = World::new(true).known("a/1", "f", 9);
+    world.has("b/2", "later");
+    assert_eq!(world.read(swap()), [there(Some("f")), back(Some("f"))]);
+}
+
+#[test]
+fn a_change_of_a_watched_directory_is_told_once_by_its_name() {
+    let mut world = World::new(true);
+    let mask = Mask::ATTRIB | Mask::ISDIR;
+    // `b` is in `a` now, on the host and in the tree.
+    let learned = Learned {
+        id: NodeId::new(3).unwrap(),
+        fid: Some(fid("b")),
+        kind: FileKind::Directory,
+        ino: 3,
+    };
+    world.tree.learn(learned, NodeId::new(2).unwrap(), &name("sub"));
+    assert_eq!(
+        world.read([report(A, "sub", mask), Report::Itself { watch: B, mask }]),
+        [change("a/sub", mask, Some("b"))]
+    );
+    let itself = HostChange::Object { object: fid("b"), mask };
+    assert_eq!(world.read([Report::Itself { watch: B, mask }]), [itself], "nobody has its name");
+}
+
+#[test]
+fn a_name_that_nobody_looked_up_was_that_of_the_known_object_which_has_one_less() {
+    let mut world = World::new(true).known("a/f", "f", 9).known("a/other", "other", 10);
+    for object in ["f", "other"] {
+        world.has(&format!("b/of-{object}"), object);
+        world.has(&format!("b/more-of-{object}"), object);
+        world.observer.learn(fid(object), 3, &world.tree);
+    }
+    let mut delete = |path: &str, watch, name: &str| {
+        world.host.remove(&entry(path));
+        world.read([report(watch, name, Mask::DELETE)])
+    };
+    let gone = |path: &str, object| [change(path, Mask::DELETE, object)];
+    assert_eq!(delete("b/stranger", B, "stranger"), gone("b/stranger", None));
+    assert_eq!(delete("b/of-other", B, "of-other"), gone("b/of-other", Some("other")));
+    assert_eq!(delete("b/stranger2", B, "stranger2"), gone("b/stranger2", None));
+    assert_eq!(delete("a/f", A, "f"), gone("a/f", Some("f")));
+    assert_eq!(delete("b/stranger3", B, "stranger3"), gone("b/stranger3", None));
+}
+
+#[test]
+fn of_too_many_objects_with_several_names_the_last_are_not_kept() {
+    let mut world = World::new(true);
+    for i in 0..2000 {
+        world = world.known(&format!("a/f{i}"), &format!("o{i}"), 100 + i);
+        world.observer.learn(fid(&format!("o{i}")), 2, &world.tree);
+    }
+    world.host.insert(entry("b/link"), fid("o0"));
+    let delete = [report(B, "x", Mask::DELETE)];
+    assert_eq!(world.read(delete), [change("b/x", Mask::DELETE, Some("o1"))]);
+    let looks = |world: &mut World| {
+        world.observer.handle(world.now, [report(B, "y", Mask::DELETE)]);
+        world.observer.looks(&world.tree).links.len()
+    };
+    assert_eq!(looks(&mut world), 1024);
+}
+
+// Watches.
+
+#[test]
+fn what_is_reported_of_a_watch_between_its_removal_and_its_end_is_nobodys() {
+    let mut world = World::new(true);
+    world.has("a/f", "f");
+    assert_eq!(world.observer.unwatch(&fid("a")), Some(A));
+    assert_eq!(world.observer.unwatch(&fid("a")), None);
+    // The kernel has given the number to another directory, and the reports of the first are on
+    // their way.
+    world.observer.watch(A, fid("b"));
+    assert_eq!(world.read([report(A, "f", Mask::CREATE)]), []);
+    world.has("b/f", "g");
+    assert_eq!(
+        world.read([Report::Ignored(A), report(A, "f", Mask::CREATE)]),
+        [change("b/f", Mask::CREATE, Some("g"))]
+    );
+}
+
+#[test]
+fn the_watch_of_a_directory_that_is_gone_ends_with_it() {
+    let mut world = World::new(true);
+    assert_eq!(world.observer.watches_len(), 2);
+    assert_eq!(world.read([Report::Ignored(A), report(A, "f", Mask::CREATE)]), []);
+    assert_eq!(world.observer.watches_len(), 1);
+    assert_eq!(world.observer.unwatch(&fid("a")), None);
+    assert_eq!(world.observer.clear(), [B]);
+}
+
+#[test]
+fn a_full_queue_is_an_overflow_in_its_place() {
+    let mut world = World::new(true);
+    world.has("a/f", "f");
+    assert_eq!(
+        world.read([Report::Overflow, report(A, "f", Mask::CREATE)]),
+        [HostChange::Overflow, change("a/f", Mask::CREATE, Some("f"))]
+    );
+}
+
+// Echo.
+
+fn at(path: &str) -> Expected {
+    Expected::Entry(entry(path))
+}
+
+fn of(object: &str) -> Expected {
+    Expected::Object(fid(object))
+}
+
+#[test]
+fn what_was_announced_is_told_to_nobody_and_the_same_once_more_is() {
+    let mut world = World::new(true);
+    world.has("a/d", "d");
+    let call = world.expect(&at("a/d"), &[Mask::CREATE]);
+    let create = report(A, "d", Mask::CREATE);
+    assert_eq!(world.read([create.clone()]), [], "while the call is being made");
+    assert_eq!(world.observer.end(call, true, None), []);
+    let delete = report(A, "d", Mask::DELETE);
+    assert_eq!(
+        world.read([delete, create]),
+        [change("a/d", Mask::DELETE, Some("d")), change("a/d", Mask::CREATE, Some("d"))]
+    );
+}
+
+#[test]
+fn an_announcement_ends_when_the_queue_was_empty_after_the_call() {
+    let mut world = World::new(true).known("a/f", "f", 9);
+    let call = world.expect(&of("f"), &[Mask::ATTRIB]);
+    let attrib = || report(A, "f", Mask::ATTRIB);
+    let (_, drained) = world.read_empty();
+    assert_eq!(drained, Some(Drained { doubts: vec![], again: false }), "the call is being made");
+    // The queue is read while the call ends: what was read may have been before it.
+    let mark = world.observer.begin();
+    world.observer.end(call, true, None);
+    world.observer.handle(world.now, []);
+    assert!(world.observer.drained(mark).unwrap().again);
+    assert!(!world.read_empty().1.unwrap().again);
+    assert_eq!(world.read([attrib()]), [change("a/f", Mask::ATTRIB, Some("f"))]);
+}
+
+#[test]
+fn who_finds_the_queue_empty_ends_announcements_unless_the_watch_thread_is_at_work() {
+    let mut world = World::new(true).known("a/f", "f", 9);
+    let attrib = || report(A, "f", Mask::ATTRIB);
+    let call = world.expect(&of("f"), &[Mask::ATTRIB]);
+    let mark = world.observer.begin();
+    world.observer.end(call, true, None);
+    assert!(!world.observer.is_idle());
+    world.observer.found_empty();
+    // It had this in hand.
+    world.observer.handle(world.now, [attrib()]);
+    assert_eq!(world.tell(), []);
+    world.observer.drained(mark);
+
+    world.read_empty();
+    let call = world.expect(&of("f"), &[Mask::ATTRIB]);
+    world.observer.end(call, true, None);
+    assert!(world.observer.is_idle());
+    world.observer.found_empty();
+    assert_eq!(world.read([attrib()]), [change("a/f", Mask::ATTRIB, Some("f"))]);
+}
+
+#[test]
+fn a_report_under_another_name_of_the_object_is_its_echo_too() {
+    let mut world = World::new(true).known("a/f", "f", 9);
+    world.has("b/link", "f");
+    let call = world.expect(&of("f"), &[Mask::MODIFY]);
+    assert_eq!(world.read([report(B, "link", Mask::MODIFY)]), []);
+    world.observer.end(call, true, None);
+}
+
+#[test]
+fn bits_that_come_together_are_told_apart() {
+    let mut world = World::new(true).known("a/f", "f", 9);
+    world.expect(&of("f"), &[Mask::MODIFY]);
+    assert_eq!(
+        world.read([report(A, "f", Mask::MODIFY | Mask::ATTRIB)]),
+        [change("a/f", Mask::ATTRIB, Some("f"))]
+    );
+}
+
+#[test]
+fn both_names_of_a_rename_have_to_be_announced() {
+    let mut world = World::new(true).known("a/f", "f", 9).known("a/g", "g", 10);
+    let rename = [(at("a/f"), Mask::MOVED_FROM), (at("b/f"), Mask::MOVED_TO)];
+    world.observer.expect(rename.to_vec());
+    assert_eq!(world.read(pair((A, "f"), (B, "f"), 7)), []);
+    world.observer.expect(rename.to_vec());
+    assert_eq!(
+        world.read(pair((A, "g"), (B, "f"), 8)),
+        [moved(Some("a/g"), Some("b/f"), Some("g"))],
+        "somebody else's, to the same name"
+    );
+}
+
+#[test]
+fn the_report_of_a_call_that_failed_was_somebody_elses_and_its_directory_is_compared() {
+    let mut world = World::new(true);
+    world.has("a/d", "d");
+    let call = world.expect(&at("a/d"), &[Mask::CREATE]);
+    let create = report(A, "d", Mask::CREATE);
+    assert_eq!(world.read([create.clone()]), []);
+    assert_eq!(world.observer.end(call, false, None), [fid("a")]);
+
+    let call = world.expect(&at("a/d"), &[Mask::CREATE]);
+    assert_eq!(world.observer.end(call, false, None), [], "nothing was taken");
+    assert_eq!(world.read([create]), [change("a/d", Mask::CREATE, Some("d"))]);
+}
+
+#[test]
+fn a_report_that_may_be_anothers_is_settled_by_the_objects_ctime() {
+    let mut world = World::new(true).known("a/f", "f", 9);
+    let modify = || report(A, "f", Mask::MODIFY);
+    let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(5);
+
+    let during = world.expect(&of("f"), &[Mask::MODIFY]);
+    assert_eq!(world.read([modify()]), []);
+    world.observer.end(during, true, Some(changed));
+    let (_, drained) = world.read_empty();
+    assert_eq!(drained.unwrap().doubts, [], "the guest looks after the call");
+
+    let call = world.expect(&of("f"), &[Mask::MODIFY]);
+    world.observer.end(call, true, Some(changed));
+    assert_eq!(world.read([modify()]), []);
+    // While another call is being made the object cannot tell.
+    let next = world.expect(&of("f"), &[Mask::ATTRIB]);
+    assert_eq!(world.read_empty().1.unwrap().doubts, []);
+    world.observer.end(next, true, Some(changed + Duration::from_secs(1)));
+    let (_, drained) = world.read_empty();
+    let doubts = drained.unwrap().doubts;
+    assert_eq!(doubts.len(), 1);
+    let doubt = &doubts[0];
+    assert_eq!((&doubt.entry, &doubt.object), (&entry("a/f"), &fid("f")));
+    assert_eq!((doubt.mask, doubt.changed), (Mask::MODIFY, changed));
+    assert_eq!(world.read_empty().1.unwrap().doubts, [], "it is settled once");
+}
+
+#[test]
+fn calls_whose_end_nobody_reads_are_forgotten_the_oldest_first() {
+    let mut world = World::new(true);
+    world.has("a/f0", "f");
+    world.has("a/f20000", "g");
+    for i in 0..=20_000 {
+        let call = world.expect(&at(&format!("a/f{i}")), &[Mask::CREATE]);
+        world.observer.end(call, true, None);
+    }
+    assert_eq!(world.read([report(A, "f20000", Mask::CREATE)]), []);
+    assert_eq!(
+        world.read([report(A, "f0", Mask::CREATE)]),
+        [change("a/f0", Mask::CREATE, Some("f"))]
+    );
+}
+
+#[test]
+fn objects_without_file_handles_differ_by_device_number_and_birth() {
+    let born = |secs| Some(SystemTime::UNIX_EPOCH + Duration::from_secs(secs));
+    let fids = [
+        Fid::of_inode(1, 2, born(3)),
+        Fid::of_inode(1 << 40 | 1, 2, born(3)),
+        Fid::of_inode(1, 3, born(3)),
+        Fid::of_inode(1, 2, born(4)),
+        Fid::of_inode(1, 2, None),
+    ];
+    for (i, one) in fids.iter().enumerate() {
+        for (j, other) in fids.iter().enumerate() {
+            assert_eq!(one == other, i == j);
+        }
+    }
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Hands in what inotify has to report. The observer of `farwatch_proto` says what follows, and which
+//! names are to be looked up for it; that is done without the share's lock.
+
+use std::ffi::CString;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
+use std::time::{Instant, SystemTime};
+
+use farwatch_proto::Fid;
+use farwatch_proto::host::HostChange;
+use farwatch_proto::host::inotify::{Doubt, Found, Looks};
+use rustix::fs::{AtFlags, StatxFlags};
+
+use super::inotify::Inotify;
+use super::{rescan, time};
+use crate::share::Share;
+
+/// Hands in all that there is, until there is no more.
+pub(super) fn read(
+    inotify: &Inotify,
+    share: &Share,
+    buf: &mut [MaybeUninit<u8>],
+    deliver: &impl Fn(),
+) -> io::Result<()> {
+    loop {
+        let now = SystemTime::now();
+        let Some(mark) = share.lock().observer.as_mut().map(|observer| observer.begin()) else {
+            return Ok(());
+        };
+        let reports = inotify.read(buf)?;
+        let empty = reports.is_empty();
+        tracing::trace!(?reports, "reported");
+        let looks = {
+            let state = &mut *share.lock();
+            let Some(observer) = &mut state.observer else { return Ok(()) };
+            observer.handle(Instant::now(), reports);
+            observer.looks(&state.engine.tree)
+        };
+        let found = look_up(inotify, share, looks);
+        let (news, drained) = {
+            let state = &mut *share.lock();
+            let Some(observer) = &mut state.observer else { return Ok(()) };
+            for change in observer.changes(&state.engine.tree, &found) {
+                tracing::trace!(?change, "observed");
+                state.engine.handle_change(change);
+            }
+            let drained = if empty { observer.drained(mark) } else { None };
+            if drained.is_some() {
+                state.engine.handle_drained(now);
+            }
+            (state.engine.has_next(), drained)
+        };
+        if news {
+            share.announce();
+            deliver();
+        }
+        let again = drained.as_ref().is_some_and(|drained| drained.again);
+        for doubt in drained.into_iter().flat_map(|drained| drained.doubts) {
+            settle(inotify, share, doubt, deliver);
+        }
+        if empty && !again {
+            return Ok(());
+        }
+    }
+}
+
+fn look_up(inotify: &Inotify, share: &Share, looks: Looks) -> Found {
+    let mut found = Found::default();
+    for object in looks.links {
+        if let Some(nlink) = link_count(inotify, share, &object) {
+            found.links.insert(object, nlink);
+        }
+    }
+    for entry in looks.names {
+        let Some(id) = share.lock().engine.tree.nodes_of(&entry.dir).first().copied() else {
+            continue;
+        };
+        let Some(dir) = rescan::open(share, id) else { continue };
+        let Ok(name) = CString::new(entry.name.as_bytes()) else { continue };
+        if let Ok(fid) = inotify.fid_at(dir.as_fd(), &name, &entry.dir) {
+            found.names.insert(entry, fid);
+        }
+    }
+    found
+}
+
+/// By the name under which the guest knows the object, if it is there.
+fn link_count(inotify: &Inotify, share: &Share, object: &Fid) -> Option<u32> {
+    let (dir, name, known) = {
+        let tree = &share.lock().engine.tree;
+        let (dir, name) = tree.entry(*tree.nodes_of(object).first()?)?;
+        (dir, CString::new(name.as_bytes()).ok()?, tree.fid(dir)?.clone())
+    };
+    let dir = rescan::open(share, dir)?;
+    let stat =
+        rustix::fs::statx(&*dir, &name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::NLINK).ok()?;
+    let is_it = inotify.fid_at(dir.as_fd(), &name, &known).is_ok_and(|fid| fid == *object);
+    is_it.then_some(stat.stx_nlink)
+}
+
+/// Tells the change once more if it was not, or not only, the daemon's own.
+fn settle(inotify: &Inotify, share: &Share, doubt: Doubt, deliver: &impl Fn()) {
+    let Doubt { entry, object, mask, changed } = doubt;
+    let Some(id) = share.lock().engine.tree.nodes_of(&entry.dir).first().copied() else { return };
+    let Some(dir) = rescan::open(share, id) else { return };
+    let Ok(name) = CString::new(entry.name.as_bytes()) else { return };
+    let flags = AtFlags::SYMLINK_NOFOLLOW;
+    let Ok(stat) = rustix::fs::statx(&*dir, &name, flags, StatxFlags::CTIME) else { return };
+    let is_it = inotify.fid_at(dir.as_fd(), &name, &entry.dir).is_ok_and(|fid| fid == object);
+    if is_it && time(stat.stx_ctime) != changed {
+        tracing::debug!(?object, ?mask, "changed by somebody else at the same time");
+        let change = HostChange::Entry { entry, mask, object: Some(object) };
+        share.lock().engine.handle_change(change);
+        share.announce();
+        deliver();
+    }
+}
