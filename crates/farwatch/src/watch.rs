@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
+use farwatch_proto::host::{HostChange, put_right};
 use farwatch_proto::{Fid, Mask};
 use farwatch_sys::fanotify::{FAN_EVENT_ON_CHILD, FAN_ONDIR, FAN_RENAME, Fanotify, Level};
 use farwatch_sys::handle;
@@ -246,12 +247,21 @@ fn time(stamp: StatxTimestamp) -> SystemTime {
     SystemTime::UNIX_EPOCH.checked_add(since_epoch).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
+/// Reads that are put in order together. In the kernel's queue 128 events are merged at most, and one read
+/// has room for some hundreds.
+const READS_MAX: usize = 16;
+/// Changes that are handed in without letting anybody else at the engine.
+const HANDED_IN_MAX: usize = 512;
+
 /// Hands in what the groups have to report, until there is no more.
 ///
 /// What is read from the first one is handed in last: a subvolume, whose entries another group tells of,
 /// is removed from a directory of the first, and nothing can be told of what is gone. What happened in
 /// it before is in the other group's queue by then.
 fn read(groups: &Groups, share: &Share, buf: &mut Buffers, deliver: &impl Fn()) -> io::Result<()> {
+    let own_pid = i32::try_from(std::process::id()).unwrap_or(-1);
+    let mut changes = Vec::new();
+    let mut reads = 0;
     loop {
         let now = SystemTime::now();
         // Whatever a group that is missing here reports will have happened after `now`.
@@ -266,29 +276,39 @@ fn read(groups: &Groups, share: &Share, buf: &mut Buffers, deliver: &impl Fn()) 
                     break;
                 }
                 drained = false;
-                hand_in(share, buf.other.get(..len).unwrap_or_default(), deliver);
+                let events = buf.other.get(..len).unwrap_or_default();
+                changes.extend(fanotify::changes(events, own_pid));
             }
+        }
+        let events = buf.first.get(..first).unwrap_or_default();
+        changes.extend(fanotify::changes(events, own_pid));
+        reads += 1;
+        if drained || reads >= READS_MAX {
+            put_right(&mut changes);
+            hand_in(share, std::mem::take(&mut changes), deliver);
+            reads = 0;
         }
         if drained {
             share.lock().engine.handle_drained(now);
             return Ok(());
         }
-        hand_in(share, buf.first.get(..first).unwrap_or_default(), deliver);
     }
 }
 
-fn hand_in(share: &Share, events: &[u8], deliver: &impl Fn()) {
-    let own_pid = i32::try_from(std::process::id()).unwrap_or(-1);
-    let news = {
-        let mut state = share.lock();
-        for change in fanotify::changes(events, own_pid) {
-            tracing::trace!(?change, "observed");
-            state.engine.handle_change(change);
+fn hand_in(share: &Share, changes: Vec<HostChange>, deliver: &impl Fn()) {
+    let mut changes = changes.into_iter();
+    while changes.len() > 0 {
+        let news = {
+            let mut state = share.lock();
+            for change in changes.by_ref().take(HANDED_IN_MAX) {
+                tracing::trace!(?change, "observed");
+                state.engine.handle_change(change);
+            }
+            state.engine.has_next()
+        };
+        if news {
+            share.announce();
+            deliver();
         }
-        state.engine.has_next()
-    };
-    if news {
-        share.announce();
-        deliver();
     }
 }
