@@ -17,6 +17,7 @@ fn main() -> ExitCode {
         a_client_is_told_that_it_can_have_both_names_of_a_rename,
         a_client_is_told_that_it_cannot_have_both_names_and_gets_two_halves,
         a_change_of_a_directory_that_was_never_looked_up_is_told,
+        what_is_written_to_a_replaced_file_is_told_of_the_new_one_too,
     ])
 }
 
@@ -74,5 +75,26 @@ fn a_change_of_a_directory_that_was_never_looked_up_is_told() -> Result<()> {
     recorder.barrier()?;
     let told = render(&recorder.take_events());
     ensure!(told == "    ATTRIB,ISDIR t/d\n", "{told}");
+    Ok(())
+}
+
+/// The scenario `write-to-replaced-file`, in which nobody else is told.
+fn what_is_written_to_a_replaced_file_is_told_of_the_new_one_too() -> Result<()> {
+    let mount = Mount::start_with(&["--watch", "inotify"])?;
+    let share = mount.share("replaced")?;
+    for name in ["f", "g"] {
+        fs::write(share.host().join(name), name)?;
+    }
+    let mut recorder = Recorder::new(&share, Recorder::CHANGES)?;
+    recorder.barrier()?;
+    for watched in [".", "g"] {
+        recorder.watch(Path::new(watched))?;
+    }
+    share.run_on_host("exec 3>>f; mv g f; echo more >&3; exec 3>&-")?;
+    recorder.barrier()?;
+    let told = render(&recorder.take_events());
+    for event in ["MODIFY f\n", "CLOSE_WRITE f\n", "MODIFY [g]\n", "CLOSE_WRITE [g]\n"] {
+        ensure!(told.matches(event).count() == 1, "{event}in\n{told}");
+    }
     Ok(())
 }

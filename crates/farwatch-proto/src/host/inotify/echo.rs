@@ -18,7 +18,7 @@
 //! What another process does at the same moment can be taken for the call's own, or be merged with
 //! it by the kernel. For a name that cannot be: each report is announced once, and two that are equal
 //! have another between them. If the call then fails, the report was somebody else's, and the
-//! directory is compared ([`Ended::lost`]). For an object it can: a report that is taken after the
+//! directory is compared. For an object it can: a report that is taken after the
 //! call has ended is a [`Doubt`], which the object's `ctime` settles.
 
 use std::collections::BTreeMap;
