@@ -48,7 +48,7 @@ fn deleted_after(changes: &[HostChange], at: usize) -> Option<usize> {
     moves
         .filter(|(_, _, arrives)| *arrives)
         .map(|(nth, ..)| nth)
-        .last()
+        .next_back()
         .or_else(|| arrives.then_some(first))
 }
 
