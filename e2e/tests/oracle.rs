@@ -34,8 +34,9 @@ fn main() -> ExitCode {
     e2e::run(trials)
 }
 
-const PACED: Plan = Plan { ops: 3000, seed: SEED, paced: true, in_mount: true, fault: None };
-const UNPACED: Plan = Plan { ops: 20_000, seed: SEED, paced: false, in_mount: false, fault: None };
+const PACED: Plan =
+    Plan { ops: 3000, seed: SEED, paced: true, in_mount: true, fault: None, shrink: true };
+const UNPACED: Plan = Plan { ops: 20_000, paced: false, in_mount: false, ..PACED };
 
 fn kept_cases_are_equal() -> Result<()> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("oracle");

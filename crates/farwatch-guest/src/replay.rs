@@ -84,20 +84,20 @@ impl Replayer {
             },
             Call::Content(Target::Entry(entry), content) => {
                 let (dir, name) = (self.dir(entry)?, entry.name.as_bytes());
-                let change = || {
+                let change = |looked_again: bool| {
                     let object = rustix::fs::openat(&dir, name, OBJECT, Mode::empty())?;
-                    change_content(&object, *content)
+                    change_content(&object, *content, looked_again)
                 };
-                match change() {
+                match change(false) {
                     Err(Errno::STALE) => {
                         look_again(&dir, name)?;
-                        change()
+                        change(true)
                     }
                     changed => changed,
                 }
             }
             Call::Content(Target::Node(node), content) => {
-                change_content(&self.open(*node, OBJECT)?, *content)
+                change_content(&self.open(*node, OBJECT)?, *content, true)
             }
             Call::Remove(entry, directory) => {
                 let flags = if *directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
@@ -191,8 +191,15 @@ fn look_again(dir: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
 }
 
 /// Raises OPEN, MODIFY, ATTRIB and CLOSE_WRITE, as far as asked for, on an `O_PATH` descriptor.
-fn change_content(object: &OwnedFd, content: Content) -> Result<(), Errno> {
+///
+/// # Errors
+/// ESTALE before anything is raised when something else than a file has its name by now, unless the
+/// server was asked for it already.
+fn change_content(object: &OwnedFd, content: Content, looked_again: bool) -> Result<(), Errno> {
     let writer = if content.close_write { open_for_writing(object)? } else { None };
+    if content.close_write && writer.is_none() && !looked_again {
+        return Err(Errno::STALE);
+    }
     if content.modify {
         set_times(object, UTIME_OMIT)?;
     }

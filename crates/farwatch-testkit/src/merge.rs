@@ -22,57 +22,17 @@ use crate::event::{Event, Kind};
 /// be the same.
 #[must_use]
 pub fn merge_allowed(events: &[Event]) -> Vec<Event> {
-    merge(events, false)
-}
-
-/// The same for programs that keep writing to a file over which others have renamed another.
-///
-/// 3. **What is written to a file that has lost its name may be told before that,** since its earlier
-///    events were about the same name and object. Another file has the name then, so that from its
-///    coming on nothing is known of when the contents of either changed.
-#[must_use]
-pub(crate) fn merge_allowed_among_writers(events: &[Event]) -> Vec<Event> {
-    merge(events, true)
-}
-
-fn merge(events: &[Event], replaced_are_open: bool) -> Vec<Event> {
     let mut runs: Vec<Vec<Event>> = Vec::new();
     let mut open: BTreeMap<&str, usize> = BTreeMap::new();
-    // The first run of each name, and the one in which something else has come to it last.
-    let mut firsts: BTreeMap<&str, (usize, Option<usize>)> = BTreeMap::new();
     for event in events {
-        let mergeable = matches!(
-            event.kind,
-            Kind::Create | Kind::Modify | Kind::Attrib | Kind::CloseWrite | Kind::Delete
-        );
-        let content = matches!(event.kind, Kind::Modify | Kind::Attrib | Kind::CloseWrite);
-        if replaced_are_open {
-            match firsts.get(event.object.as_str()) {
-                Some((first, Some(_))) if content => {
-                    runs[*first].push(event.clone());
-                    continue;
-                }
-                Some((_, Some(last))) if event.kind == Kind::Delete => {
-                    runs[*last].push(event.clone());
-                    continue;
-                }
-                Some((first, _)) if matches!(event.kind, Kind::MovedTo | Kind::Create) => {
-                    firsts.insert(&event.object, (*first, Some(runs.len())));
-                }
-                Some(_) => {}
-                None => {
-                    firsts.insert(&event.object, (runs.len(), None));
-                }
-            }
-        }
-        if !mergeable || event.kind == Kind::Create {
+        if !is_mergeable(event) || event.kind == Kind::Create {
             open.remove(event.object.as_str());
         }
         match open.get(event.object.as_str()) {
             Some(&run) => runs[run].push(event.clone()),
             None => runs.push(vec![event.clone()]),
         }
-        if !mergeable {
+        if !is_mergeable(event) {
             open.remove(event.object.as_str());
         } else {
             open.entry(&event.object).or_insert(runs.len() - 1);
@@ -85,6 +45,73 @@ fn merge(events: &[Event], replaced_are_open: bool) -> Vec<Event> {
     }
     merged.dedup();
     merged
+}
+
+/// What is kept of a directory's events among several programs that change it at the same time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct AmongWriters {
+    /// What came, went and moved, in this order: all of it is done under the directory's lock. A DELETE
+    /// is among it if nothing else is told of the entry that it could have been merged with.
+    pub(crate) order: Vec<Event>,
+    /// What each entry was told of, in this order.
+    pub(crate) entries: BTreeMap<String, Vec<Event>>,
+}
+
+/// The normal form of a directory's events among several programs. More is lost than in
+/// [`merge_allowed`]:
+///
+/// 3. **The order of MODIFY, ATTRIB and CLOSE_WRITE of one entry to what is done to others.** No lock is
+///    held while they are told, so that two watchers need not be told in the same order. A DELETE that
+///    is merged with one goes where that is.
+/// 4. **Which of two files that had a name one after the other was written to.** Programs go on writing
+///    to the one that is replaced.
+#[must_use]
+pub(crate) fn merge_allowed_among_writers(events: &[Event]) -> AmongWriters {
+    let mut kept = AmongWriters::default();
+    let mut entries: BTreeMap<&str, Vec<Event>> = BTreeMap::new();
+    for event in events {
+        entries.entry(&event.object).or_default().push(event.clone());
+    }
+    let named = |event: &&Event| event.kind.is_move() || event.kind == Kind::Create;
+    let alone = |event: &&Event| {
+        event.kind == Kind::Delete
+            && entries[event.object.as_str()]
+                .iter()
+                .all(|other| !is_mergeable(other) || other == *event)
+    };
+    kept.order = events.iter().filter(|event| named(event) || alone(event)).cloned().collect();
+    kept.order.dedup();
+    for (name, events) in entries {
+        kept.entries.insert(name.to_owned(), merge_entry(events));
+    }
+    kept
+}
+
+/// Those of one entry: the changes of content, if something has come to the name more than once, in one
+/// place.
+fn merge_entry(events: Vec<Event>) -> Vec<Event> {
+    let arrives = |event: &&Event| matches!(event.kind, Kind::MovedTo | Kind::Create);
+    let arrivals = events.iter().filter(arrives).count();
+    let content =
+        |event: &Event| matches!(event.kind, Kind::Modify | Kind::Attrib | Kind::CloseWrite);
+    let goes = |event: &Event| matches!(event.kind, Kind::Delete | Kind::MovedFrom);
+    let first = events.first().is_some_and(|event| content(event) || goes(event));
+    if arrivals + usize::from(first) < 2 {
+        return merge_allowed(&events);
+    }
+    let (mut contents, mut merged): (Vec<Event>, Vec<Event>) =
+        events.into_iter().partition(content);
+    contents.sort_by_key(|event| event.kind);
+    contents.append(&mut merged);
+    contents.dedup();
+    contents
+}
+
+fn is_mergeable(event: &Event) -> bool {
+    matches!(
+        event.kind,
+        Kind::Create | Kind::Modify | Kind::Attrib | Kind::CloseWrite | Kind::Delete
+    )
 }
 
 #[cfg(test)]
@@ -122,17 +149,37 @@ mod tests {
         assert_eq!(merged(stream), stream);
     }
 
+    fn among_writers(stream: &str) -> AmongWriters {
+        let events: Vec<Event> =
+            stream.split("; ").map(|line| Event::parse(line).unwrap()).collect();
+        merge_allowed_among_writers(&events)
+    }
+
     #[test]
     fn who_writes_to_a_replaced_file_may_be_told_of_before() {
-        let stream = |text: &str| -> Vec<Event> {
-            text.split("; ").map(|line| Event::parse(line).unwrap()).collect()
-        };
-        let (one, two) = (
-            stream("MODIFY f; MOVED_TO f c1; MOVED_FROM f c2; CREATE f; CLOSE_WRITE f"),
-            stream("MODIFY f; CLOSE_WRITE f; MOVED_TO f c1; MOVED_FROM f c2; CREATE f"),
+        assert_eq!(
+            among_writers("MODIFY f; MOVED_TO f c1; MOVED_FROM f c2; CREATE f; CLOSE_WRITE f"),
+            among_writers("MODIFY f; CLOSE_WRITE f; MOVED_TO f c1; MOVED_FROM f c2; CREATE f")
         );
-        assert_ne!(merge_allowed(&one), merge_allowed(&two));
-        assert_eq!(merge_allowed_among_writers(&one), merge_allowed_among_writers(&two));
+    }
+
+    #[test]
+    fn of_several_programs_the_changes_of_content_have_no_order() {
+        assert_eq!(
+            among_writers("CREATE g; ATTRIB f; DELETE f"),
+            among_writers("ATTRIB f; DELETE f; CREATE g")
+        );
+        assert_ne!(among_writers("CREATE g; DELETE f"), among_writers("DELETE f; CREATE g"));
+        assert_ne!(among_writers("MODIFY f; CREATE g"), among_writers("CREATE g"));
+        assert_ne!(among_writers("CREATE f; CREATE g"), among_writers("CREATE g; CREATE f"));
+    }
+
+    #[test]
+    fn of_several_programs_nothing_moves_over_a_rename_of_its_object() {
+        assert_ne!(
+            among_writers("CREATE f; MODIFY f; MOVED_FROM f c1"),
+            among_writers("CREATE f; MOVED_FROM f c1; MODIFY f")
+        );
     }
 
     #[test]

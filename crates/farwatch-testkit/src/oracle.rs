@@ -69,6 +69,8 @@ pub struct Plan {
     pub in_mount: bool,
     /// Break a rule in what the mount tells.
     pub fault: Option<Fault>,
+    /// Whether a case that fails is cut smaller, which takes minutes.
+    pub shrink: bool,
 }
 
 /// What came of it.
@@ -124,7 +126,10 @@ impl<'a, P: Place> Oracle<'a, P> {
             self.report.cases += 1;
             progress(&self.report);
             if let Some(difference) = difference {
-                self.report.failure = Some(self.shrunk(seed, case, difference));
+                let failure = Failure { seed, case, difference };
+                // When a rule is broken on purpose, it is not the case that is at fault.
+                let shrink = plan.shrink && self.saboteur.is_none();
+                self.report.failure = Some(if shrink { self.shrunk(failure) } else { failure });
                 break;
             }
         }
@@ -235,12 +240,8 @@ impl<'a, P: Place> Oracle<'a, P> {
         events
     }
 
-    fn shrunk(&mut self, seed: u64, case: Case, difference: String) -> Failure {
-        if self.saboteur.is_some() {
-            // It is not the case that is at fault.
-            return Failure { seed, case, difference };
-        }
-        let mut last = difference;
+    fn shrunk(&mut self, failure: Failure) -> Failure {
+        let Failure { seed, case, difference: mut last } = failure;
         let report = self.report.clone();
         let case = case.shrink(SHRINK_TRIES_MAX, |smaller| match self.run_fair(smaller) {
             Ok(Some(difference)) => {

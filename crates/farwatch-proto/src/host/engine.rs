@@ -339,6 +339,11 @@ impl Engine {
         self.ledger.object_of(seq)
     }
 
+    /// The type of that object, as far as the change told it.
+    pub fn kind_of(&self, seq: Seq) -> FileKind {
+        self.ledger.kind_of(seq).unwrap_or_default()
+    }
+
     fn entry_changed(&mut self, entry: &HostEntry, mask: Mask, object: Option<&Fid>) {
         let child = object.and_then(|fid| self.tree.nodes_of(fid).first().copied());
         let kind = if mask.contains(Mask::ISDIR) {

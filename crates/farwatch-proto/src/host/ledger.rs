@@ -164,6 +164,14 @@ impl Ledger {
         self.records.iter().find(|record| record.seq == seq)?.pending.object.as_ref()
     }
 
+    /// The type of the object that notification `seq` is about.
+    pub(super) fn kind_of(&self, seq: Seq) -> Option<FileKind> {
+        match self.records.iter().find(|record| record.seq == seq)?.pending.event {
+            GuestEvent::Entry { kind, .. } | GuestEvent::Rename { kind, .. } => Some(kind),
+            GuestEvent::Object { .. } | GuestEvent::Overflow => None,
+        }
+    }
+
     /// What the replays that are still to come will do to the names of a directory, in order. `step`
     /// is called with the name, the object and its type.
     pub(super) fn outstanding<'a>(

@@ -31,6 +31,12 @@ enum Task {
     Case {
         /// The file
         file: PathBuf,
+        /// Run it until it fails, but so many times at most: among processes it also takes luck
+        #[arg(long, default_value_t = 1, value_name = "N")]
+        times: u32,
+        /// When it fails, write here what the server has logged: FARWATCH_LOG says how much
+        #[arg(long, value_name = "FILE")]
+        log: Option<PathBuf>,
         #[command(flatten)]
         at: PathArgs,
     },
@@ -58,6 +64,9 @@ struct RunArgs {
     /// Break a rule on purpose, to see that it is noticed
     #[arg(long, value_enum)]
     fault: Option<FaultArg>,
+    /// Leave a case that fails as long as it is
+    #[arg(long)]
+    whole: bool,
     /// Write a case that fails into this directory
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
@@ -100,11 +109,16 @@ fn main() -> Result<ExitCode> {
             Delivered::Agent => run(&mount(&args.at, true)?, &args, true),
             Delivered::V6_1 | Delivered::V6_12 => run(&vm(&args.at)?, &args, false),
         },
-        Task::Case { file, at } => match at.path {
-            Delivered::Mount => case(&mount(&at, false)?, &file),
-            Delivered::Agent => case(&mount(&at, true)?, &file),
-            Delivered::V6_1 | Delivered::V6_12 => case(&vm(&at)?, &file),
-        },
+        Task::Case { file, times, log, at } => {
+            let text =
+                std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+            let (case, log) = (Case::parse(&text)?, log.as_deref());
+            match at.path {
+                Delivered::Mount => repeat(&mount(&at, false)?, &case, times, log),
+                Delivered::Agent => repeat(&mount(&at, true)?, &case, times, log),
+                Delivered::V6_1 | Delivered::V6_12 => repeat(&vm(&at)?, &case, times, log),
+            }
+        }
         Task::Process { base, outside } => {
             let mut script = String::new();
             std::io::stdin().read_to_string(&mut script)?;
@@ -149,6 +163,7 @@ fn run<P: Place>(place: &P, args: &RunArgs, here: bool) -> Result<ExitCode> {
             FaultArg::Swap => Fault::Swap,
             FaultArg::Cookie => Fault::Cookie,
         }),
+        shrink: !args.whole,
     };
     let begin = Instant::now();
     let mut next = 10;
@@ -176,16 +191,17 @@ fn line(report: &Report) -> String {
     format!("{cases} cases, {ops} operations, {events} events")
 }
 
-fn case<P: Place>(place: &P, file: &Path) -> Result<ExitCode> {
-    let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
-    match Oracle::new(place).run_case(&Case::parse(&text)?)? {
-        None => {
-            println!("equal");
-            Ok(ExitCode::SUCCESS)
-        }
-        Some(difference) => {
-            println!("{difference}");
-            Ok(ExitCode::FAILURE)
+fn repeat<P: Place>(place: &P, case: &Case, times: u32, log: Option<&Path>) -> Result<ExitCode> {
+    let mut oracle = Oracle::new(place);
+    for time in 1..=times {
+        if let Some(difference) = oracle.run_case(case)? {
+            println!("different, the {time}. time:\n{difference}");
+            if let Some(file) = log {
+                std::fs::write(file, place.log()).with_context(|| file.display().to_string())?;
+            }
+            return Ok(ExitCode::FAILURE);
         }
     }
+    println!("equal");
+    Ok(ExitCode::SUCCESS)
 }

@@ -177,12 +177,16 @@ impl Interposer {
         match *object {
             Object::Known { id, links, here: true } => {
                 let found = self.found_here(ctx, dir, name, |entry| entry.inode == id.get());
-                match found {
-                    Some(entry) => Ok(self.learn(dir, name, entry)),
-                    None => Ok(self.known(ctx, dir, name, id, links)),
+                if let Some(entry) = found {
+                    return Ok(self.learn(dir, name, entry));
                 }
+                let known = self.known(ctx, dir, name, id, links);
+                Ok(known.unwrap_or_else(|| self.adopt(ctx, dir, name, self.kind_of(&ctx))))
             }
-            Object::Known { id, links, here: false } => Ok(self.known(ctx, dir, name, id, links)),
+            Object::Known { id, links, here: false } => {
+                let known = self.known(ctx, dir, name, id, links);
+                Ok(known.unwrap_or_else(|| self.phantom(dir, name, self.kind_of(&ctx))))
+            }
             Object::Adopt(kind) => Ok(self.adopt(ctx, dir, name, kind)),
             Object::Phantom(kind) => Ok(self.phantom(dir, name, kind)),
             Object::Limbo => Ok(control::limbo(self.share.lock().engine.tree.generation())),
@@ -211,17 +215,25 @@ impl Interposer {
         None
     }
 
-    /// A node that the guest knows, by a name that need not lead to it any more.
-    fn known(&self, ctx: Context, dir: NodeId, name: &Name, id: NodeId, links: i64) -> Entry {
-        let (lent, generation, kind) = {
+    /// A node that the guest knows, by a name that need not lead to it any more. `None` if its kernel
+    /// has forgotten it since the answer was found, which a FORGET on another queue can do.
+    fn known(
+        &self,
+        ctx: Context,
+        dir: NodeId,
+        name: &Name,
+        id: NodeId,
+        links: i64,
+    ) -> Option<Entry> {
+        let generation = {
             let tree = &mut self.share.lock().engine.tree;
-            let kind = tree.kind(id).unwrap_or_default();
-            (tree.lend(id, dir, name), tree.generation(), kind)
+            tree.lend(id, dir, name).then_some(tree.generation())?
         };
-        if !lent {
-            return self.phantom(dir, name, kind);
-        }
-        attr::passing(id, generation, self.attr_of(ctx, id, links, false))
+        Some(attr::passing(id, generation, self.attr_of(ctx, id, links, false)))
+    }
+
+    fn kind_of(&self, ctx: &Context) -> FileKind {
+        seq(ctx).map(|seq| self.share.lock().engine.kind_of(seq)).unwrap_or_default()
     }
 
     /// Makes an object known to the guest if it is still where the change left it.
