@@ -128,7 +128,7 @@ impl Run {
     /// Takes out everything, checks it and returns how many renames there were.
     fn drain(&mut self) -> usize {
         let mut renames = 0;
-        while let Some(Joined { seq, event }) = self.join.poll_output() {
+        while let Some(Joined { seq, event, .. }) = self.join.poll_output() {
             match event {
                 GuestEvent::Entry { entry, mask, .. } => {
                     assert_eq!(self.leave(&entry.name).0, mask);

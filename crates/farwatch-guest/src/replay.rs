@@ -8,9 +8,10 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
+use farwatch_proto::guest::join::Joined;
 use farwatch_proto::guest::plan::{Call, Content, Place, Target, limbo_name, plan};
 use farwatch_proto::wire::abi::FARWATCH_LIMBO_NAME;
-use farwatch_proto::{Entry, FileKind, GuestEvent, Name, Node, Seq};
+use farwatch_proto::{Entry, FileKind, Name, Node, Seq};
 use farwatch_sys::{handle, thread};
 use rustix::fs::{
     AtFlags, CWD, Mode, OFlags, RenameFlags, StatxFlags, Timespec, Timestamps, UTIME_NOW,
@@ -43,6 +44,18 @@ pub struct Outcome {
     pub failed: u32,
 }
 
+impl Outcome {
+    fn count(&mut self, call: &Call, result: Result<(), Errno>) {
+        match result {
+            Ok(()) => self.done += 1,
+            Err(errno) => {
+                self.failed += 1;
+                tracing::debug!(?call, %errno, "call failed");
+            }
+        }
+    }
+}
+
 impl Replayer {
     /// Replays on the mount that `root` is open on.
     pub fn new(root: MountRoot) -> Self {
@@ -54,27 +67,37 @@ impl Replayer {
         &self.root
     }
 
-    /// Replays one event, which notification `seq` brought.
-    pub fn replay(&mut self, seq: Seq, event: GuestEvent) -> Outcome {
+    /// Replays one event.
+    pub fn replay(&mut self, joined: Joined) -> Outcome {
+        let Joined { seq, mate, event } = joined;
         let mut outcome = Outcome::default();
-        if let Err(error) = thread::set_fsgid(seq.get()) {
-            tracing::debug!(%error, "event not replayed");
-            outcome.failed += 1;
-            return outcome;
-        }
         for call in plan(event) {
-            match self.call(&call) {
-                Ok(()) => outcome.done += 1,
-                Err(errno) => {
-                    outcome.failed += 1;
-                    tracing::debug!(?call, %errno, "call failed");
+            match (self.call(seq, &call), &call, mate) {
+                // The kernel holds one of the two directories no more, so nobody watches that, or
+                // cannot do it in one go.
+                (Err(Errno::STALE), Call::Rename(from, to), Some(mate)) => {
+                    let halves = [
+                        (seq, Call::Rename(from.clone(), Place::Limbo)),
+                        (mate, Call::Rename(Place::Limbo, to.clone())),
+                    ];
+                    for (seq, half) in halves {
+                        let done = self.call(seq, &half);
+                        outcome.count(&half, done);
+                    }
                 }
+                (result, ..) => outcome.count(&call, result),
             }
         }
         outcome
     }
 
-    fn call(&mut self, call: &Call) -> Result<(), Errno> {
+    /// Makes a call that belongs to notification `seq`.
+    fn call(&mut self, seq: Seq, call: &Call) -> Result<(), Errno> {
+        thread::set_fsgid(seq.get()).map_err(|error| error.errno())?;
+        self.make(call)
+    }
+
+    fn make(&mut self, call: &Call) -> Result<(), Errno> {
         match call {
             Call::Create(entry, kind) => self.create(entry, *kind),
             Call::Link(node, entry, kind) => match self.link(*node, entry) {

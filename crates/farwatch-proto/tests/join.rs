@@ -184,7 +184,7 @@ fn parse_kind(name: &str) -> FileKind {
     kinds.find(|kind| kind_name(*kind) == name).unwrap_or_else(|| panic!("no file type: {name}"))
 }
 
-fn show(Joined { seq, event }: &Joined) -> String {
+fn show(Joined { seq, event, .. }: &Joined) -> String {
     let entry = |entry: &Entry| {
         format!("dir={} name={}", entry.dir.id.get(), entry.name.as_bytes().escape_ascii())
     };
@@ -271,7 +271,7 @@ proptest! {
         prop_assert!(order.is_sorted(), "{order:?}");
 
         let mut expected: Vec<_> = iter::zip(expected, events)
-            .map(|(seq, event)| Joined { seq, event })
+            .map(|(seq, event)| Joined { seq, mate: None, event })
             .collect();
         expected.sort_by_key(|joined| joined.seq.get());
         out.sort_by_key(|joined| joined.seq.get());

@@ -87,22 +87,21 @@ pub(crate) fn merge_allowed_among_writers(events: &[Event]) -> AmongWriters {
     kept
 }
 
-/// Those of one entry: the changes of content, if something has come to the name more than once, in one
+/// Those of one entry: the changes of content, if another file may have had the name before, in one
 /// place.
 fn merge_entry(events: Vec<Event>) -> Vec<Event> {
-    let arrives = |event: &&Event| matches!(event.kind, Kind::MovedTo | Kind::Create);
-    let arrivals = events.iter().filter(arrives).count();
     let content =
         |event: &Event| matches!(event.kind, Kind::Modify | Kind::Attrib | Kind::CloseWrite);
-    let goes = |event: &Event| matches!(event.kind, Kind::Delete | Kind::MovedFrom);
-    let first = events.first().is_some_and(|event| content(event) || goes(event));
-    if arrivals + usize::from(first) < 2 {
+    let arrives = |event: &Event| matches!(event.kind, Kind::MovedTo | Kind::Create);
+    let (mut contents, mut named): (Vec<Event>, Vec<Event>) =
+        events.iter().cloned().partition(content);
+    let arrivals = named.iter().filter(|event| arrives(event)).count();
+    let created = named.first().is_some_and(|event| event.kind == Kind::Create);
+    if arrivals == 0 || (arrivals == 1 && created) {
         return merge_allowed(&events);
     }
-    let (mut contents, mut merged): (Vec<Event>, Vec<Event>) =
-        events.into_iter().partition(content);
     contents.sort_by_key(|event| event.kind);
-    contents.append(&mut merged);
+    contents.append(&mut named);
     contents.dedup();
     contents
 }

@@ -37,6 +37,8 @@ use crate::{Cookie, Entry, FileKind, GuestEvent, Mask, Node, Seq};
 pub struct Joined {
     /// The number of its message; of the `MOVED_FROM` half for two halves.
     pub seq: Seq,
+    /// Of two halves the number of the `MOVED_TO`.
+    pub mate: Option<Seq>,
     /// The event.
     pub event: GuestEvent,
 }
@@ -176,7 +178,7 @@ impl Input {
                 GuestEvent::Entry { entry, mask, child, kind, link }
             }
         };
-        Self::Event(Joined { seq, event })
+        Self::Event(Joined { seq, mate: None, event })
     }
 }
 
@@ -189,7 +191,7 @@ impl Half {
         };
         let is_dir = if kind == FileKind::Directory { Mask::ISDIR } else { Mask::empty() };
         let event = GuestEvent::Entry { entry, mask: side | is_dir, child, kind, link: false };
-        Joined { seq, event }
+        Joined { seq, mate: None, event }
     }
 }
 
@@ -199,5 +201,5 @@ fn rename(from: Half, to: Half) -> Joined {
     let kind = if to.kind == FileKind::Unknown { from.kind } else { to.kind };
     let event =
         GuestEvent::Rename { from: from.entry, to: to.entry, child: to.child.or(from.child), kind };
-    Joined { seq: from.seq, event }
+    Joined { seq: from.seq, mate: Some(to.seq), event }
 }

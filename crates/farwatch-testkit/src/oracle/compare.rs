@@ -102,13 +102,20 @@ fn without_repeats(mut events: Vec<Event>) -> Vec<Event> {
     events
 }
 
-/// A file without a name is told of by its inode number (`d_tmpfile()` in the kernel's `fs/dcache.c`),
-/// which is another in another directory.
+/// A file without a name is told of by its inode number, which is another in another directory.
 fn without_number(event: &Event) -> Event {
-    let (directory, name) = event.object.rsplit_once('/').unwrap_or(("", &event.object));
-    let unnamed = name.strip_prefix('#').is_some_and(|number| number.parse::<u64>().is_ok());
-    let object = if unnamed { format!("{directory}/#") } else { event.object.clone() };
+    let object = match event.object.rsplit_once('/') {
+        _ if !is_unnamed(&event.object) => event.object.clone(),
+        Some((directory, _)) => format!("{directory}/#"),
+        None => "#".to_owned(),
+    };
     Event { object, ..event.clone() }
+}
+
+/// A file made with `O_TMPFILE`: `d_tmpfile()` in the kernel's `fs/dcache.c`.
+fn is_unnamed(object: &str) -> bool {
+    let name = object.rsplit_once('/').map_or(object, |(_, name)| name);
+    name.strip_prefix('#').is_some_and(|number| number.parse::<u64>().is_ok())
 }
 
 /// The same for a run that nobody waited in.
@@ -183,7 +190,7 @@ fn by_directory(events: &[Event]) -> BTreeMap<String, Vec<String>> {
     directories.into_iter().map(|(directory, events)| (directory, normal(events))).collect()
 }
 
-/// What was written to deleted files of directories that have been removed. A local directory lives, and
+/// What was written to files without a name, or not any more, of directories that have been removed. A local directory lives, and
 /// with it the watch, as long as somebody has such a file open; in the mount nobody has.
 fn written_after_removal(events: &[Event]) -> BTreeSet<(Kind, &str)> {
     let ended = |event: &&Event| event.kind == Kind::DeleteSelf;
@@ -199,7 +206,7 @@ fn written_after_removal(events: &[Event]) -> BTreeSet<(Kind, &str)> {
                 deleted.remove(event.object.as_str());
             }
             Kind::Modify | Kind::Attrib | Kind::CloseWrite
-                if deleted.contains(event.object.as_str())
+                if (deleted.contains(event.object.as_str()) || is_unnamed(&event.object))
                     && removed.contains(&format!("[{}]", directory(event))) =>
             {
                 written.insert((event.kind, event.object.as_str()));

@@ -3,7 +3,7 @@
 //! next, and what not to try since docs/SEMANTICS.md says that a mount differs there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::op::{OUTSIDE, Op, SLOTS};
@@ -24,8 +24,8 @@ pub(super) struct Model {
     open: BTreeMap<u8, u32>,
     watched: Vec<u32>,
     next: u32,
-    /// Names of files that were open when they lost them.
-    lost: BTreeSet<OsString>,
+    /// Which names a file has had.
+    had: BTreeSet<(OsString, u32)>,
     /// Whether several processes work on the tree: then nobody knows what is open elsewhere.
     shared: bool,
 }
@@ -34,7 +34,7 @@ impl Model {
     /// An empty tree.
     pub(super) fn new(shared: bool) -> Self {
         let (entries, open, watched) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        Self { entries, open, watched, next: 1, lost: BTreeSet::new(), shared }
+        Self { entries, open, watched, next: 1, had: BTreeSet::new(), shared }
     }
 
     pub(super) fn entries(&self) -> impl Iterator<Item = (&PathBuf, Type)> {
@@ -63,11 +63,10 @@ impl Model {
                 let leaves = !is_inside(to) && self.below(from).any(|id| self.is_open(id));
                 let replaces = self.entries.get(to).map(|entry| entry.0);
                 let covers = replaces == Some(Type::Directory) && self.has_nameless();
-                let hides = self.is_directory(from) && self.was_lost(to);
-                !(busy(to) || leaves || covers || hides)
+                !(busy(to) || leaves || covers)
             }
-            // What is written to a file whose name leads to a directory by now is told of nowhere.
-            Op::Mkdir(path) => !self.was_lost(path),
+            // A known fault: the second CREATE of a file under one name can be merged with the first.
+            Op::Link(from, to) => !self.shared || !self.has_had(from, to),
             // A known fault.
             Op::RenameExchange(one, two) => {
                 let known = |id| self.is_watched(id) || self.is_open(id);
@@ -92,8 +91,9 @@ impl Model {
         self.shared || self.open.values().any(|open| *open == id)
     }
 
-    fn was_lost(&self, path: &Path) -> bool {
-        !self.shared && path.file_name().is_some_and(|name| self.lost.contains(name))
+    fn has_had(&self, file: &Path, name: &Path) -> bool {
+        let (file, name) = (self.entries.get(file), name.file_name());
+        file.zip(name).is_some_and(|((_, id), name)| self.had.contains(&(name.to_owned(), *id)))
     }
 
     /// Open in a program on the host.
@@ -108,6 +108,20 @@ impl Model {
 
     /// The operation has been done.
     pub(super) fn follow(&mut self, op: &Op) {
+        self.change(op);
+        if self.shared {
+            let named = |(path, entry): (&PathBuf, &(Type, u32))| {
+                Some((path.file_name()?.to_owned(), entry.1))
+            };
+            let to = match op {
+                Op::Create(to) | Op::Link(_, to) | Op::LinkSlot(_, to) | Op::Rename(_, to) => to,
+                _ => return,
+            };
+            self.had.extend(self.entries.get_key_value(to).and_then(named));
+        }
+    }
+
+    fn change(&mut self, op: &Op) {
         match op {
             Op::Create(at) => self.make(at, Type::File),
             Op::Mkdir(at) => self.make(at, Type::Directory),
@@ -118,7 +132,6 @@ impl Model {
                 }
             }
             Op::Unlink(at) => {
-                self.remember(at);
                 self.entries.remove(at);
             }
             Op::Rmdir(at) if self.is_empty(at) => {
@@ -160,13 +173,6 @@ impl Model {
         }
     }
 
-    /// A file loses a name while a program on the host may have it open.
-    fn remember(&mut self, path: &Path) {
-        if self.below(path).any(|id| self.is_busy(id)) {
-            self.lost.extend(path.file_name().map(OsStr::to_owned));
-        }
-    }
-
     fn is_directory(&self, path: &Path) -> bool {
         self.entries.get(path).is_some_and(|entry| entry.0 == Type::Directory)
     }
@@ -183,7 +189,6 @@ impl Model {
                 && (target.0 != Type::Directory || self.is_empty(to))
         });
         if fits && !same && !to.starts_with(from) {
-            self.remember(to);
             self.entries.remove(to);
             self.shift(from, to);
         }
