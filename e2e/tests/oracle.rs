@@ -20,6 +20,8 @@ fn main() -> ExitCode {
         kept_cases_are_equal,
         paced_operations_are_told_as_locally,
         paced_operations_are_told_as_locally_by_an_agent,
+        unpaced_operations_are_told_as_locally,
+        unpaced_operations_are_told_as_locally_by_an_agent,
         an_event_that_is_dropped_is_noticed,
         two_events_that_change_places_are_noticed,
         a_cookie_that_is_lost_is_noticed,
@@ -62,6 +64,14 @@ fn paced_operations_are_told_as_locally() -> Result<()> {
 
 fn paced_operations_are_told_as_locally_by_an_agent() -> Result<()> {
     equal(&Mount::start_with_agent()?, Plan { seed: SEED + 1000, ..PACED })
+}
+
+fn unpaced_operations_are_told_as_locally() -> Result<()> {
+    equal(&Mount::start()?, UNPACED)
+}
+
+fn unpaced_operations_are_told_as_locally_by_an_agent() -> Result<()> {
+    equal(&Mount::start_with_agent()?, Plan { seed: SEED + 1000, ..UNPACED })
 }
 
 fn an_event_that_is_dropped_is_noticed() -> Result<()> {
