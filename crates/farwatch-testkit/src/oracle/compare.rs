@@ -120,12 +120,16 @@ fn is_unnamed(object: &str) -> bool {
 
 /// The same for a run that nobody waited in.
 pub(super) fn unpaced(wanted: &[Event], told: &[Event]) -> Option<String> {
-    let untold = written_after_removal(wanted);
-    let told_of = |events: &[Event]| -> Vec<Event> {
-        let heard = |event: &&Event| !untold.contains(&(event.kind, event.object.as_str()));
-        events.iter().filter(heard).cloned().collect()
-    };
-    let (wanted, told) = (by_directory(&told_of(wanted)), by_directory(&told_of(told)));
+    let mut untold = written_after_removal(wanted);
+    untold.retain(|(kind, object)| {
+        !told.iter().any(|event| event.kind == *kind && event.object == *object)
+    });
+    let heard: Vec<Event> = wanted
+        .iter()
+        .filter(|event| !untold.contains(&(event.kind, event.object.as_str())))
+        .cloned()
+        .collect();
+    let (wanted, told) = (by_directory(&heard), by_directory(told));
     if wanted == told {
         return None;
     }
@@ -190,31 +194,28 @@ fn by_directory(events: &[Event]) -> BTreeMap<String, Vec<String>> {
     directories.into_iter().map(|(directory, events)| (directory, normal(events))).collect()
 }
 
-/// What was written to files without a name, or not any more, of directories that have been removed. A local directory lives, and
-/// with it the watch, as long as somebody has such a file open; in the mount nobody has.
+/// What may be missing: what was written to files without a name, or that were deleted, of directories
+/// that have been removed. A local directory lives, and with it the watch, as long as somebody has such a
+/// file open; in the mount nobody has. Which of them were written to after the removal is not to be seen:
+/// the watcher of the mount need not have been told in this order.
 fn written_after_removal(events: &[Event]) -> BTreeSet<(Kind, &str)> {
     let ended = |event: &&Event| event.kind == Kind::DeleteSelf;
     let removed: BTreeSet<String> = events.iter().filter(ended).map(directory).collect();
-    let mut deleted = BTreeSet::new();
-    let mut written = BTreeSet::new();
+    let mut there: BTreeMap<&str, bool> = BTreeMap::new();
     for event in events {
         match event.kind {
-            Kind::Delete => {
-                deleted.insert(event.object.as_str());
-            }
-            Kind::Create | Kind::MovedTo => {
-                deleted.remove(event.object.as_str());
-            }
-            Kind::Modify | Kind::Attrib | Kind::CloseWrite
-                if (deleted.contains(event.object.as_str()) || is_unnamed(&event.object))
-                    && removed.contains(&format!("[{}]", directory(event))) =>
-            {
-                written.insert((event.kind, event.object.as_str()));
-            }
-            _ => {}
-        }
+            Kind::Create | Kind::MovedTo => there.insert(&event.object, true),
+            Kind::Delete => there.insert(&event.object, false),
+            _ => None,
+        };
     }
-    written
+    let written = events.iter().filter(|event| {
+        let gone = there.get(event.object.as_str()) == Some(&false) || is_unnamed(&event.object);
+        matches!(event.kind, Kind::Modify | Kind::Attrib | Kind::CloseWrite)
+            && gone
+            && removed.contains(&format!("[{}]", directory(event)))
+    });
+    written.map(|event| (event.kind, event.object.as_str())).collect()
 }
 
 /// A change of a directory's own attributes. fanotify names such a directory by itself alone, so that
