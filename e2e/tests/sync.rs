@@ -16,7 +16,7 @@ use farwatch_testkit::{Mount, Place, Process, merge_allowed, render};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How often each test of what is there asks.
-const ROUNDS: usize = 100;
+const ROUNDS: usize = 50;
 /// The same in a virtual machine, where it takes longer.
 const ROUNDS_IN_VM: usize = 30;
 const KERNELS: [&str; 2] = ["6.1", "6.12"];
@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         every_event_is_there_when_sync_returns_on_a_mount,
         every_event_is_there_when_sync_returns_on_a_mount_with_an_agent,
         every_event_is_there_when_sync_returns_without_joined_renames,
+        every_event_is_there_when_sync_returns_from_a_sandbox,
         sync_ends_while_the_host_never_pauses,
         sync_waits_for_the_difference_when_events_were_given_up,
         whoever_may_read_may_sync_on_any_file_and_without_extended_attributes,
@@ -99,6 +100,22 @@ fn every_event_is_there_when_sync_returns_without_joined_renames() -> Result<()>
     on_mount(|| Mount::start_with(&["--watch", "inotify", "--no-join-renames"]))
 }
 
+/// Killed at any system call that serving should not need.
+fn every_event_is_there_when_sync_returns_from_a_sandbox() -> Result<()> {
+    let serve = |backend: &'static str| {
+        on_mount(|| {
+            Mount::start_through_socket(|mount, socket| {
+                let mut command = mount.farwatch()?;
+                command.arg("serve").arg("--socket").arg(socket);
+                command.arg("--shared-dir").arg(mount.host()).args(["--watch", backend]);
+                command.args(["--sandbox", "namespace", "--seccomp", "kill"]);
+                Ok(command)
+            })
+        })
+    };
+    BACKENDS.iter().try_for_each(|backend| serve(backend))
+}
+
 fn in_vm(version: &str, backend: &str) -> Result<()> {
     let kernel = Kernel::find(version).context("the kernel has gone")?;
     let vm = Vm::start_without_agent(&kernel, &["--watch", backend])?;
@@ -140,7 +157,7 @@ fn sync_ends_while_the_host_never_pauses() -> Result<()> {
                 }
                 Ok(written)
             });
-            let synced = (0..20).try_for_each(|n| {
+            let synced = (0..10).try_for_each(|n| {
                 fs::write(share.host().join(format!("before{n}")), "")?;
                 mount.sync().with_context(|| format!("round {n} by {backend}"))?;
                 let told = render(&recorder.take_events_now()?);
@@ -167,7 +184,7 @@ fn sync_waits_for_the_difference_when_events_were_given_up() -> Result<()> {
         recorder.watch(Path::new(watched))?;
     }
     mount.sync()?;
-    for round in 0..10 {
+    for round in 0..4 {
         recorder.take_events_now()?;
         signal_agent(&mut mount, Signal::STOP)?;
         for n in 0..100 {
