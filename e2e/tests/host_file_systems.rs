@@ -333,6 +333,10 @@ impl Place for Lowered {
         share.run_in_mount(script)
     }
 
+    fn sync(&self) -> Result<()> {
+        self.served(Mount::sync)
+    }
+
     fn log(&self) -> String {
         self.served(|served| Ok(served.log())).unwrap_or_default()
     }

@@ -12,6 +12,7 @@ use farwatch_proto::guest::join::{Join, Joined};
 use farwatch_proto::host::{Engine, State};
 use farwatch_proto::wire::Notification;
 use farwatch_proto::wire::control::{Hello, Welcome};
+use farwatch_proto::wire::sync;
 use farwatch_proto::{Cookie, FileKind, GuestEvent, Mask, Name, Node, NodeId, Seq};
 
 /// Bytes that are a notification are its only encoding, and no shorter or longer one is.
@@ -37,6 +38,9 @@ pub fn control_decode(data: &[u8]) {
     if let Ok(welcome) = welcome {
         assert_eq!(welcome.encode(), data);
         assert!(welcome.control.is_reserved() && welcome.limbo.is_reserved());
+    }
+    if let Some(ticket) = sync::question(data) {
+        assert!(sync::is_question(data) && data.ends_with(&sync::ask(ticket)));
     }
 }
 

@@ -14,12 +14,12 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::Target;
+use crate::{SyncArgs, Target};
 
 /// Raises the events of changes on the host in a guest's mounts of farwatch
 ///
@@ -31,7 +31,10 @@ use crate::Target;
 #[command(after_help = "Examples:\n  \
     farwatch-agent /mnt/src       the virtiofs that is mounted there\n  \
     farwatch-agent src            the one with this tag, mounted or not\n  \
-    farwatch-agent /mnt/src data  both")]
+    farwatch-agent /mnt/src data  both\n  \
+    farwatch-agent sync /mnt/src  wait until all has been told there; needs no root")]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(disable_help_subcommand = true)]
 struct Cli {
     /// A directory of a mounted share; or a tag, which is mounted where nobody sees it
     #[arg(value_name = "DIRECTORY|TAG", required = true)]
@@ -47,6 +50,17 @@ struct Cli {
     /// Work on one target, as the child of an agent
     #[arg(long, hide = true)]
     worker: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Wait until all that has happened on the host up to now has been told in the mount
+    ///
+    /// Then whoever watches there has every event. Any user may ask; an agent must be running. Exit code 3
+    /// says that the time was over. A tag that is called `sync` is named behind `--`.
+    Sync(SyncArgs),
 }
 
 /// Runs the command that the process was given. An error is one sentence on standard error, and exit
@@ -54,6 +68,16 @@ struct Cli {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Some(Command::Sync(args)) = &cli.command {
+        return match args.run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                let code = error.exit_code();
+                fail(&error.into());
+                ExitCode::from(code)
+            }
+        };
+    }
     let format = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(false);
     tracing_subscriber::registry().with(cli.log.clone()).with(format).init();
     let timeout = Duration::from_secs(cli.server_timeout);

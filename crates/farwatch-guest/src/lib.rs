@@ -14,6 +14,7 @@ mod reads;
 mod replay;
 mod root;
 mod run;
+mod sync;
 
 pub use error::Error;
 pub use link::Link;
@@ -21,3 +22,4 @@ pub use reads::Reads;
 pub use replay::{Outcome, Replayer};
 pub use root::{MountRoot, Target};
 pub use run::{Receive, Received, Report, run};
+pub use sync::{SyncArgs, SyncError, sync};

@@ -7,6 +7,7 @@
 //! out.
 
 mod backlog;
+mod barrier;
 mod change;
 mod engine;
 pub mod inotify;
@@ -17,6 +18,7 @@ pub mod split;
 mod state;
 mod tree;
 
+pub use barrier::{Progress, Ticket};
 pub use change::{HostChange, HostEntry};
 pub use engine::{AttachError, Engine};
 pub use ledger::{Answer, MarkedRequest, Object, Refusal};

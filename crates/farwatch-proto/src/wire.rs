@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What travels: [`Notification`] from server to client, control frames both ways.
+//! What travels: [`Notification`] from server to client, control frames both ways, [`sync`] frames.
 //!
 //! `abi` holds the structs with the kernel's spelling, their sizes asserted; nothing outside this
 //! module sees raw bytes. `docs/PROTOCOL.md` is the reference.
@@ -7,5 +7,6 @@
 pub mod abi;
 pub mod control;
 mod notification;
+pub mod sync;
 
 pub use notification::{DecodeError, Notification};

@@ -81,6 +81,14 @@ pub enum Error {
         /// What the kernel said.
         source: Errno,
     },
+    /// `ioctl(2)` of a barrier
+    #[error("ioctl(fd {fd}, FARWATCH_IOC_SYNC)")]
+    IoctlSync {
+        /// Some file.
+        fd: RawFd,
+        /// What the kernel said.
+        source: Errno,
+    },
     /// `setfsuid(2)`, which reports no error of its own.
     #[error("setfsuid({0}) had no effect")]
     SetFsuid(u32),
@@ -120,6 +128,7 @@ impl Error {
             | Self::Fstatfs { source, .. }
             | Self::Statx { source, .. }
             | Self::MountSetattr { source, .. }
+            | Self::IoctlSync { source, .. }
             | Self::Capget(source)
             | Self::Capset { source, .. }
             | Self::Unshare { source, .. } => *source,

@@ -141,6 +141,13 @@ impl Fanotify {
         }
     }
 
+    /// How many events wait to be read. The kernel counts each with the size of its fixed part
+    /// (`fanotify_ioctl()`).
+    pub fn queued(&self) -> u64 {
+        let len = rustix::io::ioctl_fionread(&self.fd).unwrap_or(u64::MAX);
+        len.div_ceil(size_of::<libc::fanotify_event_metadata>() as u64)
+    }
+
     fn change(&self, flags: u32, dir: BorrowedFd<'_>, mask: u64) -> Result<(), Error> {
         // The name "." and not a null pointer, which would refuse an O_PATH descriptor; and not
         // /proc/self/fd, which a sandbox may lack and which is wrong in a thread with its own

@@ -10,11 +10,13 @@ mod error;
 pub mod fanotify;
 pub mod handle;
 mod inherited;
+mod ioctl;
 pub mod kernel;
 pub mod mount;
 pub mod thread;
 
 pub use error::Error;
 pub use inherited::inherited;
+pub use ioctl::ioctl_sync;
 /// What `statfs(2)` of a shared directory says, in the file server library's type.
 pub use libc::statvfs64;

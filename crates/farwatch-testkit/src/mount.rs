@@ -207,6 +207,15 @@ impl Mount {
         Ok(command)
     }
 
+    /// Waits with `farwatch sync` until all that was changed in the shared directory before this call
+    /// has been told in the mount.
+    pub fn sync(&self) -> Result<()> {
+        let output = self.farwatch()?.arg("sync").arg(self.mount_point()).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{}: {said}", output.status);
+        Ok(())
+    }
+
     /// The agent of [`start_agent`](Self::start_agent).
     pub fn agent(&mut self) -> &mut Process {
         self.agent.as_mut().expect("an agent has been started")

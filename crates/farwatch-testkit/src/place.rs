@@ -25,6 +25,9 @@ pub trait Place {
     /// Runs a shell script in the mount.
     fn run_in_mount(&self, share: &Share, script: &str) -> Result<()>;
 
+    /// Waits with `sync` until all that was changed on the host side before this call has been told.
+    fn sync(&self) -> Result<()>;
+
     /// What everything that takes part has said, for whoever looks into a failure.
     fn log(&self) -> String;
 }
@@ -42,6 +45,9 @@ pub trait Record {
 
     /// Hands out the events and starts over; cookies are numbered on.
     fn take_events(&mut self) -> Result<Vec<Event>>;
+
+    /// The same with those that are there and have not been read, without waiting for any.
+    fn take_events_now(&mut self) -> Result<Vec<Event>>;
 }
 
 impl Place for Mount {
@@ -59,6 +65,10 @@ impl Place for Mount {
 
     fn run_in_mount(&self, share: &Share, script: &str) -> Result<()> {
         share.run_in_mount(script)
+    }
+
+    fn sync(&self) -> Result<()> {
+        Self::sync(self)
     }
 
     fn log(&self) -> String {
@@ -81,5 +91,9 @@ impl Record for Recorder {
 
     fn take_events(&mut self) -> Result<Vec<Event>> {
         Ok(Self::take_events(self))
+    }
+
+    fn take_events_now(&mut self) -> Result<Vec<Event>> {
+        Self::take_events_now(self)
     }
 }

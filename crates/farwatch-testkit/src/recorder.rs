@@ -97,6 +97,12 @@ impl Recorder {
         std::mem::take(&mut self.events)
     }
 
+    /// The same with those that are there and have not been read, without waiting for any.
+    pub fn take_events_now(&mut self) -> Result<Vec<Event>> {
+        self.read()?;
+        Ok(self.take_events())
+    }
+
     /// What a recursive recorder found when it listed a directory that it had just begun to watch.
     #[must_use]
     pub fn listed(&self) -> &BTreeSet<PathBuf> {

@@ -10,6 +10,8 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use farwatch_guest::SyncArgs;
+
 use crate::serve::options::{Defaults, ServeArgs};
 use crate::serve::{self, compat};
 use crate::{doctor, logging, mount};
@@ -27,6 +29,7 @@ pub(crate) const LOG_VARIABLE: &str = "FARWATCH_LOG";
     farwatch mount ~/src /mnt/src      changes in ~/src are events in /mnt/src\n  \
     farwatch serve --socket /run/src.sock --shared-dir ~/src\n                                     \
     the same for a virtual machine, in place of virtiofsd\n  \
+    farwatch sync /mnt/src             wait until all changes so far have been told there\n  \
     farwatch doctor ~/src              what this machine and directory can do")]
 struct Cli {
     /// What to log, to standard error: error, warn, info, debug, trace, or a filter such as
@@ -46,6 +49,11 @@ enum Command {
     /// Share a directory with a virtual machine: a vhost-user-fs device, in place of virtiofsd
     #[command(override_usage = "farwatch serve --shared-dir PATH --socket PATH [OPTIONS]")]
     Serve(Box<ServeArgs>),
+    /// Wait until all that has happened on the host up to now has been told in a mount
+    ///
+    /// Then whoever watches there has every event. Any user may ask. Exit code 3 says that the time was
+    /// over. In a virtual machine `farwatch-agent sync` is the same.
+    Sync(SyncArgs),
     /// Say what this kernel and user can do, and what to do about what they cannot
     Doctor {
         /// The directory that is to be shared
@@ -162,6 +170,15 @@ pub fn main() -> ExitCode {
             return serve(&args, Defaults::Farwatch, chosen.as_deref().unwrap_or(&cli.log));
         }
         Command::Mount(args) => logged(&cli.log, false, || mount::run(args, &cli.log)),
+        Command::Sync(args) => {
+            return match args.run() {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    fail(&error);
+                    ExitCode::from(error.exit_code())
+                }
+            };
+        }
         Command::Doctor { directory } => {
             return match doctor::run(directory.as_deref(), &mut io::stdout().lock()) {
                 Ok(doctor::Verdict::Missing) => ExitCode::FAILURE,

@@ -14,7 +14,7 @@
 //! | 2.. | requests | requests, one queue fewer |
 //!
 //! The rooms: `request` decides about one request, on the copy that `desk` made of it; `ring`
-//! is the vring; `waiting` takes the agent's READs; `notification` delivers; `migration` moves the
+//! is the vring; `waiting` takes what waits; `notification` delivers; `migration` moves the
 //! state to another host; [`serve()`] accepts connections and ends sessions. Called by the daemon's `main`; the file system behind it and the
 //! engine that makes notifications are other modules.
 //!
@@ -64,7 +64,7 @@ pub use self::stats::Stats;
 use self::desk::Desk;
 use self::migration::Migration;
 use self::notification::NotificationQueue;
-use self::request::{Requests, waits};
+use self::request::{Requests, Waits, waits};
 use self::waiting::Waiting;
 pub(crate) use self::waiting::may_wait;
 
@@ -141,7 +141,7 @@ pub enum DeviceError {
     /// Not between 1 and [`REQUEST_QUEUES_MAX`].
     #[error("{0} request queues, where 1 to {REQUEST_QUEUES_MAX} are possible")]
     RequestQueues(u32),
-    /// No memory to copy requests to, or no thread for the agent's reads.
+    /// No memory to copy requests to, or no thread for those that wait.
     #[error("cannot set up the device's queues")]
     Setup(#[from] io::Error),
 }
@@ -160,7 +160,10 @@ pub struct Device<F: FileSystem + Sync> {
     requests: Arc<Requests<F>>,
     /// One for each queue.
     desks: Vec<Mutex<Desk>>,
-    waiting: Waiting,
+    /// READs of the agent.
+    reads: Waiting,
+    /// Questions for barriers.
+    syncs: Waiting,
     migration: Migration,
     notifications: NotificationQueue,
     acked_features: AtomicU64,
@@ -187,13 +190,14 @@ impl<F: FileSystem + Send + Sync + 'static> Device<F> {
         if !(1..=REQUEST_QUEUES_MAX).contains(&request_queues) {
             return Err(DeviceError::RequestQueues(request_queues));
         }
-        let requests = Arc::new(Requests::new(fs));
+        let requests = Arc::new(Requests::new(fs, Arc::clone(&source)));
         let desks = (0..2 + request_queues).map(|_| Desk::new().map(Mutex::new));
         Ok(Self {
             tag,
             request_queues,
             desks: desks.collect::<io::Result<_>>()?,
-            waiting: Waiting::start(Arc::clone(&requests))?,
+            reads: Waiting::start("control_reads", Arc::clone(&requests))?,
+            syncs: Waiting::start("syncs", Arc::clone(&requests))?,
             migration: Migration::default(),
             requests,
             notifications: NotificationQueue::new(source),
@@ -273,9 +277,14 @@ impl<F: FileSystem + Send + Sync + 'static> Device<F> {
             let Some(taken) = ring.take(mem.clone()) else { break };
             served = true;
             let fetched = desk.fetch(&mem, taken.chain.clone());
-            let taken = if fetched.as_ref().is_ok_and(|request| waits(&request.header)) {
+            let waiting = match fetched.as_ref().ok().and_then(waits) {
+                Some(Waits::Read) => Some(&self.reads),
+                Some(Waits::Sync) => Some(&self.syncs),
+                None => None,
+            };
+            let taken = if let Some(waiting) = waiting {
                 taken.waits_for(self.notifications.source());
-                match self.waiting.push(taken, mem.clone()) {
+                match waiting.push(taken, mem.clone()) {
                     Ok(()) => continue,
                     Err(taken) => taken,
                 }
@@ -297,7 +306,8 @@ impl<F: FileSystem + Send + Sync + 'static> Device<F> {
     fn stop_requests(&self) {
         self.notifications.source().hurry();
         self.requests.close();
-        self.waiting.drain();
+        self.reads.drain();
+        self.syncs.drain();
     }
 
     /// The driver is gone, and the threads of its queues with it: forgets all about it.

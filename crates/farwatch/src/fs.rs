@@ -128,6 +128,9 @@ impl Interposer {
         if id == NodeId::CONTROL && !parent {
             return Ok(control::entry());
         }
+        if id.is_reserved() && self.is_agent(&ctx) {
+            self.share.probed(id);
+        }
         check_node(inode)?;
         if parent && self.is_agent(&ctx) {
             self.reconnect.begin(id);

@@ -8,6 +8,8 @@
 //! `inotify_add_watch(2)`, so that a mark is never set for a node that is being forgotten, and across
 //! nothing that can wait for the guest. "Mark" stands for inotify's watches too.
 
+mod barrier;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Bound::{Excluded, Unbounded};
@@ -17,9 +19,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use farwatch_proto::host::inotify::{CallId, Expected, Observer};
-use farwatch_proto::host::{Engine, Learned, State as Moved};
+use farwatch_proto::host::{Engine, Learned, State as Moved, Ticket};
 use farwatch_proto::wire::Notification;
 use farwatch_proto::wire::control::Delivery;
+use farwatch_proto::wire::sync;
 use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId};
 use farwatch_sys::handle;
 use rustix::io::Errno;
@@ -38,9 +41,10 @@ pub struct Share {
     state: Mutex<State>,
     watch: Option<Watch>,
     unwatched: AtomicU64,
-    /// An eventfd of the watch thread's: there is a directory to list, or a group to read.
+    /// An eventfd of the watch thread's: there is a directory to list, a group to read, or a barrier to
+    /// read up to.
     work: OnceLock<Arc<OwnedFd>>,
-    /// Goes with `state`: there may be something for a READ that waits.
+    /// Goes with `state`: there may be something for a READ that waits, or a barrier is reached.
     news: Condvar,
 }
 
@@ -514,6 +518,14 @@ impl NotificationSource for Share {
         let notification = notification?;
         tracing::trace!(?notification, "sent");
         Some(notification.encode(buf).len())
+    }
+
+    fn progress(
+        &self,
+        ticket: Option<Ticket>,
+        deadline: Option<Instant>,
+    ) -> Result<sync::Answer, Errno> {
+        Self::progress(self, ticket, deadline)
     }
 
     fn hurry(&self) {

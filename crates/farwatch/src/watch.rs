@@ -10,6 +10,7 @@ mod fanotify;
 mod groups;
 mod inotify;
 mod observe;
+mod passing;
 mod rescan;
 
 use std::io;
@@ -30,6 +31,7 @@ use rustix::io::Errno;
 pub use self::groups::Groups;
 pub(crate) use self::groups::Marked;
 pub use self::inotify::Inotify;
+use self::passing::Passing;
 use crate::share::Share;
 
 /// How changes on the host are seen.
@@ -181,7 +183,7 @@ fn run(
             in_step = false;
         }
         let listed = rescan::run(share);
-        if listed {
+        if share.lock().engine.poll_barriers() || listed {
             share.announce();
             deliver();
         }
@@ -209,7 +211,12 @@ fn given_up(share: &Share) -> (usize, u64) {
 }
 
 /// The kernel's queues, and room for what is read.
-enum Reader<'a> {
+struct Reader<'a> {
+    queue: Queue<'a>,
+    passing: Passing,
+}
+
+enum Queue<'a> {
     Fanotify(&'a Groups, Buffers),
     Inotify(&'a Inotify, Vec<MaybeUninit<u8>>),
 }
@@ -222,20 +229,22 @@ struct Buffers {
 
 impl<'a> Reader<'a> {
     fn new(watch: &'a Watch) -> Self {
-        match watch {
+        let queue = match watch {
             Watch::Fanotify(groups) => {
                 let [first, other] = [(); 2].map(|()| vec![0; fanotify::BUFFER_LEN]);
-                Self::Fanotify(groups, Buffers { first, other })
+                Queue::Fanotify(groups, Buffers { first, other })
             }
-            Watch::Inotify(inotify) => Self::Inotify(inotify, inotify::buffer()),
-        }
+            Watch::Inotify(inotify) => Queue::Inotify(inotify, inotify::buffer()),
+        };
+        Self { queue, passing: Passing::default() }
     }
 
     /// Hands in all that there is.
     fn read(&mut self, share: &Share, deliver: &impl Fn()) -> io::Result<()> {
-        match self {
-            Self::Fanotify(groups, buf) => read(groups, share, buf, deliver),
-            Self::Inotify(inotify, buf) => observe::read(inotify, share, buf, deliver),
+        let passing = &mut self.passing;
+        match &mut self.queue {
+            Queue::Fanotify(groups, buf) => read(groups, share, buf, passing, deliver),
+            Queue::Inotify(inotify, buf) => observe::read(inotify, share, buf, passing, deliver),
         }
     }
 }
@@ -258,7 +267,13 @@ const HANDED_IN_MAX: usize = 512;
 /// What is read from the first one is handed in last: a subvolume, whose entries another group tells of,
 /// is removed from a directory of the first, and nothing can be told of what is gone. What happened in
 /// it before is in the other group's queue by then.
-fn read(groups: &Groups, share: &Share, buf: &mut Buffers, deliver: &impl Fn()) -> io::Result<()> {
+fn read(
+    groups: &Groups,
+    share: &Share,
+    buf: &mut Buffers,
+    passing: &mut Passing,
+    deliver: &impl Fn(),
+) -> io::Result<()> {
     let own_pid = i32::try_from(std::process::id()).unwrap_or(-1);
     let mut changes = Vec::new();
     let mut reads = 0;
@@ -267,6 +282,8 @@ fn read(groups: &Groups, share: &Share, buf: &mut Buffers, deliver: &impl Fn()) 
         // Whatever a group that is missing here reports will have happened after `now`.
         let groups = groups.all();
         let Some((first, others)) = groups.split_first() else { return Ok(()) };
+        // The others are read to their ends.
+        passing.begin(share, || first.queued());
         let first = first.read(&mut buf.first)?;
         let mut drained = first == 0;
         for group in others {
@@ -281,15 +298,22 @@ fn read(groups: &Groups, share: &Share, buf: &mut Buffers, deliver: &impl Fn()) 
             }
         }
         let events = buf.first.get(..first).unwrap_or_default();
+        if passing.counts() {
+            passing.read(fanotify::count(events));
+        }
         changes.extend(fanotify::changes(events, own_pid));
         reads += 1;
         if drained || reads >= READS_MAX {
             put_right(&mut changes);
             hand_in(share, std::mem::take(&mut changes), deliver);
             reads = 0;
+            if drained {
+                passing.drained();
+                share.lock().engine.handle_drained(now);
+            }
+            passed(share, passing, deliver);
         }
         if drained {
-            share.lock().engine.handle_drained(now);
             return Ok(());
         }
     }
@@ -310,5 +334,19 @@ fn hand_in(share: &Share, changes: Vec<HostChange>, deliver: &impl Fn()) {
             share.announce();
             deliver();
         }
+    }
+}
+
+/// All that was read has been handed in: a barrier that was among it goes on.
+fn passed(share: &Share, passing: &mut Passing, deliver: &impl Fn()) {
+    let Some(barrier) = passing.handed_in() else { return };
+    let news = {
+        let engine = &mut share.lock().engine;
+        engine.handle_read(barrier);
+        engine.poll_barriers()
+    };
+    if news {
+        share.announce();
+        deliver();
     }
 }

@@ -20,7 +20,9 @@ mod served;
 use std::fs;
 use std::path::Path;
 
+use farwatch_proto::host::Ticket;
 use farwatch_proto::wire::Notification;
+use farwatch_proto::wire::sync::{Answer, State};
 use farwatch_proto::{Mask, NodeId};
 use guest::{AGENT_TID, Caller, Guest, ROOT, nodeid};
 use requests::Request;
@@ -122,6 +124,48 @@ fn a_read_does_not_wait_for_ever_and_not_while_its_queue_is_stopped() {
     // When this has its reply, the device has taken the read.
     guest.ask(&requests::getattr(ROOT));
     assert_eq!(guest.stop_requests(), Ok(Vec::new()));
+}
+
+/// How far a barrier is said to be.
+fn barrier(reply: &[u8]) -> (Option<Ticket>, State) {
+    let answer = Answer::decode(reply[16..].try_into().unwrap()).expect("an answer");
+    (Some(answer.ticket), answer.state)
+}
+
+#[test]
+fn a_barrier_is_reached_by_the_agents_look_for_its_probe_and_by_nobody_elses() {
+    if skip_without_root() {
+        return;
+    }
+    let (_host, mut guest, file) = reading();
+    let (ticket, state) = barrier(&guest.ask(&requests::ioctl_sync(ROOT, None)));
+    assert_eq!(state, State::Sent);
+    let told = messages(&guest.send(Caller::agent(0), &read(file, 4096)).unwrap());
+    let probe = told[0].node.expect("a probe has a node").id.get();
+    let look = requests::lookup(probe, ".");
+    for (who, state) in [(Caller::PROGRAM, State::Sent), (Caller::agent(1), State::Reached)] {
+        assert_eq!(guest.send(who, &look), Err(Errno::STALE));
+        let reply = guest.ask(&requests::ioctl_sync(ROOT, ticket));
+        assert_eq!(barrier(&reply), (ticket, state));
+    }
+    guest.ask(&requests::release(CONTROL, file));
+    for (ticket, error) in [(ticket, Errno::STALE), (None, Errno::NOTCONN)] {
+        let question = requests::ioctl_sync(ROOT, ticket);
+        assert_eq!(guest.send(Caller::PROGRAM, &question), Err(error));
+    }
+}
+
+#[test]
+fn a_barrier_is_not_waited_for_while_the_queue_is_stopped() {
+    if skip_without_root() {
+        return;
+    }
+    let (_host, mut guest, _file) = reading();
+    guest.post(&requests::ioctl_sync(ROOT, None));
+    // When this has its reply, the device has taken the question.
+    guest.ask(&requests::getattr(ROOT));
+    let (_, state) = barrier(&guest.stop_requests().unwrap());
+    assert_ne!(state, State::Reached);
 }
 
 #[test]

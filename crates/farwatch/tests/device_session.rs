@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
 use fake_driver::{Buffer, F_EVENT_IDX, F_NOTIFICATION, FakeDriver};
@@ -22,7 +22,10 @@ use farwatch::device::{
     Device, DeviceError, Ended, NotificationSource, ServeError, StopHandle, Tag, TagError, serve,
 };
 use farwatch_proto::NodeId;
+use farwatch_proto::host::Ticket;
 use farwatch_proto::wire::abi::NOTIFY_BUF_SIZE;
+use farwatch_proto::wire::sync;
+use rustix::io::Errno;
 use tempfile::TempDir;
 use vhost::VhostBackend;
 use vhost::vhost_user::VhostUserFrontend;
@@ -69,6 +72,14 @@ impl NotificationSource for Source {
         let notification = self.pending.lock().unwrap().pop_front()?;
         buf[..notification.len()].copy_from_slice(&notification);
         Some(notification.len())
+    }
+
+    fn progress(
+        &self,
+        _ticket: Option<Ticket>,
+        _deadline: Option<Instant>,
+    ) -> Result<sync::Answer, Errno> {
+        Err(Errno::NOTCONN)
     }
 
     fn hurry(&self) {

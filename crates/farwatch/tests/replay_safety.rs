@@ -362,6 +362,7 @@ fn what_only_reads_changes_nothing_whoever_asks() {
         requests::opaque(Opcode::Interrupt, 0),
         requests::opaque(Opcode::TmpFile, ROOT),
         requests::opaque(Opcode::Ioctl, file),
+        requests::ioctl_sync(file, None),
         requests::opaque(Opcode::Setlk, file),
         requests::forget(link, 1),
         requests::batch_forget(&[link]),

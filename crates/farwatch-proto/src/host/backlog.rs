@@ -92,6 +92,11 @@ impl Backlog {
         true
     }
 
+    /// Adds the probe of a barrier at the end, of which there are few: it is never given up.
+    pub(super) fn push_probe(&mut self, pending: Pending) {
+        self.queue.push_back(pending);
+    }
+
     /// Counts an event that is left to a net.
     pub(super) fn give_up(&mut self) {
         self.forgotten = self.forgotten.saturating_add(1);

@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime};
 use thiserror::Error;
 
 use super::backlog::{Backlog, Pending};
+use super::barrier::{Barriers, Progress, Ticket};
 use super::change::{HostChange, HostEntry};
 use super::ledger::{Answer, Ledger, MarkedRequest, Object, Refusal};
 use super::net::{Change, Listing, Net, Nets, Rescan};
@@ -15,7 +16,7 @@ use super::state::State;
 use super::tree::Tree;
 use crate::wire::Notification;
 use crate::wire::abi::FARWATCH_LIMBO_NAME;
-use crate::{Cookie, Entry, Fid, FileKind, Generation, GuestEvent, Mask, Name, NodeId, Seq};
+use crate::{Cookie, Entry, Fid, FileKind, Generation, GuestEvent, Mask, Name, Node, NodeId, Seq};
 
 /// Why an agent was not attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
@@ -36,6 +37,7 @@ pub struct Engine {
     backlog: Backlog,
     nets: Nets,
     ledger: Ledger,
+    barriers: Barriers,
     agent: Option<Agent>,
     cookie: Cookie,
     seq: Seq,
@@ -64,6 +66,7 @@ impl Default for Engine {
             backlog: Backlog::default(),
             nets: Nets::default(),
             ledger: Ledger::default(),
+            barriers: Barriers::default(),
             agent: None,
             cookie: Cookie(NonZeroU32::MIN),
             seq: Seq::FIRST,
@@ -158,6 +161,7 @@ impl Engine {
         self.agent = None;
         self.backlog.clear();
         self.ledger.clear();
+        self.barriers.clear();
         self.second_half = None;
         self.seq = Seq::FIRST;
     }
@@ -316,6 +320,47 @@ impl Engine {
         self.ledger.hand_out(self.seq, pending, second, &mut self.backlog);
         self.seq = self.seq.next();
         Some(notification)
+    }
+
+    /// Somebody in the guest wants to know when all that has happened up to now has been replayed.
+    /// `None` while no agent listens.
+    pub fn ask_barrier(&mut self) -> Option<Ticket> {
+        self.is_listening().then(|| self.barriers.ask())
+    }
+
+    /// How far that is.
+    pub fn progress(&self, ticket: Ticket) -> Progress {
+        self.barriers.progress(ticket)
+    }
+
+    /// The barrier up to which the kernel's queue is to be read, if there is one.
+    pub fn barrier_to_read(&self) -> Option<Ticket> {
+        self.barriers.to_read()
+    }
+
+    /// What was in the kernel's queue at some time after `ticket` was asked for has been handed in.
+    pub fn handle_read(&mut self, ticket: Ticket) {
+        self.barriers.handle_read(ticket, &self.nets);
+    }
+
+    /// Puts the probes of barriers behind what is to be sent before them. `true` when it did.
+    pub fn poll_barriers(&mut self) -> bool {
+        let mut sent = false;
+        while let Some(send) = self.barriers.poll(&self.nets) {
+            self.phantoms = self.phantoms.wrapping_add(1);
+            let id = NodeId::phantom(FileKind::Unknown, self.phantoms);
+            send(id);
+            let node = Node { id, generation: self.tree.generation() };
+            let event = GuestEvent::Object { node, mask: Mask::ATTRIB };
+            self.backlog.push_probe(Pending { event, object: None });
+            sent = true;
+        }
+        sent
+    }
+
+    /// The agent looks for a node that nobody has. `true` when a barrier was reached by that.
+    pub fn handle_probe(&mut self, node: NodeId) -> bool {
+        self.barriers.handle_probe(node)
     }
 
     /// Answers a request with an agent's marks. `seq` is the number that it carries.

@@ -238,6 +238,17 @@ impl Observer {
         self.halves.poll_timeout()
     }
 
+    /// What has been taken in up to now, for [`Observer::has_told`].
+    pub fn position(&self) -> u64 {
+        self.halves.position()
+    }
+
+    /// Whether all that had been taken in at that position has been told, given that
+    /// [`Observer::changes`] was.
+    pub fn has_told(&self, position: u64) -> bool {
+        self.halves.has_popped(position)
+    }
+
     /// The queue was empty after `mark`, and all that follows has been told. `None` while something
     /// still waits for its mate.
     pub fn drained(&mut self, mark: Mark) -> Option<Drained> {

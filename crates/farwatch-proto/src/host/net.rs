@@ -83,10 +83,14 @@ pub(super) struct Nets {
     last: Option<NodeId>,
     /// When the kernel's queue was last found empty.
     drained: SystemTime,
+    /// How many directories have become stale.
+    count: u64,
 }
 
 #[derive(Debug)]
 struct Stale {
+    /// Which one it was to become stale.
+    nth: u64,
     /// Since when events may be missing.
     since: SystemTime,
     /// The last name that is in step again.
@@ -136,7 +140,7 @@ struct Held {
 impl Default for Nets {
     fn default() -> Self {
         let drained = SystemTime::UNIX_EPOCH;
-        Self { stale: BTreeMap::new(), asked: None, last: None, drained }
+        Self { stale: BTreeMap::new(), asked: None, last: None, drained, count: 0 }
     }
 }
 
@@ -159,7 +163,7 @@ impl Nets {
 
     /// Nobody is to be told anything.
     pub(super) fn clear(&mut self) {
-        *self = Self { drained: self.drained, ..Self::default() };
+        *self = Self { drained: self.drained, count: self.count, ..Self::default() };
     }
 
     /// The stale directories, each as a whole, for another host.
@@ -174,13 +178,26 @@ impl Nets {
     pub(super) fn load(&mut self, stale: BTreeMap<NodeId, StaleState>) {
         self.clear();
         for (dir, StaleState { since, itself }) in stale {
-            self.stale.insert(dir, Stale { since, after: None, itself, retry_at: None });
+            self.count += 1;
+            let nth = self.count;
+            self.stale.insert(dir, Stale { nth, since, after: None, itself, retry_at: None });
         }
     }
 
     /// How many directories are stale.
     pub(super) fn len(&self) -> usize {
         self.stale.len()
+    }
+
+    /// What is stale now, for [`Nets::has_before`].
+    pub(super) fn mark(&self) -> u64 {
+        self.count
+    }
+
+    /// Whether anything is still stale that was when the mark was taken. Directories are compared from
+    /// the last to the first, so the first ones tell.
+    pub(super) fn has_before(&self, mark: u64) -> bool {
+        self.stale.values().any(|stale| stale.nth <= mark)
     }
 
     /// When a directory is to be tried again.
@@ -207,8 +224,11 @@ impl Nets {
             self.asked = None;
         }
         let since = in_step.checked_sub(Self::GRANULARITY).unwrap_or(SystemTime::UNIX_EPOCH);
-        let new = Stale { since, after: None, itself: Mask::empty(), retry_at: None };
-        let stale = self.stale.entry(dir).or_insert(new);
+        let stale = self.stale.entry(dir).or_insert_with(|| {
+            self.count += 1;
+            let nth = self.count;
+            Stale { nth, since, after: None, itself: Mask::empty(), retry_at: None }
+        });
         stale.after = None;
         stale.itself |= itself;
         if self.stale.len() > tree.len() {

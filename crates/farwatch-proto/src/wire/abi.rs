@@ -99,6 +99,17 @@ pub struct fuse_notify_fsnotify_out {
     pub child_nodeid: U64,
 }
 
+/// The `ioctl(2)` by which a program asks how far a barrier is: `_IOWR('w', 1, struct farwatch_sync)`.
+pub const FARWATCH_IOC_SYNC: u32 = 0xc010_7701;
+/// `state` of an answer: all that happened before has been replayed.
+pub const FARWATCH_SYNC_REACHED: u32 = 0;
+/// `state`: the watcher has not taken in all that happened before.
+pub const FARWATCH_SYNC_UNREAD: u32 = 1;
+/// `state`: directories of which events were given up are yet to be compared.
+pub const FARWATCH_SYNC_STALE: u32 = 2;
+/// `state`: the agent has not replayed it all.
+pub const FARWATCH_SYNC_SENT: u32 = 3;
+
 /// What an agent writes to the control node first.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -143,7 +154,56 @@ pub struct farwatch_welcome {
     pub reserved: U64,
 }
 
+/// `struct fuse_ioctl_in`.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct fuse_ioctl_in {
+    /// Of the open file.
+    pub fh: U64,
+    /// `FUSE_IOCTL_*`.
+    pub flags: U32,
+    /// [`FARWATCH_IOC_SYNC`].
+    pub cmd: U32,
+    /// The argument, an address in the program.
+    pub arg: U64,
+    /// Bytes that follow.
+    pub in_size: U32,
+    /// Bytes that the program takes.
+    pub out_size: U32,
+}
+
+/// `struct fuse_ioctl_out`.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct fuse_ioctl_out {
+    /// What the call returns.
+    pub result: I32,
+    /// 0.
+    pub flags: U32,
+    /// 0.
+    pub in_iovs: U32,
+    /// 0.
+    pub out_iovs: U32,
+}
+
+/// Argument of [`FARWATCH_IOC_SYNC`], question and answer.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct farwatch_sync {
+    /// The barrier, 0 in the first question.
+    pub ticket: U64,
+    /// 0 in a question, `FARWATCH_SYNC_*` in an answer.
+    pub state: U32,
+    /// 0.
+    pub reserved: U32,
+}
+
 const _: () = {
+    assert!(size_of::<fuse_ioctl_in>() == 32);
+    assert!(size_of::<fuse_ioctl_out>() == 16);
+    assert!(size_of::<farwatch_sync>() == 16);
+    assert!(FARWATCH_IOC_SYNC == 3 << 30 | 16 << 16 | (b'w' as u32) << 8 | 1);
+
     assert!(size_of::<fuse_out_header>() == 16);
     assert!(offset_of!(fuse_out_header, error) == 4);
     assert!(offset_of!(fuse_out_header, unique) == 8);

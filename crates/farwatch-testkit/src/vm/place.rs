@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 
 use super::{Guest, Kernel, Qemu, mount_point};
 use crate::event::Event;
@@ -150,6 +150,14 @@ impl Place for Vm {
         self.guest().shell(share.mount(), script).map(drop)
     }
 
+    fn sync(&self) -> Result<()> {
+        let mount_point = self.mount_point();
+        let sync = [OsStr::new("farwatch-agent"), OsStr::new("sync"), mount_point.as_os_str()];
+        let output = self.guest().output(&sync)?;
+        ensure!(output.code == 0, "{output:?}");
+        Ok(())
+    }
+
     fn log(&self) -> String {
         let mut guest = self.guest();
         let agent = guest.log(AGENT).unwrap_or_else(|error| error.root_cause().to_string());
@@ -171,12 +179,6 @@ impl RemoteRecorder {
         let mut words = vec![OsStr::new(verb), OsStr::new(&self.name)];
         words.extend(argument);
         self.guest.lock().unwrap_or_else(PoisonError::into_inner).ask(&words)
-    }
-
-    /// Reads what there is to read and hands all events out, without waiting.
-    pub fn take_events_now(&mut self) -> Result<Vec<Event>> {
-        self.ask("read", None)?;
-        self.take_events()
     }
 
     /// Waits for a sentinel that somebody else makes in the share's barrier directory.
@@ -205,6 +207,11 @@ impl Record for RemoteRecorder {
     fn take_events(&mut self) -> Result<Vec<Event>> {
         let lines = self.ask("events", None)?;
         lines.iter().flatten().map(|line| Event::parse(&line.to_string_lossy())).collect()
+    }
+
+    fn take_events_now(&mut self) -> Result<Vec<Event>> {
+        self.ask("read", None)?;
+        self.take_events()
     }
 }
 

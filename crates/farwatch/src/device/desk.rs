@@ -225,6 +225,11 @@ impl Desk {
 }
 
 impl Request<'_> {
+    /// The request as it will be executed; of a WRITE, without the data.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.desk.bytes
+    }
+
     /// The request, to be changed before it is executed.
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.desk.bytes

@@ -9,8 +9,12 @@
 
 use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
+use farwatch_proto::host::Ticket;
 use farwatch_proto::wire::abi::NOTIFY_BUF_SIZE;
+use farwatch_proto::wire::sync;
+use rustix::io::Errno;
 use vhost_user_backend::{VringState, VringT};
 use virtio_queue::{QueueOwnedT, QueueT};
 use virtiofsd::descriptor_utils::Writer;
@@ -27,7 +31,16 @@ pub trait NotificationSource: Send + Sync {
     /// [`Device::pump`](super::Device::pump).
     fn next(&self, buf: &mut [u8; NOTIFY_BUF_SIZE]) -> Option<usize>;
 
-    /// A READ that waits for a notification is to be answered at once, with none.
+    /// How far a barrier is, or a new one without a `ticket`; waits for it until `deadline`. The error
+    /// is for whoever asks.
+    fn progress(
+        &self,
+        ticket: Option<Ticket>,
+        deadline: Option<Instant>,
+    ) -> Result<sync::Answer, Errno>;
+
+    /// A READ that waits for a notification is to be answered at once, with none, and who waits for a
+    /// barrier, that it is not reached.
     fn hurry(&self);
 
     /// The driver is gone or has reset the device: what was not delivered will not be asked for.

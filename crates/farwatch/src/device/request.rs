@@ -24,9 +24,11 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
 
 use farwatch_proto::NodeId;
 use farwatch_proto::wire::abi::FUSE_HAVE_FSNOTIFY;
+use farwatch_proto::wire::sync;
 use farwatch_sys::thread::unshare_fs;
 use rustix::io::Errno;
 use tracing::{error, trace, warn};
@@ -37,11 +39,17 @@ use virtiofsd::server::Server;
 use vm_memory::ByteValued;
 
 use super::desk::{Desk, HEADER_LEN, Malformed, REQUEST_LEN_MAX, Request};
+use super::notification::NotificationSource;
 use super::stats::Counter;
+use super::waiting::may_wait;
 
 /// Bytes of `fuse_out_header`, the least that a reply has.
 const REPLY_HEADER_LEN: usize = 16;
 const _: () = assert!(REPLY_HEADER_LEN == size_of::<OutHeader>());
+
+/// Bytes of the whole reply to a question for a barrier.
+const SYNC_REPLY_LEN: u32 = 48;
+const _: () = assert!(SYNC_REPLY_LEN as usize == REPLY_HEADER_LEN + sync::REPLY_LEN);
 
 /// `fuse_init_in.flags` and `flags2` within an INIT request.
 const INIT_IN_FLAGS: Range<usize> = HEADER_LEN + 12..HEADER_LEN + 16;
@@ -56,6 +64,9 @@ const HAVE_FSNOTIFY2: u32 = (FUSE_HAVE_FSNOTIFY >> 32) as u32;
 /// `FUSE_INIT_EXT`: `flags2` counts.
 const INIT_EXT: u32 = 1 << 30;
 
+/// How long a question for a barrier waits. A ring that is stopped waits for all that were asked.
+const SYNC_WAIT: Duration = Duration::from_millis(100);
+
 thread_local! {
     /// This thread has a working directory and a umask of its own.
     static HAS_OWN_FS: Cell<bool> = const { Cell::new(false) };
@@ -64,6 +75,8 @@ thread_local! {
 /// The file server and what is counted about it, shared by the threads of all queues.
 pub(super) struct Requests<F: FileSystem + Sync> {
     server: Server<F>,
+    /// Whom questions for barriers are passed on to.
+    source: Arc<dyn NotificationSource>,
     /// Whether requests may run. A request runs with this lock held for reading.
     open: RwLock<bool>,
     /// Whether there is a notification queue, so that INIT may grant `FUSE_HAVE_FSNOTIFY`.
@@ -90,13 +103,23 @@ impl Agreed {
     pub(super) const REQUEST_LEN_MAX: usize = 1024;
 }
 
+/// What a request waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Waits {
+    /// A READ on the control node, for something to tell.
+    Read,
+    /// An IOCTL, for a barrier.
+    Sync,
+}
+
 /// While it exists, the session does not end.
 pub(super) struct Admission<'a>(#[expect(dead_code, reason = "held")] RwLockReadGuard<'a, bool>);
 
 impl<F: FileSystem + Sync> Requests<F> {
-    pub(super) fn new(fs: F) -> Self {
+    pub(super) fn new(fs: F, source: Arc<dyn NotificationSource>) -> Self {
         Self {
             server: Server::new(fs),
+            source,
             open: RwLock::new(false),
             notifying: AtomicBool::new(false),
             agreed: Mutex::default(),
@@ -163,6 +186,8 @@ impl<F: FileSystem + Sync> Requests<F> {
         self.dispatched.add();
         if is(&request.header, Opcode::Init) {
             self.init(request)
+        } else if is_sync(request) {
+            self.sync(request)
         } else {
             self.dispatch(request.reader()?, request.writer.clone())
         }
@@ -208,6 +233,18 @@ impl<F: FileSystem + Sync> Requests<F> {
         if let Some(granted) = granted(&reply) {
             *self.lock_agreed() = Agreed { request: request.bytes_mut().to_vec(), granted };
         }
+        Ok(reply.len())
+    }
+
+    /// An IOCTL that asks for a barrier. virtiofsd's server passes no IOCTL's arguments on.
+    fn sync(&self, request: &Request<'_>) -> Result<usize, Errno> {
+        let body = request.bytes().get(HEADER_LEN..).unwrap_or_default();
+        let ticket = sync::question(body).ok_or(Errno::INVAL)?;
+        let deadline = if may_wait() { Instant::now().checked_add(SYNC_WAIT) } else { None };
+        let answer = self.source.progress(ticket, deadline)?.encode();
+        let reply = OutHeader { len: SYNC_REPLY_LEN, error: 0, unique: request.header.unique };
+        let reply = [reply.as_slice(), &answer].concat();
+        request.writer.clone().write_all(&reply).map_err(|_| Errno::INVAL)?;
         Ok(reply.len())
     }
 
@@ -329,9 +366,20 @@ impl From<Malformed> for Errno {
     }
 }
 
-/// True for a READ on the control node. It is answered when there is something to tell.
-pub(super) fn waits(header: &InHeader) -> bool {
-    is(header, Opcode::Read) && header.nodeid == NodeId::CONTROL.get()
+/// Whether a request is answered when something happens.
+pub(super) fn waits(request: &Request<'_>) -> Option<Waits> {
+    if is(&request.header, Opcode::Read) && request.header.nodeid == NodeId::CONTROL.get() {
+        Some(Waits::Read)
+    } else if is_sync(request) {
+        Some(Waits::Sync)
+    } else {
+        None
+    }
+}
+
+fn is_sync(request: &Request<'_>) -> bool {
+    is(&request.header, Opcode::Ioctl)
+        && request.bytes().get(HEADER_LEN..).is_some_and(sync::is_question)
 }
 
 /// False for the requests that the kernel sends without room for a reply.

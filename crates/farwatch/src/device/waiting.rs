@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! [`Waiting`]: READs on the control node, off the queues' threads.
+//! [`Waiting`]: requests that are answered when something happens, off the queues' threads.
 //!
-//! The agent of a stock guest posts a READ and gets its answer when there is something to tell, or
-//! after a bounded time (the file system's). A stock guest has one request queue, or one a CPU: a
-//! READ that waited on the queue's own thread would make every other request wait with it. So it is
-//! handed to this thread, and the queue goes on.
+//! The agent of a stock guest posts a READ on the control node and gets its answer when there is something
+//! to tell, or after a bounded time (the file system's); a program that waits for a barrier gets its own
+//! likewise. A stock guest has one request queue, or one a CPU: a
+//! request that waited on the queue's own thread would make every other request wait with it. So it is
+//! handed to this thread, and the queue goes on. Each of the two kinds has a thread, since the second
+//! waits for the agent, which waits for the first. Of one kind one waits at a time, and the others behind
+//! it: barriers are reached in the order in which they were asked for.
 
 use std::cell::Cell;
 use std::io;
@@ -20,10 +23,10 @@ use super::desk::Desk;
 use super::request::Requests;
 use super::ring::Taken;
 
-/// READs that may wait for the thread. A mount has one agent, and an agent one READ. Those beyond are
+/// Requests that may wait for the thread. A mount has one agent, and an agent one READ. Those beyond are
 /// answered at once by the queue's own thread, with what there is.
 const WAITING_MAX: usize = 4;
-/// What part of a queue's descriptors one READ that waits may hold: all of them together leave half
+/// What part of a queue's descriptors one request that waits may hold: all of them together leave half
 /// of the queue to others. One that holds more is answered at once, too.
 const HELD_PART_MAX: usize = 8;
 
@@ -41,27 +44,25 @@ pub(crate) fn may_wait() -> bool {
 pub(super) struct Waiting(SyncSender<Job>);
 
 enum Job {
-    /// A READ, and the memory that it lies in.
-    Read(Taken, GuestMemoryLoadGuard<Memory>),
+    /// A request, and the memory that it lies in.
+    Request(Taken, GuestMemoryLoadGuard<Memory>),
     /// Dropped when all that was sent before is done.
     Barrier(#[expect(dead_code, reason = "its end is the signal")] SyncSender<()>),
 }
 
 impl Waiting {
-    /// Starts the thread.
-    pub(super) fn start<F>(requests: Arc<Requests<F>>) -> io::Result<Self>
+    /// Starts the thread, under a name.
+    pub(super) fn start<F>(name: &str, requests: Arc<Requests<F>>) -> io::Result<Self>
     where
         F: FileSystem + Send + Sync + 'static,
     {
         let (sender, jobs) = sync_channel(WAITING_MAX);
         let desk = Desk::new()?;
-        thread::Builder::new()
-            .name("control_reads".to_owned())
-            .spawn(move || run(&requests, desk, &jobs))?;
+        thread::Builder::new().name(name.to_owned()).spawn(move || run(&requests, desk, &jobs))?;
         Ok(Self(sender))
     }
 
-    /// Hands a READ to the thread, or gives it back when it must not wait.
+    /// Hands a request to the thread, or gives it back when it must not wait.
     pub(super) fn push(
         &self,
         taken: Taken,
@@ -70,13 +71,13 @@ impl Waiting {
         if taken.chain.clone().count() * HELD_PART_MAX > taken.queue_size() {
             return Err(taken);
         }
-        match self.0.try_send(Job::Read(taken, mem)) {
-            Err(TrySendError::Full(Job::Read(taken, _))) => Err(taken),
+        match self.0.try_send(Job::Request(taken, mem)) {
+            Err(TrySendError::Full(Job::Request(taken, _))) => Err(taken),
             _ => Ok(()),
         }
     }
 
-    /// Returns when no READ of the past is waiting. With the requests closed, that is soon.
+    /// Returns when no request of the past is waiting. With the requests closed, that is soon.
     pub(super) fn drain(&self) {
         let (barrier, reached) = sync_channel(0);
         if self.0.send(Job::Barrier(barrier)).is_ok() {
@@ -89,7 +90,7 @@ impl Waiting {
 fn run<F: FileSystem + Sync>(requests: &Requests<F>, mut desk: Desk, jobs: &Receiver<Job>) {
     MAY_WAIT.set(true);
     for job in jobs {
-        let Job::Read(taken, mem) = job else { continue };
+        let Job::Request(taken, mem) = job else { continue };
         // When the session is over, so is the ring: the chain is dropped.
         let Some(_admission) = requests.admit() else { continue };
         let len = requests.serve(desk.fetch(&mem, taken.chain.clone()));

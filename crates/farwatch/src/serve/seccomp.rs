@@ -151,8 +151,9 @@ const OLD: &[&str] = if cfg!(target_arch = "x86_64") {
     &[]
 };
 
-/// The `ioctl(2)` that says whether a descriptor blocks.
-const FIONBIO: u64 = 0x5421;
+/// The `ioctl(2)`s that are needed: whether a descriptor blocks (FIONBIO), and how much there is to read
+/// (FIONREAD).
+const REQUESTS: [u64; 2] = [0x5421, 0x541b];
 
 /// Loads the filter into all threads of this process, for good.
 ///
@@ -183,8 +184,10 @@ fn rules(syslog: bool) -> Vec<Value> {
     let syslog: &[&str] = if syslog { &["sendto"] } else { &[] };
     let all = [PROCESS, CONNECTION, FILES, WATCH, BACKTRACE, OLD, syslog].into_iter().flatten();
     let mut rules: Vec<_> = all.map(|name| json!({ "syscall": name })).collect();
-    let request = json!({ "index": 1, "type": "dword", "op": "eq", "val": FIONBIO });
-    rules.push(json!({ "syscall": "ioctl", "args": [request] }));
+    for request in REQUESTS {
+        let request = json!({ "index": 1, "type": "dword", "op": "eq", "val": request });
+        rules.push(json!({ "syscall": "ioctl", "args": [request] }));
+    }
     rules
 }
 
@@ -209,8 +212,7 @@ mod tests {
     fn every_call_of_the_list_is_known_and_named_once() {
         for syslog in [false, true] {
             assert!(!compile("kill_process", syslog).unwrap().is_empty());
-            let mut names: Vec<_> =
-                rules(syslog).iter().map(|r| r["syscall"].to_string()).collect();
+            let mut names: Vec<_> = rules(syslog).iter().map(ToString::to_string).collect();
             let len = names.len();
             names.sort();
             names.dedup();

@@ -25,6 +25,11 @@ pub(super) fn changes(bytes: &[u8], own_pid: i32) -> impl Iterator<Item = HostCh
     })
 }
 
+/// How many events one read has given.
+pub(super) fn count(bytes: &[u8]) -> u64 {
+    records(bytes).fold(0, |count, _| count + 1)
+}
+
 fn change(mut record: Record<'_>) -> Vec<HostChange> {
     let dir = [&record.dir, &record.old, &record.new].into_iter().flatten().next();
     if let (Some(object), Some(dir)) = (&record.object, dir) {

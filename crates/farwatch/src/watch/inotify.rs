@@ -101,19 +101,28 @@ impl Inotify {
         poll(&mut fds, Some(&now)) == Ok(0)
     }
 
-    /// What was reported, in order; nothing when the queue is empty.
-    pub(super) fn read(&self, buf: &mut [MaybeUninit<u8>]) -> io::Result<Vec<Report>> {
+    /// How many bytes wait to be read.
+    pub(super) fn queued(&self) -> u64 {
+        rustix::io::ioctl_fionread(&self.fd).unwrap_or(u64::MAX)
+    }
+
+    /// What was reported, in order, and how many bytes that were; none when the queue is empty.
+    pub(super) fn read(&self, buf: &mut [MaybeUninit<u8>]) -> io::Result<(Vec<Report>, u64)> {
         let mut reader = Reader::new(&self.fd, buf);
         let mut reports = Vec::new();
+        let mut len = 0;
         loop {
             match reader.next() {
-                Ok(event) => reports.extend(report(&event)),
-                Err(Errno::AGAIN) => return Ok(reports),
+                Ok(event) => {
+                    len += record_len(event.file_name());
+                    reports.extend(report(&event));
+                }
+                Err(Errno::AGAIN) => return Ok((reports, len)),
                 Err(Errno::INTR) => continue,
                 Err(errno) => return Err(errno.into()),
             }
             if reader.is_buffer_empty() {
-                return Ok(reports);
+                return Ok((reports, len));
             }
         }
     }
@@ -159,6 +168,14 @@ fn of_inode(stat: &Statx) -> Fid {
     let has_birth = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::BTIME);
     let born: Option<SystemTime> = has_birth.then(|| time(stat.stx_btime));
     Fid::of_inode(dev, stat.stx_ino, born)
+}
+
+/// Bytes of a record: `struct inotify_event`, and the name with its NUL in as many more of the same size
+/// as it needs (`round_event_name_len()`).
+fn record_len(name: Option<&CStr>) -> u64 {
+    const HEAD: usize = 16;
+    let name_len = name.map_or(0, |name| name.count_bytes() + 1);
+    (HEAD + name_len.next_multiple_of(HEAD)) as u64
 }
 
 fn report(event: &Event<'_>) -> Option<Report> {

@@ -14,7 +14,8 @@ use farwatch_proto::host::inotify::{Doubt, Found, Looks};
 use rustix::fs::{AtFlags, StatxFlags};
 
 use super::inotify::Inotify;
-use super::{rescan, time};
+use super::passing::Passing;
+use super::{passed, rescan, time};
 use crate::share::Share;
 
 /// Hands in all that there is, until there is no more.
@@ -22,6 +23,7 @@ pub(super) fn read(
     inotify: &Inotify,
     share: &Share,
     buf: &mut [MaybeUninit<u8>],
+    passing: &mut Passing,
     deliver: &impl Fn(),
 ) -> io::Result<()> {
     loop {
@@ -29,8 +31,13 @@ pub(super) fn read(
         let Some(mark) = share.lock().observer.as_mut().map(|observer| observer.begin()) else {
             return Ok(());
         };
-        let reports = inotify.read(buf)?;
-        let empty = reports.is_empty();
+        passing.begin(share, || inotify.queued());
+        let (reports, len) = inotify.read(buf)?;
+        let empty = len == 0;
+        passing.read(len);
+        if empty {
+            passing.drained();
+        }
         tracing::trace!(?reports, "reported");
         let looks = {
             let state = &mut *share.lock();
@@ -39,7 +46,7 @@ pub(super) fn read(
             observer.looks(&state.engine.tree)
         };
         let found = look_up(inotify, share, looks);
-        let (news, drained) = {
+        let (news, drained, told) = {
             let state = &mut *share.lock();
             let Some(observer) = &mut state.observer else { return Ok(()) };
             for change in observer.changes(&state.engine.tree, &found) {
@@ -50,7 +57,10 @@ pub(super) fn read(
             if drained.is_some() {
                 state.engine.handle_drained(now);
             }
-            (state.engine.has_next(), drained)
+            // What was read is told when it waits for no mate any more.
+            let position = observer.position();
+            let told = passing.counts() || observer.has_told(passing.position(position));
+            (state.engine.has_next(), drained, told)
         };
         if news {
             share.announce();
@@ -59,6 +69,9 @@ pub(super) fn read(
         let again = drained.as_ref().is_some_and(|drained| drained.again);
         for doubt in drained.into_iter().flat_map(|drained| drained.doubts) {
             settle(inotify, share, doubt, deliver);
+        }
+        if told && !again {
+            passed(share, passing, deliver);
         }
         if empty && !again {
             return Ok(());

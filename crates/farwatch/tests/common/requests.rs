@@ -3,6 +3,9 @@
 //!
 //! The layouts are those of `include/uapi/linux/fuse.h`. What the reply must be is the test's to say.
 
+use farwatch_proto::host::Ticket;
+use farwatch_proto::wire::abi::FARWATCH_IOC_SYNC;
+use farwatch_proto::wire::sync;
 use virtiofsd::fuse::Opcode;
 
 /// `valid` bits of SETATTR.
@@ -260,6 +263,13 @@ pub(crate) fn copy_file_range(from: (u64, u64), to: (u64, u64)) -> Request {
 
 pub(crate) fn syncfs(node: u64) -> Request {
     Request::new(Opcode::Syncfs, node).u64(0)
+}
+
+/// The question for a barrier. The answer is behind `fuse_ioctl_out`.
+pub(crate) fn ioctl_sync(node: u64, ticket: Option<Ticket>) -> Request {
+    let argument = sync::ask(ticket);
+    let head = Request::new(Opcode::Ioctl, node).u64(0).u32(0).u32(FARWATCH_IOC_SYNC).u64(0);
+    head.u32(len32(&argument)).u32(len32(&argument)).bytes(&argument)
 }
 
 /// What the library decodes no further than to its opcode.

@@ -20,6 +20,9 @@ pub(super) struct Halves {
     /// The kernel's queue was found empty at this time.
     drained: Option<Instant>,
     join: bool,
+    /// How many records have begun to wait, and how many wait no more.
+    pushed: u64,
+    popped: u64,
 }
 
 #[derive(Debug)]
@@ -38,12 +41,13 @@ impl Halves {
 
     /// Without `join` nothing waits, and every half stays one.
     pub(super) fn new(join: bool) -> Self {
-        Self { queue: VecDeque::new(), drained: None, join }
+        Self { queue: VecDeque::new(), drained: None, join, pushed: 0, popped: 0 }
     }
 
     /// Nothing waits.
     pub(super) fn clear(&mut self) {
         self.queue.clear();
+        self.popped = self.pushed;
     }
 
     /// Takes one record, in the order of the kernel's queue. A pair takes the place of its first
@@ -68,6 +72,7 @@ impl Halves {
             }
         }
         self.queue.push_back(Held { seen, until });
+        self.pushed += 1;
     }
 
     /// The kernel's queue was found empty at `now`, and all that was in it has been pushed.
@@ -82,12 +87,24 @@ impl Halves {
         if waits && self.queue.len() <= Self::LEN_MAX {
             return None;
         }
-        self.queue.pop_front().map(|held| held.seen)
+        let held = self.queue.pop_front()?;
+        self.popped += 1;
+        Some(held.seen)
     }
 
     /// When to look into the kernel's queue again, even if there is nothing new.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.queue.front()?.until
+    }
+
+    /// What has been pushed up to now, for [`Halves::has_popped`].
+    pub(super) fn position(&self) -> u64 {
+        self.pushed
+    }
+
+    /// Whether all that had been pushed at that position waits no more.
+    pub(super) fn has_popped(&self, position: u64) -> bool {
+        self.popped >= position
     }
 
     /// Whether nothing waits.

@@ -3,8 +3,11 @@
 //! what its test needs.
 
 use std::ffi::CStr;
-use std::time::Duration;
 
+use farwatch_proto::host::Ticket;
+use farwatch_proto::wire::Notification;
+use farwatch_proto::wire::abi::FARWATCH_IOC_SYNC;
+use farwatch_proto::wire::sync::State;
 use proptest::prelude::*;
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Queue, QueueT};
@@ -14,6 +17,7 @@ use virtiofsd::filesystem::{
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 
 use super::*;
+
 use crate::device::{AtomicMemory, Chain, QUEUE_SIZE_MAX};
 
 const LOOKUP: u32 = 1;
@@ -23,6 +27,7 @@ const READ: u32 = 15;
 const WRITE: u32 = 16;
 const INIT: u32 = 26;
 const READDIR: u32 = 28;
+const IOCTL: u32 = 39;
 const READDIRPLUS: u32 = 44;
 
 const F_NEXT: u16 = 1;
@@ -46,6 +51,24 @@ struct Seen {
 }
 
 struct NoEntries;
+
+/// Gives out barrier 7, which is reached, and knows no other.
+struct Barriers;
+
+impl NotificationSource for Barriers {
+    fn next(&self, _: &mut [u8; Notification::LEN_MAX]) -> Option<usize> {
+        None
+    }
+
+    fn progress(&self, ticket: Option<Ticket>, _: Option<Instant>) -> Result<sync::Answer, Errno> {
+        let known = Ticket::new(7).filter(|known| ticket.is_none_or(|ticket| ticket == *known));
+        known.map(|ticket| sync::Answer { ticket, state: State::Reached }).ok_or(Errno::STALE)
+    }
+
+    fn hurry(&self) {}
+
+    fn reset(&self) {}
+}
 
 impl DirectoryIterator for NoEntries {
     fn next(&mut self) -> Option<DirEntry<'_>> {
@@ -146,7 +169,7 @@ impl Bench {
         Self {
             memory: GuestMemoryAtomic::new(mem),
             desk: Desk::new().unwrap(),
-            requests: Requests::new(TestFs(Arc::clone(&seen))),
+            requests: Requests::new(TestFs(Arc::clone(&seen)), Arc::new(Barriers)),
             seen,
         }
     }
@@ -267,6 +290,41 @@ fn a_request_in_pieces_is_served_and_its_reply_spread_over_the_pieces() {
     assert_eq!((reply.len(), errno(&reply)), (144, 0));
     assert_eq!(le32(&reply, 16), 7, "nodeid");
     assert_eq!(*bench.seen.looked_up.lock().unwrap(), ["known"]);
+}
+
+/// `fuse_ioctl_in` and the argument.
+fn ioctl(cmd: u32, argument: &[u8]) -> Vec<u8> {
+    let mut body = vec![0; 32];
+    body[12..16].copy_from_slice(&cmd.to_le_bytes());
+    for at in [24, 28] {
+        body[at..at + 4].copy_from_slice(&u32::try_from(argument.len()).unwrap().to_le_bytes());
+    }
+    request(IOCTL, &[body, argument.to_vec()].concat())
+}
+
+#[test]
+fn an_ioctl_that_asks_for_a_barrier_is_answered_and_any_other_is_unknown() {
+    let mut bench = Bench::new();
+    let ticket = Ticket::new(7);
+    for question in [None, ticket] {
+        let asked = ioctl(FARWATCH_IOC_SYNC, &sync::ask(question));
+        let reply = bench.serve(&[In(asked), Out(64)]);
+        assert_eq!((reply.len(), errno(&reply), le32(&reply, 16)), (48, 0, 0));
+        let answer = sync::Answer::decode(reply[32..].try_into().unwrap());
+        assert_eq!(answer, ticket.map(|ticket| sync::Answer { ticket, state: State::Reached }));
+    }
+    let asked = |cmd, argument: &[u8], room| [In(ioctl(cmd, argument)), Out(room)];
+    let stale = asked(FARWATCH_IOC_SYNC, &sync::ask(Ticket::new(8)), 64);
+    for (buffers, refused) in [
+        (stale, Errno::STALE),
+        (asked(FARWATCH_IOC_SYNC, &sync::ask(None), 47), Errno::INVAL),
+        (asked(FARWATCH_IOC_SYNC, &[0; 15], 64), Errno::INVAL),
+        (asked(FARWATCH_IOC_SYNC, &[1; 16], 64), Errno::INVAL),
+        (asked(FARWATCH_IOC_SYNC + 1, &sync::ask(None), 64), Errno::NOSYS),
+    ] {
+        assert_eq!(errno(&bench.serve(&buffers)), refused.raw_os_error());
+    }
+    bench.assert_goes_on();
 }
 
 #[test]

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! [`Barriers`]: when all that had happened on the host before a moment has been replayed.
+//!
+//! Somebody in the guest asks at that moment, and gets a [`Ticket`].
+//!
+//! ```text
+//!  asked ──────▶ read ──────▶ sent ──────▶ reached
+//!        │            │            └ the agent has looked for the probe's node
+//!        │            └ no directory is stale that was when it was read: a probe goes to the backlog
+//!        └ what was in the kernel's queue at that moment has been taken in
+//! ```
+//!
+//! The probe is a notification about a node that nobody has: whoever replays it asks for that node and
+//! does nothing else. An agent replays in order, so everything before the probe is done then, however
+//! notifications are delivered. What happens after the moment is behind the probe, and is not waited
+//! for.
+//!
+//! However many ask, what is kept is a few numbers and [`Barriers::STEPS_MAX`] probes: a ticket
+//! that finds no place of its own goes with a later one.
+
+use std::collections::VecDeque;
+
+use super::net::Nets;
+use crate::NodeId;
+
+/// Stands for the moment at which it was asked for. Tickets count up for the daemon's life.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Ticket(u64);
+
+impl Ticket {
+    /// `None` for 0, which no ticket is.
+    pub fn new(raw: u64) -> Option<Self> {
+        (raw != 0).then_some(Self(raw))
+    }
+
+    /// The number as it travels.
+    pub fn get(self) -> u64 {
+        self.0
+    }
+}
+
+/// How far a barrier is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Progress {
+    /// All that happened before it has been replayed.
+    Reached,
+    /// The kernel's queue has not been read up to it.
+    Unread,
+    /// Directories of which events were given up have not been compared.
+    Stale,
+    /// The agent has not replayed all that it has been sent, or will be.
+    Sent,
+    /// It is of another link, or was never given out.
+    Void,
+}
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(super) struct Barriers {
+    /// The last ticket that was given out.
+    asked: u64,
+    /// The last one that means nothing any more.
+    void: u64,
+    /// The last one that the kernel's queue has been read up to.
+    read: u64,
+    /// The mark of the nets at that time.
+    mark: u64,
+    /// In order. The last one's ticket is `read`, unless there was no room for it.
+    steps: VecDeque<Step>,
+    reached: u64,
+}
+
+#[derive(Debug)]
+struct Step {
+    ticket: u64,
+    /// What was stale up to this mark must not be any more.
+    mark: u64,
+    /// The node of the probe that was sent.
+    probe: Option<NodeId>,
+}
+
+impl Barriers {
+    /// The most barriers that are kept apart.
+    pub(super) const STEPS_MAX: usize = 16;
+
+    pub(super) fn ask(&mut self) -> Ticket {
+        self.asked += 1;
+        Ticket(self.asked)
+    }
+
+    /// The last ticket that the kernel's queue is to be read up to.
+    pub(super) fn to_read(&self) -> Option<Ticket> {
+        (self.asked > self.read).then_some(Ticket(self.asked))
+    }
+
+    pub(super) fn handle_read(&mut self, ticket: Ticket, nets: &Nets) {
+        if ticket.0 > self.read.max(self.void) {
+            self.read = ticket.0;
+            self.mark = nets.mark();
+            self.step();
+        }
+    }
+
+    /// The first one for which a probe may be sent now; the caller then does.
+    pub(super) fn poll(&mut self, nets: &Nets) -> Option<impl FnOnce(NodeId) + '_> {
+        self.step();
+        let due = self.steps.iter_mut().find(|step| step.probe.is_none())?;
+        (!nets.has_before(due.mark)).then_some(|probe| due.probe = Some(probe))
+    }
+
+    /// The agent looks for a node. `true` when that was a probe's.
+    pub(super) fn handle_probe(&mut self, node: NodeId) -> bool {
+        let Some(at) = self.steps.iter().position(|step| step.probe == Some(node)) else {
+            return false;
+        };
+        if let Some(step) = self.steps.drain(..=at).next_back() {
+            self.reached = step.ticket;
+        }
+        true
+    }
+
+    pub(super) fn progress(&self, ticket: Ticket) -> Progress {
+        let Ticket(ticket) = ticket;
+        if ticket <= self.void || ticket > self.asked {
+            return Progress::Void;
+        }
+        if ticket <= self.reached {
+            return Progress::Reached;
+        }
+        if ticket > self.read {
+            return Progress::Unread;
+        }
+        match self.steps.iter().find(|step| step.ticket >= ticket) {
+            Some(Step { probe: None, .. }) => Progress::Stale,
+            Some(Step { probe: Some(_), .. }) | None => Progress::Sent,
+        }
+    }
+
+    /// The link is gone, and with it whoever would have answered.
+    pub(super) fn clear(&mut self) {
+        self.steps.clear();
+        (self.void, self.read) = (self.asked, self.asked);
+    }
+
+    /// Makes a step of what has been read. Without room the last one that has no probe yet takes it,
+    /// and if each has one, it waits.
+    fn step(&mut self) {
+        let last = self.steps.back().map(|step| step.ticket);
+        if last.unwrap_or_default().max(self.reached).max(self.void) >= self.read {
+            return;
+        }
+        let step = Step { ticket: self.read, mark: self.mark, probe: None };
+        if self.steps.len() < Self::STEPS_MAX {
+            self.steps.push_back(step);
+        } else if let Some(last) = self.steps.back_mut().filter(|last| last.probe.is_none()) {
+            *last = step;
+        }
+    }
+}

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! When the engine says that all that happened before a moment has been replayed. The test plays the
+//! watch thread and the agent.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use farwatch_proto::host::{Engine, HostChange, HostEntry, Learned, Listing, Progress, Ticket};
+use farwatch_proto::wire::Notification;
+use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId};
+
+fn name(text: &str) -> Name {
+    Name::parse(text.as_bytes()).expect("a name")
+}
+
+fn fid(number: u8) -> Fid {
+    Fid::new([7, 0], 1, &[number]).expect("a short handle")
+}
+
+/// An engine whose guest knows the root and the directory `sub`, and whose agent listens.
+struct Host {
+    engine: Engine,
+    now: Instant,
+}
+
+impl Host {
+    #[expect(clippy::disallowed_methods, reason = "a test has to begin somewhere in time")]
+    fn new() -> Self {
+        let mut host = Self { engine: Engine::default(), now: Instant::now() };
+        host.engine.limit_backlog(4);
+        host.engine.reset(Some(fid(1)));
+        let id = NodeId::new(2).expect("not 0");
+        let learned = Learned { id, fid: Some(fid(2)), kind: FileKind::Directory, ino: 0 };
+        host.engine.tree.learn(learned, NodeId::ROOT, &name("sub"));
+        host.listen();
+        host
+    }
+
+    fn listen(&mut self) {
+        self.engine.attach(42).expect("nobody is attached");
+        self.engine.listen(SystemTime::UNIX_EPOCH);
+    }
+
+    fn ask(&mut self) -> Ticket {
+        self.engine.ask_barrier().expect("an agent listens")
+    }
+
+    /// The watch thread reads all that there is.
+    fn read(&mut self) {
+        if let Some(ticket) = self.engine.barrier_to_read() {
+            self.engine.handle_read(ticket);
+        }
+        self.engine.poll_barriers();
+    }
+
+    fn changed(&mut self, entry: &str) {
+        let entry = HostEntry { dir: fid(1), name: name(entry) };
+        self.engine.handle_change(HostChange::Entry { entry, mask: Mask::CREATE, object: None });
+    }
+
+    /// The agent takes one message and replays it; `true` if it was a probe.
+    fn replay(&mut self) -> bool {
+        let sent = self.engine.send().expect("something is to be sent");
+        self.replayed(&sent)
+    }
+
+    fn replayed(&mut self, sent: &Notification) -> bool {
+        sent.node.is_some_and(|node| self.engine.handle_probe(node.id))
+    }
+
+    /// The watch thread lists a piece of a directory, which is empty.
+    fn list(&mut self) {
+        self.now += Duration::from_secs(2);
+        self.engine.poll_rescan(self.now).expect("one is stale");
+        self.engine.handle_listing(self.now, Listing::default());
+        self.engine.poll_barriers();
+    }
+}
+
+#[test]
+fn a_barrier_is_reached_when_what_was_before_it_has_been_replayed_and_not_what_came_after() {
+    let mut host = Host::new();
+    host.changed("before");
+    let ticket = host.ask();
+    assert_eq!(host.engine.progress(ticket), Progress::Unread);
+    host.read();
+    host.changed("after");
+    assert_eq!(host.engine.progress(ticket), Progress::Sent);
+    assert!(!host.replay());
+    assert_eq!(host.engine.progress(ticket), Progress::Sent);
+    assert!(host.replay());
+    assert_eq!(host.engine.progress(ticket), Progress::Reached);
+    assert!(host.engine.has_next(), "what came after it still waits");
+}
+
+#[test]
+fn a_rename_is_replayed_with_its_second_half_which_comes_before_the_probe() {
+    let mut host = Host::new();
+    let side = |entry| Some(HostEntry { dir: fid(1), name: name(entry) });
+    let (from, to) = (side("a"), side("b"));
+    let object = None;
+    host.engine.handle_change(HostChange::Move { from, to, object, directory: false });
+    let first = host.engine.send().expect("the first half");
+    let ticket = host.ask();
+    host.read();
+    let second = host.engine.send().expect("the second half");
+    assert!(first.mask.contains(Mask::MOVED_FROM) && second.mask.contains(Mask::MOVED_TO));
+    assert_eq!(host.engine.progress(ticket), Progress::Sent);
+    assert!(host.replay());
+    assert_eq!(host.engine.progress(ticket), Progress::Reached);
+}
+
+#[test]
+fn what_was_asked_for_after_the_queue_was_looked_at_waits_for_the_next_look() {
+    let mut host = Host::new();
+    host.ask();
+    let looked_at = host.engine.barrier_to_read().expect("one was asked for");
+    let late = host.ask();
+    host.engine.handle_read(looked_at);
+    host.engine.poll_barriers();
+    assert!(host.replay());
+    assert_eq!(host.engine.progress(late), Progress::Unread);
+    host.read();
+    assert!(host.replay());
+    assert_eq!(host.engine.progress(late), Progress::Reached);
+}
+
+#[test]
+fn directories_that_are_stale_are_waited_for_and_not_those_that_become_stale_later() {
+    let mut host = Host::new();
+    host.engine.handle_change(HostChange::Overflow);
+    let ticket = host.ask();
+    host.read();
+    assert_eq!(host.engine.progress(ticket), Progress::Stale);
+    assert!(!host.replay(), "the overflow is told first");
+    while host.engine.stale_len() > 0 {
+        assert_eq!(host.engine.progress(ticket), Progress::Stale);
+        while host.engine.has_next() {
+            assert!(!host.replay());
+        }
+        host.list();
+    }
+    assert_eq!(host.engine.progress(ticket), Progress::Sent);
+    host.engine.handle_lost(&fid(2));
+    while !host.replay() {}
+    assert_eq!(host.engine.progress(ticket), Progress::Reached);
+    assert_eq!(host.engine.stale_len(), 1);
+}
+
+#[test]
+fn a_full_backlog_has_room_for_a_probe() {
+    let mut host = Host::new();
+    for entry in ["a", "b", "c", "d"] {
+        host.changed(entry);
+    }
+    let ticket = host.ask();
+    host.read();
+    let replayed = (0..5).map(|_| host.replay()).collect::<Vec<_>>();
+    assert_eq!(replayed, [false, false, false, false, true]);
+    assert_eq!(host.engine.progress(ticket), Progress::Reached);
+    assert_eq!(host.engine.events_forgotten(), 0);
+}
+
+#[test]
+fn however_many_ask_the_backlog_has_few_probes_and_each_is_reached() {
+    let mut host = Host::new();
+    let mut tickets = Vec::new();
+    for _ in 0..1000 {
+        tickets.push(host.ask());
+        host.read();
+    }
+    assert!(host.engine.backlog_len() <= 16, "{}", host.engine.backlog_len());
+    while host.engine.has_next() {
+        host.replay();
+        host.engine.poll_barriers();
+    }
+    assert!(tickets.iter().all(|t| host.engine.progress(*t) == Progress::Reached));
+}
+
+#[test]
+fn of_too_many_that_wait_for_a_stale_directory_the_last_go_together() {
+    let mut host = Host::new();
+    host.engine.handle_lost(&fid(2));
+    let mut tickets = Vec::new();
+    for _ in 0..100 {
+        tickets.push(host.ask());
+        host.read();
+    }
+    assert!(tickets.iter().all(|t| host.engine.progress(*t) == Progress::Stale));
+    host.list();
+    while host.engine.has_next() {
+        host.replay();
+    }
+    assert!(tickets.iter().all(|t| host.engine.progress(*t) == Progress::Reached));
+}
+
+#[test]
+fn the_end_of_a_link_is_the_end_of_its_barriers_and_no_probe_of_it_counts() {
+    let mut host = Host::new();
+    let ticket = host.ask();
+    host.read();
+    let probe = host.engine.send().expect("the probe");
+    host.engine.detach();
+    assert_eq!(host.engine.progress(ticket), Progress::Void);
+    assert_eq!(host.engine.ask_barrier(), None);
+    host.engine.handle_read(ticket);
+    host.listen();
+    assert!(!host.replayed(&probe));
+    assert_eq!(host.engine.progress(ticket), Progress::Void);
+    let never = Ticket::new(1 << 40).expect("not 0");
+    assert_eq!(host.engine.progress(never), Progress::Void);
+    // The next link owes the difference, and its barriers wait for that.
+    let next = host.ask();
+    host.read();
+    assert_eq!(host.engine.progress(next), Progress::Stale);
+}
