@@ -109,7 +109,8 @@ impl World {
     }
 
     fn expect(&mut self, what: &Expected, events: &[Mask]) -> CallId {
-        self.observer.expect(events.iter().map(|event| (what.clone(), *event)).collect())
+        let expected = events.iter().map(|event| (what.clone(), *event)).collect();
+        self.observer.expect(expected, &self.tree)
     }
 }
 
@@ -463,6 +464,29 @@ fn a_report_under_another_name_of_the_object_is_its_echo_too() {
 }
 
 #[test]
+fn what_a_replaced_file_is_written_is_its_echo_under_the_name_that_it_had() {
+    let mut world = World::new(true).known("a/f", "f", 9).known("a/g", "g", 10);
+    world.read(pair((A, "g"), (A, "f"), 7));
+    world.expect(&of("f"), &[Mask::MODIFY, Mask::CLOSE_WRITE]);
+    let modify = report(A, "f", Mask::MODIFY);
+    assert_eq!(world.read([modify.clone(), report(A, "f", Mask::CLOSE_WRITE)]), []);
+    assert_eq!(world.read([modify]), [change("a/f", Mask::MODIFY, Some("g"))]);
+}
+
+#[test]
+fn a_late_close_is_the_echo_of_a_file_that_the_guest_has_deleted() {
+    let mut world = World::new(true).known("a/f", "f", 9);
+    let unlink = world.expect(&at("a/f"), &[Mask::DELETE]);
+    // The guest has its reply before the report is read.
+    world.tree.cleared(NodeId::new(2).unwrap(), &name("f"));
+    world.observer.end(unlink, true, None);
+    world.expect(&of("f"), &[Mask::CLOSE_WRITE]);
+    world.host.clear();
+    let reports = [report(A, "f", Mask::DELETE), report(A, "f", Mask::CLOSE_WRITE)];
+    assert_eq!(world.read(reports), []);
+}
+
+#[test]
 fn bits_that_come_together_are_told_apart() {
     let mut world = World::new(true).known("a/f", "f", 9);
     world.expect(&of("f"), &[Mask::MODIFY]);
@@ -476,9 +500,9 @@ fn bits_that_come_together_are_told_apart() {
 fn both_names_of_a_rename_have_to_be_announced() {
     let mut world = World::new(true).known("a/f", "f", 9).known("a/g", "g", 10);
     let rename = [(at("a/f"), Mask::MOVED_FROM), (at("b/f"), Mask::MOVED_TO)];
-    world.observer.expect(rename.to_vec());
+    world.observer.expect(rename.to_vec(), &world.tree);
     assert_eq!(world.read(pair((A, "f"), (B, "f"), 7)), []);
-    world.observer.expect(rename.to_vec());
+    world.observer.expect(rename.to_vec(), &world.tree);
     assert_eq!(
         world.read(pair((A, "g"), (B, "f"), 8)),
         [moved(Some("a/g"), Some("b/f"), Some("g"))],

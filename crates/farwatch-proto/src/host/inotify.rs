@@ -185,7 +185,14 @@ impl Observer {
     }
 
     /// A call for the guest is about to be made, and will be reported.
-    pub fn expect(&mut self, expected: Vec<(Expected, Mask)>) -> CallId {
+    pub fn expect(&mut self, expected: Vec<(Expected, Mask)>, tree: &Tree) -> CallId {
+        for (what, event) in &expected {
+            if let Expected::Entry(entry) = what
+                && event.intersects(Mask::DELETE | Mask::MOVE)
+            {
+                self.names.hold(entry, tree);
+            }
+        }
         self.echo.expect(expected)
     }
 
@@ -306,10 +313,10 @@ impl Observer {
                 Seen::Itself { dir, mask } => changes.extend(self.itself(dir, *mask)),
                 Seen::From { from, directory, .. } => {
                     let object = self.names.at(from, tree).flatten();
-                    changes.extend(self.moved(Some(from), None, object, *directory));
+                    changes.extend(self.moved(Some(from), None, object, *directory, tree));
                 }
                 Seen::To { to, directory, .. } => {
-                    changes.extend(self.moved(None, Some(to), object, *directory));
+                    changes.extend(self.moved(None, Some(to), object, *directory, tree));
                 }
                 Seen::Move { from, to, directory } => {
                     let mut mover = exchanged.take();
@@ -319,7 +326,7 @@ impl Observer {
                     // What was under the old name: the new one may have been given away since.
                     let was = || self.names.at(from, tree).flatten();
                     let object = mover.or_else(was).or(object);
-                    changes.extend(self.moved(Some(from), Some(to), object, *directory));
+                    changes.extend(self.moved(Some(from), Some(to), object, *directory, tree));
                 }
                 Seen::Overflow => {
                     self.names.clear();
@@ -388,15 +395,16 @@ impl Observer {
     ) -> Option<HostChange> {
         let was = self.names.at(entry, tree);
         let before = self.names.before(entry).cloned();
+        let past = self.names.past(entry).to_vec();
         let object = if mask.contains(Mask::CREATE) {
-            self.names.arrived(entry, object.clone());
+            self.names.arrived(entry, object.clone(), tree);
             object.iter().for_each(|object| self.links.linked(object));
             object
         } else if mask.contains(Mask::DELETE) {
             // `links` has counted the one that it found.
             was.iter().flatten().for_each(|object| self.links.unlinked(object));
             let was = was.unwrap_or(object);
-            self.names.left(entry, was.clone());
+            self.names.left(entry, was.clone(), tree);
             was
         } else {
             was.flatten().or_else(|| before.clone()).or(object)
@@ -409,7 +417,7 @@ impl Observer {
                 *self.twice.entry((object.clone(), event.bits())).or_default() += 1;
             }
         }
-        let objects: Vec<&Fid> = object.iter().chain(&before).collect();
+        let objects: Vec<&Fid> = object.iter().chain(&before).chain(past.iter().rev()).collect();
         let events = mask.difference(Mask::ISDIR).iter();
         let told = events.filter(|event| !self.echo.takes(entry, &objects, *event));
         let told: Mask = told.collect();
@@ -438,12 +446,13 @@ impl Observer {
         to: Option<&HostEntry>,
         object: Option<Fid>,
         directory: bool,
+        tree: &Tree,
     ) -> Option<HostChange> {
         if let Some(from) = from {
-            self.names.left(from, object.clone());
+            self.names.left(from, object.clone(), tree);
         }
         if let Some(to) = to {
-            self.names.arrived(to, object.clone());
+            self.names.arrived(to, object.clone(), tree);
         }
         let mut takes = |entry: Option<&HostEntry>, event| {
             entry.is_none_or(|entry| self.echo.takes(entry, &[], event))
