@@ -28,13 +28,15 @@ pub(super) struct Model {
     lost: BTreeSet<OsString>,
     /// Whether several processes work on the tree: then nobody knows what is open elsewhere.
     shared: bool,
+    /// Whether the host's watcher tells names and not objects (inotify).
+    by_name: bool,
 }
 
 impl Model {
     /// An empty tree.
-    pub(super) fn new(shared: bool) -> Self {
+    pub(super) fn new(shared: bool, by_name: bool) -> Self {
         let (entries, open, watched) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        Self { entries, open, watched, next: 1, lost: BTreeSet::new(), shared }
+        Self { entries, open, watched, next: 1, lost: BTreeSet::new(), shared, by_name }
     }
 
     pub(super) fn entries(&self) -> impl Iterator<Item = (&PathBuf, Type)> {
@@ -64,8 +66,10 @@ impl Model {
                 let replaces = self.entries.get(to).map(|entry| entry.0);
                 let covers = replaces == Some(Type::Directory) && self.has_nameless();
                 let hides = self.is_directory(from) && self.was_lost(to);
-                !(busy(to) || leaves || covers || hides)
+                !(busy(to) || leaves || covers || hides || self.is_mistaken(from, to))
             }
+            Op::RenameNoreplace(from, to) | Op::Link(from, to) => !self.is_mistaken(from, to),
+            Op::Watch(path) => !self.is_mistaken(path, path),
             // What is written to a file whose name leads to a directory by now is told of nowhere.
             Op::Mkdir(path) => !self.was_lost(path),
             // A known fault.
@@ -94,6 +98,19 @@ impl Model {
 
     fn was_lost(&self, path: &Path) -> bool {
         !self.shared && path.file_name().is_some_and(|name| self.lost.contains(name))
+    }
+
+    /// Whether inotify would tell of a watched file what is done to another that has lost a name
+    /// which it has, or is about to get.
+    fn is_mistaken(&self, from: &Path, to: &Path) -> bool {
+        if !self.by_name || self.shared {
+            return false;
+        }
+        let Some((_, id)) = self.entries.get(from) else { return false };
+        let named = self.entries.iter().filter(|(_, entry)| entry.1 == *id);
+        let mut names = named.map(|(path, _)| path.as_path()).chain([to]);
+        let replaced = self.below(to).any(|other| other != *id && self.is_busy(other));
+        (from == to || self.is_watched(*id)) && (replaced || names.any(|path| self.was_lost(path)))
     }
 
     /// Open in a program on the host.
