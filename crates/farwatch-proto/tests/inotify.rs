@@ -374,6 +374,20 @@ fn a_name_that_nobody_looked_up_was_that_of_the_known_object_which_has_one_less(
 }
 
 #[test]
+fn a_name_that_another_object_took_is_not_looked_for_when_the_next_one_goes() {
+    let mut world = World::new(true).known("a/f", "f", 9).known("a/other", "other", 10);
+    world.has("b/of-f", "f");
+    world.observer.learn(fid("f"), 2, &world.tree);
+    world.host.remove(&entry("a/other"));
+    world.has("a/f", "other");
+    world.read(pair((A, "other"), (A, "f"), 7));
+    assert_eq!(
+        world.read([report(B, "stranger", Mask::DELETE)]),
+        [change("b/stranger", Mask::DELETE, None)]
+    );
+}
+
+#[test]
 fn of_too_many_objects_with_several_names_the_last_are_not_kept() {
     let mut world = World::new(true);
     for i in 0..2000 {

@@ -331,6 +331,7 @@ impl Observer {
                     changes.extend(self.moved(Some(from), None, object, *directory, tree));
                 }
                 Seen::To { to, directory, .. } => {
+                    self.replaced(to, object.as_ref(), tree);
                     changes.extend(self.moved(None, Some(to), object, *directory, tree));
                 }
                 Seen::Move { from, to, directory } => {
@@ -345,6 +346,9 @@ impl Observer {
                     // What was under the old name: the new one may have been given away since.
                     let was = || self.names.at(from, tree).flatten();
                     let object = mover.or_else(was).or(object);
+                    if exchanged.is_none() && stays.is_none() {
+                        self.replaced(to, object.as_ref(), tree);
+                    }
                     changes.extend(self.moved(Some(from), Some(to), object, *directory, tree));
                     if stays.is_some() {
                         self.names.arrived(from, stays, tree);
@@ -485,6 +489,14 @@ impl Observer {
             return None;
         }
         Some(HostChange::Move { from: from.cloned(), to: to.cloned(), object, directory })
+    }
+
+    /// What is under a name loses it to another object.
+    fn replaced(&mut self, to: &HostEntry, by: Option<&Fid>, tree: &Tree) {
+        let was = self.names.at(to, tree).flatten();
+        if let Some(was) = was.filter(|was| Some(was) != by) {
+            self.links.unlinked(&was);
+        }
     }
 
     /// Two renames, there and back, may be an exchange (`RENAME_EXCHANGE`): then the second moves
