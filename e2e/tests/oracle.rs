@@ -18,10 +18,12 @@ fn main() -> ExitCode {
     let mut trials = e2e::trials![
         &[Need::Mount];
         kept_cases_are_equal,
+        kept_cases_are_equal_through_inotify,
         paced_operations_are_told_as_locally,
         paced_operations_are_told_as_locally_by_an_agent,
         unpaced_operations_are_told_as_locally,
         unpaced_operations_are_told_as_locally_by_an_agent,
+        paced_operations_are_told_as_locally_through_inotify,
         an_event_that_is_dropped_is_noticed,
         two_events_that_change_places_are_noticed,
         a_cookie_that_is_lost_is_noticed,
@@ -36,19 +38,39 @@ fn main() -> ExitCode {
     e2e::run(trials)
 }
 
-const PACED: Plan =
-    Plan { ops: 3000, seed: SEED, paced: true, in_mount: true, fault: None, shrink: true };
+const PACED: Plan = Plan {
+    ops: 3000,
+    seed: SEED,
+    paced: true,
+    in_mount: true,
+    by_name: false,
+    fault: None,
+    shrink: true,
+};
 const UNPACED: Plan = Plan { ops: 20_000, paced: false, in_mount: false, ..PACED };
 
+const BY_INOTIFY: [&str; 2] = ["--watch", "inotify"];
+
 fn kept_cases_are_equal() -> Result<()> {
+    kept_cases(&Mount::start()?, false)
+}
+
+fn kept_cases_are_equal_through_inotify() -> Result<()> {
+    kept_cases(&Mount::start_with(&BY_INOTIFY)?, true)
+}
+
+fn kept_cases(mount: &Mount, by_name: bool) -> Result<()> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("oracle");
-    let mount = Mount::start()?;
-    let mut oracle = Oracle::new(&mount);
+    let mut oracle = Oracle::new(mount);
     let mut cases = 0;
     for file in std::fs::read_dir(dir)? {
         let file = file?.path();
         let case = Case::parse(&std::fs::read_to_string(&file)?)
             .with_context(|| file.display().to_string())?;
+        // What inotify cannot tell: docs/SEMANTICS.md.
+        if by_name && !case.is_fair(by_name) {
+            continue;
+        }
         if let Some(difference) = oracle.run_case(&case)? {
             return Err(anyhow!("{}:\n{difference}", file.display()));
         }
@@ -72,6 +94,11 @@ fn unpaced_operations_are_told_as_locally() -> Result<()> {
 
 fn unpaced_operations_are_told_as_locally_by_an_agent() -> Result<()> {
     equal(&Mount::start_with_agent()?, Plan { seed: SEED + 1000, ..UNPACED })
+}
+
+fn paced_operations_are_told_as_locally_through_inotify() -> Result<()> {
+    let mount = Mount::start_with(&BY_INOTIFY)?;
+    equal(&mount, Plan { ops: 2000, seed: SEED + 2000, by_name: true, ..PACED })
 }
 
 fn an_event_that_is_dropped_is_noticed() -> Result<()> {

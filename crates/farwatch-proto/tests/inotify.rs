@@ -2,7 +2,7 @@
 //! What the observer makes of inotify's reports, against a directory that is a table.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -46,6 +46,8 @@ struct World {
     tree: Tree,
     /// `dir/name` → object, as a look finds it.
     host: BTreeMap<HostEntry, Fid>,
+    /// Those of its objects that are directories.
+    directories: BTreeSet<Fid>,
     now: Instant,
 }
 
@@ -61,7 +63,8 @@ impl World {
             assert!(tree.learn(learned, NodeId::ROOT, &name(dir)));
             observer.watch(watch, fid(dir));
         }
-        Self { observer, tree, host: BTreeMap::new(), now: Instant::now() }
+        let (host, directories) = (BTreeMap::new(), BTreeSet::new());
+        Self { observer, tree, host, directories, now: Instant::now() }
     }
 
     /// The host has `object` under `path` and the guest knows it.
@@ -97,7 +100,11 @@ impl World {
             let names = self.host.values().filter(|there| **there == object).count();
             (object, u32::try_from(names).unwrap())
         });
-        let found = Found { names: names.collect(), links: links.collect() };
+        let found = Found {
+            names: names.collect(),
+            directories: self.directories.clone(),
+            links: links.collect(),
+        };
         self.observer.changes(&self.tree, &found)
     }
 
@@ -109,7 +116,8 @@ impl World {
     }
 
     fn expect(&mut self, what: &Expected, events: &[Mask]) -> CallId {
-        self.observer.expect(events.iter().map(|event| (what.clone(), *event)).collect())
+        let expected = events.iter().map(|event| (what.clone(), *event)).collect();
+        self.observer.expect(expected, &self.tree)
     }
 }
 
@@ -251,6 +259,17 @@ fn what_came_and_went_is_nobody_and_not_its_successor() {
 }
 
 #[test]
+fn a_directory_that_has_come_since_is_not_the_file_that_was_reported() {
+    let mut world = World::new(true);
+    world.has("a/f", "later");
+    world.directories.insert(fid("later"));
+    assert_eq!(
+        world.read([report(A, "f", Mask::CREATE), report(A, "f", Mask::CLOSE_WRITE)]),
+        [change("a/f", Mask::CREATE, None), change("a/f", Mask::CLOSE_WRITE, None)]
+    );
+}
+
+#[test]
 fn a_deleted_name_was_what_the_guest_knew_though_another_is_there_now() {
     let mut world = World::new(true).known("a/f", "old", 9);
     world.has("a/f", "new");
@@ -295,6 +314,25 @@ fn an_exchange_moves_two_objects_and_there_and_back_moves_one() {
 }
 
 #[test]
+fn after_an_exchange_each_name_stands_for_the_other_object_in_whatever_pieces_it_was_read() {
+    let (first, second) = (pair((A, "1"), (B, "2"), 7), pair((B, "2"), (A, "1"), 8));
+    for pieces in
+        [vec![[first.clone(), second.clone()].concat()], vec![first.into(), second.into()]]
+    {
+        let mut world = World::new(true).known("a/1", "f", 9).known("b/2", "g", 10);
+        world.has("a/1", "g");
+        world.has("b/2", "f");
+        let told: Vec<_> = pieces.into_iter().flat_map(|piece| world.read(piece)).collect();
+        let there = moved(Some("a/1"), Some("b/2"), Some("f"));
+        assert_eq!(told, [there, moved(Some("b/2"), Some("a/1"), Some("g"))]);
+        assert_eq!(
+            world.read([report(A, "1", Mask::ATTRIB), report(B, "2", Mask::ATTRIB)]),
+            [change("a/1", Mask::ATTRIB, Some("g")), change("b/2", Mask::ATTRIB, Some("f"))]
+        );
+    }
+}
+
+#[test]
 fn a_change_of_a_watched_directory_is_told_once_by_its_name() {
     let mut world = World::new(true);
     let mask = Mask::ATTRIB | Mask::ISDIR;
@@ -306,6 +344,7 @@ fn a_change_of_a_watched_directory_is_told_once_by_its_name() {
         ino: 3,
     };
     world.tree.learn(learned, NodeId::new(2).unwrap(), &name("sub"));
+    world.directories.insert(fid("b"));
     assert_eq!(
         world.read([report(A, "sub", mask), Report::Itself { watch: B, mask }]),
         [change("a/sub", mask, Some("b"))]
@@ -332,6 +371,20 @@ fn a_name_that_nobody_looked_up_was_that_of_the_known_object_which_has_one_less(
     assert_eq!(delete("b/stranger2", B, "stranger2"), gone("b/stranger2", None));
     assert_eq!(delete("a/f", A, "f"), gone("a/f", Some("f")));
     assert_eq!(delete("b/stranger3", B, "stranger3"), gone("b/stranger3", None));
+}
+
+#[test]
+fn a_name_that_another_object_took_is_not_looked_for_when_the_next_one_goes() {
+    let mut world = World::new(true).known("a/f", "f", 9).known("a/other", "other", 10);
+    world.has("b/of-f", "f");
+    world.observer.learn(fid("f"), 2, &world.tree);
+    world.host.remove(&entry("a/other"));
+    world.has("a/f", "other");
+    world.read(pair((A, "other"), (A, "f"), 7));
+    assert_eq!(
+        world.read([report(B, "stranger", Mask::DELETE)]),
+        [change("b/stranger", Mask::DELETE, None)]
+    );
 }
 
 #[test]
@@ -463,6 +516,29 @@ fn a_report_under_another_name_of_the_object_is_its_echo_too() {
 }
 
 #[test]
+fn what_a_replaced_file_is_written_is_its_echo_under_the_name_that_it_had() {
+    let mut world = World::new(true).known("a/f", "f", 9).known("a/g", "g", 10);
+    world.read(pair((A, "g"), (A, "f"), 7));
+    world.expect(&of("f"), &[Mask::MODIFY, Mask::CLOSE_WRITE]);
+    let modify = report(A, "f", Mask::MODIFY);
+    assert_eq!(world.read([modify.clone(), report(A, "f", Mask::CLOSE_WRITE)]), []);
+    assert_eq!(world.read([modify]), [change("a/f", Mask::MODIFY, Some("g"))]);
+}
+
+#[test]
+fn a_late_close_is_the_echo_of_a_file_that_the_guest_has_deleted() {
+    let mut world = World::new(true).known("a/f", "f", 9);
+    let unlink = world.expect(&at("a/f"), &[Mask::DELETE]);
+    // The guest has its reply before the report is read.
+    world.tree.cleared(NodeId::new(2).unwrap(), &name("f"));
+    world.observer.end(unlink, true, None);
+    world.expect(&of("f"), &[Mask::CLOSE_WRITE]);
+    world.host.clear();
+    let reports = [report(A, "f", Mask::DELETE), report(A, "f", Mask::CLOSE_WRITE)];
+    assert_eq!(world.read(reports), []);
+}
+
+#[test]
 fn bits_that_come_together_are_told_apart() {
     let mut world = World::new(true).known("a/f", "f", 9);
     world.expect(&of("f"), &[Mask::MODIFY]);
@@ -476,9 +552,9 @@ fn bits_that_come_together_are_told_apart() {
 fn both_names_of_a_rename_have_to_be_announced() {
     let mut world = World::new(true).known("a/f", "f", 9).known("a/g", "g", 10);
     let rename = [(at("a/f"), Mask::MOVED_FROM), (at("b/f"), Mask::MOVED_TO)];
-    world.observer.expect(rename.to_vec());
+    world.observer.expect(rename.to_vec(), &world.tree);
     assert_eq!(world.read(pair((A, "f"), (B, "f"), 7)), []);
-    world.observer.expect(rename.to_vec());
+    world.observer.expect(rename.to_vec(), &world.tree);
     assert_eq!(
         world.read(pair((A, "g"), (B, "f"), 8)),
         [moved(Some("a/g"), Some("b/f"), Some("g"))],

@@ -67,6 +67,8 @@ pub struct Plan {
     /// Whether programs in the mount do some of them; only in a paced run, and where the mount is of
     /// this machine.
     pub in_mount: bool,
+    /// Whether the host is watched by inotify, which tells names and not objects.
+    pub by_name: bool,
     /// Break a rule in what the mount tells.
     pub fault: Option<Fault>,
     /// Whether a case that fails is cut smaller, which takes minutes.
@@ -102,6 +104,7 @@ pub struct Failure {
 pub struct Oracle<'a, P> {
     place: &'a P,
     saboteur: Option<Saboteur>,
+    by_name: bool,
     /// Directories so far, for their names.
     made: u64,
     report: Report,
@@ -110,7 +113,7 @@ pub struct Oracle<'a, P> {
 impl<'a, P: Place> Oracle<'a, P> {
     /// An oracle of `place`, which breaks no rule.
     pub fn new(place: &'a P) -> Self {
-        Self { place, saboteur: None, made: 0, report: Report::default() }
+        Self { place, saboteur: None, by_name: false, made: 0, report: Report::default() }
     }
 
     /// Runs a plan, to its end or to the first failure. `progress` is told after each case.
@@ -119,6 +122,7 @@ impl<'a, P: Place> Oracle<'a, P> {
     /// When a case cannot be run at all.
     pub fn run(mut self, plan: Plan, mut progress: impl FnMut(&Report)) -> Result<Report> {
         self.saboteur = plan.fault.map(Saboteur::new);
+        self.by_name = plan.by_name;
         while self.report.ops < plan.ops {
             let seed = plan.seed + self.report.cases;
             let case = generate(seed, plan);
@@ -158,7 +162,7 @@ impl<'a, P: Place> Oracle<'a, P> {
 
     /// What is left of a case may do what a mount is known to tell otherwise.
     fn run_fair(&mut self, case: &Case) -> Result<Option<String>> {
-        if !case.is_fair() {
+        if !case.is_fair(self.by_name) {
             return Ok(None);
         }
         // Among processes it also takes luck.
@@ -268,6 +272,7 @@ fn generate(seed: u64, plan: Plan) -> Case {
         watches_files: plan.paced && sizes.bool(),
         shared: !plan.paced,
         in_mount: plan.paced && plan.in_mount,
+        by_name: plan.by_name,
     };
     let mut generator = Generator::new(sizes.u64(..), shape);
     let setup = generator.setup();

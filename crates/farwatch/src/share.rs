@@ -152,7 +152,7 @@ impl Share {
         let state = &mut *self.lock();
         let expected = expected(state);
         let observer = state.observer.as_mut().filter(|_| !expected.is_empty())?;
-        Some(observer.expect(expected))
+        Some(observer.expect(expected, &state.engine.tree))
     }
 
     /// The call has returned. `changed` asks for its object's `ctime`, if that matters.

@@ -19,7 +19,7 @@ mod halves;
 mod links;
 mod names;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Instant, SystemTime};
 
 use super::change::{HostChange, HostEntry};
@@ -73,6 +73,19 @@ enum Seen {
     Overflow,
 }
 
+impl Seen {
+    /// Whether it is about an entry that is a directory.
+    fn is_directory(&self) -> bool {
+        match self {
+            Self::Entry { mask, .. } => mask.contains(Mask::ISDIR),
+            Self::From { directory, .. } | Self::To { directory, .. } => *directory,
+            Self::Move { directory, .. } => *directory,
+            Self::Itself { .. } => true,
+            Self::Overflow => false,
+        }
+    }
+}
+
 /// What an empty queue means for what was taken for the daemon's own doing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Drained {
@@ -97,6 +110,8 @@ pub struct Looks {
 pub struct Found {
     /// The objects under names.
     pub names: BTreeMap<HostEntry, Fid>,
+    /// Those of the objects that are directories.
+    pub directories: BTreeSet<Fid>,
     /// Link counts.
     pub links: BTreeMap<Fid, u32>,
 }
@@ -185,7 +200,14 @@ impl Observer {
     }
 
     /// A call for the guest is about to be made, and will be reported.
-    pub fn expect(&mut self, expected: Vec<(Expected, Mask)>) -> CallId {
+    pub fn expect(&mut self, expected: Vec<(Expected, Mask)>, tree: &Tree) -> CallId {
+        for (what, event) in &expected {
+            if let Expected::Entry(entry) = what
+                && event.intersects(Mask::DELETE | Mask::MOVE)
+            {
+                self.names.hold(entry, tree);
+            }
+        }
         self.echo.expect(expected)
     }
 
@@ -280,7 +302,7 @@ impl Observer {
                 Seen::To { to, .. } => looks.push(to.clone()),
                 Seen::Move { from, to, .. } => {
                     looks.push(to.clone());
-                    if is_reverse(seen, self.batch.get(i + 1)) {
+                    if is_reverse(seen, self.batch.get(i + 1)) || self.goes_back(from, to, tree) {
                         looks.push(from.clone());
                     }
                 }
@@ -301,7 +323,7 @@ impl Observer {
     /// What the reports say, without what the daemon did itself.
     pub fn changes(&mut self, tree: &Tree, found: &Found) -> Vec<HostChange> {
         let batch = std::mem::take(&mut self.batch);
-        let objects = objects(&batch, &found.names);
+        let objects = objects(&batch, found);
         let mut changes = Vec::with_capacity(batch.len());
         let mut exchanged = None;
         for (i, (seen, object)) in batch.iter().zip(objects).enumerate() {
@@ -317,20 +339,31 @@ impl Observer {
                 Seen::Itself { dir, mask } => changes.extend(self.itself(dir, *mask)),
                 Seen::From { from, directory, .. } => {
                     let object = self.names.at(from, tree).flatten();
-                    changes.extend(self.moved(Some(from), None, object, *directory));
+                    changes.extend(self.moved(Some(from), None, object, *directory, tree));
                 }
                 Seen::To { to, directory, .. } => {
-                    changes.extend(self.moved(None, Some(to), object, *directory));
+                    self.replaced(to, object.as_ref(), tree);
+                    changes.extend(self.moved(None, Some(to), object, *directory, tree));
                 }
                 Seen::Move { from, to, directory } => {
-                    let mut mover = exchanged.take();
+                    let (mut mover, mut stays) = (exchanged.take(), None);
                     if mover.is_none() && is_reverse(seen, batch.get(i + 1)) {
                         (mover, exchanged) = self.exchange(from, to, &found.names, tree).unzip();
+                    } else {
+                        // The second of an exchange leaves there what the first has brought.
+                        mover = mover.or_else(|| self.exchanged(from, to, &found.names, tree));
+                        stays = mover.as_ref().and_then(|_| self.names.at(from, tree).flatten());
                     }
                     // What was under the old name: the new one may have been given away since.
                     let was = || self.names.at(from, tree).flatten();
                     let object = mover.or_else(was).or(object);
-                    changes.extend(self.moved(Some(from), Some(to), object, *directory));
+                    if exchanged.is_none() && stays.is_none() {
+                        self.replaced(to, object.as_ref(), tree);
+                    }
+                    changes.extend(self.moved(Some(from), Some(to), object, *directory, tree));
+                    if stays.is_some() {
+                        self.names.arrived(from, stays, tree);
+                    }
                 }
                 Seen::Overflow => {
                     self.names.clear();
@@ -399,15 +432,16 @@ impl Observer {
     ) -> Option<HostChange> {
         let was = self.names.at(entry, tree);
         let before = self.names.before(entry).cloned();
+        let past = self.names.past(entry).to_vec();
         let object = if mask.contains(Mask::CREATE) {
-            self.names.arrived(entry, object.clone());
+            self.names.arrived(entry, object.clone(), tree);
             object.iter().for_each(|object| self.links.linked(object));
             object
         } else if mask.contains(Mask::DELETE) {
             // `links` has counted the one that it found.
             was.iter().flatten().for_each(|object| self.links.unlinked(object));
             let was = was.unwrap_or(object);
-            self.names.left(entry, was.clone());
+            self.names.left(entry, was.clone(), tree);
             was
         } else {
             was.flatten().or_else(|| before.clone()).or(object)
@@ -420,7 +454,7 @@ impl Observer {
                 *self.twice.entry((object.clone(), event.bits())).or_default() += 1;
             }
         }
-        let objects: Vec<&Fid> = object.iter().chain(&before).collect();
+        let objects: Vec<&Fid> = object.iter().chain(&before).chain(past.iter().rev()).collect();
         let events = mask.difference(Mask::ISDIR).iter();
         let told = events.filter(|event| !self.echo.takes(entry, &objects, *event));
         let told: Mask = told.collect();
@@ -449,12 +483,13 @@ impl Observer {
         to: Option<&HostEntry>,
         object: Option<Fid>,
         directory: bool,
+        tree: &Tree,
     ) -> Option<HostChange> {
         if let Some(from) = from {
-            self.names.left(from, object.clone());
+            self.names.left(from, object.clone(), tree);
         }
         if let Some(to) = to {
-            self.names.arrived(to, object.clone());
+            self.names.arrived(to, object.clone(), tree);
         }
         let mut takes = |entry: Option<&HostEntry>, event| {
             entry.is_none_or(|entry| self.echo.takes(entry, &[], event))
@@ -465,6 +500,14 @@ impl Observer {
             return None;
         }
         Some(HostChange::Move { from: from.cloned(), to: to.cloned(), object, directory })
+    }
+
+    /// What is under a name loses it to another object.
+    fn replaced(&mut self, to: &HostEntry, by: Option<&Fid>, tree: &Tree) {
+        let was = self.names.at(to, tree).flatten();
+        if let Some(was) = was.filter(|was| Some(was) != by) {
+            self.links.unlinked(&was);
+        }
     }
 
     /// Two renames, there and back, may be an exchange (`RENAME_EXCHANGE`): then the second moves
@@ -483,29 +526,51 @@ impl Observer {
             was_from.is_none_or(|was| was == *at_to) && was_to.is_none_or(|was| was == *at_from);
         (fits && at_from != at_to).then(|| (at_to.clone(), at_from.clone()))
     }
+
+    /// Whether a rename may bring back what came from there last. Then it may as well be the second of
+    /// an exchange, of which the first was read before.
+    fn goes_back(&self, from: &HostEntry, to: &HostEntry, tree: &Tree) -> bool {
+        let before = self.names.before(to);
+        before.is_some() && self.names.at(from, tree).flatten().as_ref() == before
+    }
+
+    /// What the second of an exchange moves: what came with the first is still there.
+    fn exchanged(
+        &self,
+        from: &HostEntry,
+        to: &HostEntry,
+        found: &BTreeMap<HostEntry, Fid>,
+        tree: &Tree,
+    ) -> Option<Fid> {
+        let (at_from, at_to) = (found.get(from)?, found.get(to)?);
+        let stays = self.goes_back(from, to, tree) && self.names.before(to) == Some(at_from);
+        (stays && at_from != at_to).then(|| at_to.clone())
+    }
 }
 
 /// The object of each report as far as the directories tell, in which the names of `found` were
 /// looked up after the last of them. What came to a name is what is there, unless it has left it
 /// since; what was moved on is where it was moved to.
-fn objects(batch: &[Seen], found: &BTreeMap<HostEntry, Fid>) -> Vec<Option<Fid>> {
+fn objects(batch: &[Seen], found: &Found) -> Vec<Option<Fid>> {
     let mut later: BTreeMap<&HostEntry, Option<Fid>> = BTreeMap::new();
     let mut objects = Vec::with_capacity(batch.len());
     for seen in batch.iter().rev() {
         let there = |later: &BTreeMap<&HostEntry, Option<Fid>>, entry| {
-            later.get(entry).cloned().unwrap_or_else(|| found.get(entry).cloned())
+            later.get(entry).cloned().unwrap_or_else(|| found.names.get(entry).cloned())
         };
+        // What has come there since, and was not reported yet, may be of the other kind.
+        let fits = |object: &Fid| found.directories.contains(object) == seen.is_directory();
         objects.push(match seen {
             Seen::Entry { entry, mask } => {
                 let deleted = mask.contains(Mask::DELETE);
-                let object = if deleted { None } else { there(&later, entry) };
+                let object = if deleted { None } else { there(&later, entry).filter(fits) };
                 if mask.intersects(Mask::CREATE | Mask::DELETE) {
                     later.insert(entry, None);
                 }
                 object
             }
             Seen::To { to, .. } => {
-                let object = there(&later, to);
+                let object = there(&later, to).filter(fits);
                 later.insert(to, None);
                 object
             }
@@ -514,7 +579,7 @@ fn objects(batch: &[Seen], found: &BTreeMap<HostEntry, Fid>) -> Vec<Option<Fid>>
                 None
             }
             Seen::Move { from, to, .. } => {
-                let object = there(&later, to);
+                let object = there(&later, to).filter(fits);
                 later.insert(to, None);
                 later.insert(from, object.clone());
                 object

@@ -158,6 +158,7 @@ fn run<P: Place>(place: &P, args: &RunArgs, here: bool) -> Result<ExitCode> {
         seed: args.seed,
         paced: !args.unpaced,
         in_mount: here && !args.unpaced,
+        by_name: args.at.watch.as_deref() == Some("inotify"),
         fault: args.fault.map(|fault| match fault {
             FaultArg::Drop => Fault::Drop,
             FaultArg::Swap => Fault::Swap,

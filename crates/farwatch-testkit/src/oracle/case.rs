@@ -43,10 +43,11 @@ impl Case {
         !self.ops.iter().any(|(who, _)| matches!(who, Who::Process(_)))
     }
 
-    /// False when something is done that a mount is known to tell otherwise.
+    /// False when something is done that a mount is known to tell otherwise; `by_name` as in
+    /// [`super::Plan`].
     #[must_use]
-    pub fn is_fair(&self) -> bool {
-        let mut before = Model::new(!self.is_paced());
+    pub fn is_fair(&self, by_name: bool) -> bool {
+        let mut before = Model::new(!self.is_paced(), by_name);
         self.setup.iter().for_each(|op| before.follow(op));
         let mut models: BTreeMap<Who, Model> = BTreeMap::new();
         self.ops.iter().all(|(who, op)| {
@@ -201,8 +202,14 @@ mod tests {
     use super::*;
 
     fn case(len: usize) -> Case {
-        let shape =
-            Shape { directories: 8, files: 8, watches_files: true, shared: false, in_mount: true };
+        let shape = Shape {
+            directories: 8,
+            files: 8,
+            watches_files: true,
+            shared: false,
+            in_mount: true,
+            by_name: false,
+        };
         let mut generator = Generator::new(7, shape);
         let setup = generator.setup();
         let who = |n| [Who::Host, Who::Mount, Who::Process(3)][n % 3];

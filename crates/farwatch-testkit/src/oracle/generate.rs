@@ -32,6 +32,8 @@ pub struct Shape {
     pub shared: bool,
     /// Whether programs in the mount do some of the operations.
     pub in_mount: bool,
+    /// Whether the host's watcher tells names and not objects.
+    pub by_name: bool,
 }
 
 /// The tree as far as one process knows it, and the source of its next operation.
@@ -55,7 +57,7 @@ impl Generator {
             rng,
             shape,
             names,
-            model: Model::new(shape.shared),
+            model: Model::new(shape.shared, shape.by_name),
             common: BTreeSet::new(),
             outside: 0,
         }

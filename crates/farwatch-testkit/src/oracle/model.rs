@@ -3,7 +3,7 @@
 //! next, and what not to try since docs/SEMANTICS.md says that a mount differs there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use super::op::{OUTSIDE, Op, SLOTS};
@@ -24,17 +24,22 @@ pub(super) struct Model {
     open: BTreeMap<u8, u32>,
     watched: Vec<u32>,
     next: u32,
+    /// Names of files that were open when they lost them.
+    lost: BTreeSet<OsString>,
     /// Which names a file has had.
     had: BTreeSet<(OsString, u32)>,
     /// Whether several processes work on the tree: then nobody knows what is open elsewhere.
     shared: bool,
+    /// Whether the host's watcher tells names and not objects (inotify).
+    by_name: bool,
 }
 
 impl Model {
     /// An empty tree.
-    pub(super) fn new(shared: bool) -> Self {
+    pub(super) fn new(shared: bool, by_name: bool) -> Self {
         let (entries, open, watched) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        Self { entries, open, watched, next: 1, had: BTreeSet::new(), shared }
+        let (lost, had) = (BTreeSet::new(), BTreeSet::new());
+        Self { entries, open, watched, next: 1, lost, had, shared, by_name }
     }
 
     pub(super) fn entries(&self) -> impl Iterator<Item = (&PathBuf, Type)> {
@@ -63,10 +68,17 @@ impl Model {
                 let leaves = !is_inside(to) && self.below(from).any(|id| self.is_open(id));
                 let replaces = self.entries.get(to).map(|entry| entry.0);
                 let covers = replaces == Some(Type::Directory) && self.has_nameless();
-                !(busy(to) || leaves || covers)
+                let hides = self.by_name && self.is_directory(from) && self.was_lost(to);
+                !(busy(to) || leaves || covers || hides || self.is_mistaken(from, to))
             }
             // A known fault: the second CREATE of a file under one name can be merged with the first.
-            Op::Link(from, to) => !self.shared || !self.has_had(from, to),
+            Op::Link(from, to) => {
+                !self.is_mistaken(from, to) && !(self.shared && self.has_had(from, to))
+            }
+            Op::RenameNoreplace(from, to) => !self.is_mistaken(from, to),
+            Op::Watch(path) => !self.is_mistaken(path, path),
+            // inotify tells of the name, which leads to a directory by now.
+            Op::Mkdir(path) => !(self.by_name && self.was_lost(path)),
             // A known fault.
             Op::RenameExchange(one, two) => {
                 let known = |id| self.is_watched(id) || self.is_open(id);
@@ -91,9 +103,26 @@ impl Model {
         self.shared || self.open.values().any(|open| *open == id)
     }
 
+    fn was_lost(&self, path: &Path) -> bool {
+        !self.shared && path.file_name().is_some_and(|name| self.lost.contains(name))
+    }
+
     fn has_had(&self, file: &Path, name: &Path) -> bool {
         let (file, name) = (self.entries.get(file), name.file_name());
         file.zip(name).is_some_and(|((_, id), name)| self.had.contains(&(name.to_owned(), *id)))
+    }
+
+    /// Whether inotify would tell of a watched file what is done to another that has lost a name
+    /// which it has, or is about to get.
+    fn is_mistaken(&self, from: &Path, to: &Path) -> bool {
+        if !self.by_name || self.shared {
+            return false;
+        }
+        let Some((_, id)) = self.entries.get(from) else { return false };
+        let named = self.entries.iter().filter(|(_, entry)| entry.1 == *id);
+        let mut names = named.map(|(path, _)| path.as_path()).chain([to]);
+        let replaced = self.below(to).any(|other| other != *id && self.is_busy(other));
+        (from == to || self.is_watched(*id)) && (replaced || names.any(|path| self.was_lost(path)))
     }
 
     /// Open in a program on the host.
@@ -132,6 +161,7 @@ impl Model {
                 }
             }
             Op::Unlink(at) => {
+                self.remember(at);
                 self.entries.remove(at);
             }
             Op::Rmdir(at) if self.is_empty(at) => {
@@ -173,6 +203,13 @@ impl Model {
         }
     }
 
+    /// A file loses a name while a program on the host may have it open.
+    fn remember(&mut self, path: &Path) {
+        if self.below(path).any(|id| self.is_busy(id)) {
+            self.lost.extend(path.file_name().map(OsStr::to_owned));
+        }
+    }
+
     fn is_directory(&self, path: &Path) -> bool {
         self.entries.get(path).is_some_and(|entry| entry.0 == Type::Directory)
     }
@@ -189,6 +226,7 @@ impl Model {
                 && (target.0 != Type::Directory || self.is_empty(to))
         });
         if fits && !same && !to.starts_with(from) {
+            self.remember(to);
             self.entries.remove(to);
             self.shift(from, to);
         }

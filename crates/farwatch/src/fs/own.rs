@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use farwatch_proto::host::HostEntry;
 use farwatch_proto::host::inotify::{CallId, Expected};
-use farwatch_proto::{Mask, Name, NodeId};
+use farwatch_proto::{FileKind, Mask, Name, NodeId};
 use rustix::fs::{OFlags, RenameFlags};
 use virtiofsd::filesystem::{
     Context, Entry, Extensions, FileSystem, FsOptions, GetxattrReply, ListxattrReply, OpenOptions,
@@ -111,6 +111,14 @@ fn entry(state: &State, dir: Inode, name: &CStr, events: Mask) -> Announced {
     let (Some(dir), Ok(name)) = (dir, Name::parse(name.to_bytes())) else { return Vec::new() };
     let entry = HostEntry { dir: dir.clone(), name };
     events.iter().map(|event| (Expected::Entry(entry.clone()), event)).collect()
+}
+
+/// A directory over which another is renamed says so itself: `fsnotify_link_count()`.
+fn replaced(state: &State, dir: Inode, name: &CStr) -> Option<(Expected, Mask)> {
+    let tree = &state.engine.tree;
+    let id = tree.current(NodeId::new(dir)?, &Name::parse(name.to_bytes()).ok()?)?;
+    let fid = tree.fid(id).filter(|_| tree.kind(id) == Some(FileKind::Directory))?;
+    Some((Expected::Object(fid.clone()), Mask::ATTRIB))
 }
 
 /// What making an object is reported as. A label is set right after (`--security-label`).
@@ -247,8 +255,15 @@ impl FileSystem for Own {
         let back = [(newdir, newname, Mask::MOVED_FROM), (olddir, oldname, Mask::MOVED_TO)];
         let both = [there, back].concat();
         let exchange = RenameFlags::from_bits_retain(flags).contains(RenameFlags::EXCHANGE);
-        let call = || self.inner.rename(ctx, olddir, oldname, newdir, newname, flags);
-        self.on_entries(if exchange { &both } else { &there }, call)
+        let entries: &[_] = if exchange { &both } else { &there };
+        let expected = |state: &State| {
+            let entries =
+                entries.iter().flat_map(|(dir, name, event)| entry(state, *dir, name, *event));
+            let replaced = if exchange { None } else { replaced(state, newdir, newname) };
+            entries.chain(replaced).collect()
+        };
+        Call { own: self, id: self.share.expect(expected), inode: None, succeeded: false }
+            .make(|| self.inner.rename(ctx, olddir, oldname, newdir, newname, flags))
     }
 
     fn link(&self, ctx: Context, inode: Inode, parent: Inode, name: &CStr) -> io::Result<Entry> {

@@ -2,7 +2,7 @@
 //! Hands in what inotify has to report. The observer of `farwatch_proto` says what follows, and which
 //! names are to be looked up for it; that is done without the share's lock.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
@@ -11,7 +11,7 @@ use std::time::{Instant, SystemTime};
 use farwatch_proto::Fid;
 use farwatch_proto::host::HostChange;
 use farwatch_proto::host::inotify::{Doubt, Found, Looks};
-use rustix::fs::{AtFlags, StatxFlags};
+use rustix::fs::{AtFlags, FileType, StatxFlags};
 
 use super::inotify::Inotify;
 use super::passing::Passing;
@@ -93,10 +93,18 @@ fn look_up(inotify: &Inotify, share: &Share, looks: Looks) -> Found {
         let Some(dir) = rescan::open(share, id) else { continue };
         let Ok(name) = CString::new(entry.name.as_bytes()) else { continue };
         if let Ok(fid) = inotify.fid_at(dir.as_fd(), &name, &entry.dir) {
+            if is_directory(&dir, &name) {
+                found.directories.insert(fid.clone());
+            }
             found.names.insert(entry, fid);
         }
     }
     found
+}
+
+fn is_directory(dir: impl AsFd, name: &CStr) -> bool {
+    let stat = rustix::fs::statx(dir, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE);
+    stat.is_ok_and(|stat| FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory)
 }
 
 /// By the name under which the guest knows the object, if it is there.

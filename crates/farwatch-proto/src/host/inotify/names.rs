@@ -26,9 +26,15 @@ struct Slot {
     /// What left the name last, if nothing has come to it since: who has it open still writes to it
     /// under this name.
     before: Option<Fid>,
+    /// What was under the name earlier, oldest first: whose last name it was, the kernel reports
+    /// under it for as long as it is open.
+    past: Vec<Fid>,
 }
 
 impl Names {
+    /// The most earlier objects of a name that are kept; the oldest goes. Where the guest then
+    /// writes to that, it is told of it once more.
+    const PAST_MAX: usize = 8;
     /// The most names that are kept. Past it all go, and for a moment the tree's word, which is
     /// behind, must do.
     const LEN_MAX: usize = 1 << 16;
@@ -58,14 +64,46 @@ impl Names {
         self.dirs.get(&entry.dir)?.get(&entry.name)?.before.as_ref()
     }
 
+    /// The objects that were under a name before the one that is.
+    pub(super) fn past(&self, entry: &HostEntry) -> &[Fid] {
+        let slot = self.dirs.get(&entry.dir).and_then(|names| names.get(&entry.name));
+        slot.map_or(&[], |slot| slot.past.as_slice())
+    }
+
+    /// Keeps the tree's word of a name. The guest is about to change what is there, and hears of it
+    /// before it is reported.
+    pub(super) fn hold(&mut self, entry: &HostEntry, tree: &Tree) {
+        let known = self.dirs.get(&entry.dir).is_some_and(|names| names.contains_key(&entry.name));
+        if !known && let Some(now) = self.at(entry, tree) {
+            self.set(entry, Slot { now, ..Slot::default() });
+        }
+    }
+
     /// An object has come to a name.
-    pub(super) fn arrived(&mut self, entry: &HostEntry, object: Option<Fid>) {
-        self.set(entry, Slot { now: object, before: None });
+    pub(super) fn arrived(&mut self, entry: &HostEntry, object: Option<Fid>, tree: &Tree) {
+        let past = self.take_past(entry, &object, tree);
+        self.set(entry, Slot { now: object, before: None, past });
     }
 
     /// An object has left a name.
-    pub(super) fn left(&mut self, entry: &HostEntry, object: Option<Fid>) {
-        self.set(entry, Slot { now: None, before: object });
+    pub(super) fn left(&mut self, entry: &HostEntry, object: Option<Fid>, tree: &Tree) {
+        let past = self.take_past(entry, &None, tree);
+        self.set(entry, Slot { now: None, before: object, past });
+    }
+
+    /// What was under a name to which `new` comes.
+    fn take_past(&mut self, entry: &HostEntry, new: &Option<Fid>, tree: &Tree) -> Vec<Fid> {
+        let was = self.at(entry, tree).flatten();
+        let slot = self.dirs.get_mut(&entry.dir).and_then(|names| names.get_mut(&entry.name));
+        let mut past = slot.map_or_else(Vec::new, |slot| std::mem::take(&mut slot.past));
+        if let Some(was) = was.filter(|was| Some(was) != new.as_ref()) {
+            past.retain(|object| *object != was);
+            past.push(was);
+        }
+        if past.len() > Self::PAST_MAX {
+            past.remove(0);
+        }
+        past
     }
 
     fn set(&mut self, entry: &HostEntry, slot: Slot) {
