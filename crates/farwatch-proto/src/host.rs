@@ -9,6 +9,7 @@
 mod backlog;
 mod change;
 mod engine;
+mod hold;
 pub mod inotify;
 mod ledger;
 mod net;
@@ -19,7 +20,8 @@ mod tree;
 
 pub use change::{HostChange, HostEntry};
 pub use engine::{AttachError, Engine};
-pub use ledger::{Answer, MarkedRequest, Object, Refusal};
+pub use hold::Hold;
+pub use ledger::{Answer, MarkedRequest, Object, Opening, Refusal};
 pub use net::{Listed, Listing, Rescan};
 pub use order::put_right;
 pub use state::{State, StateError};
