@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         what_is_read_in_the_mount_is_told_once,
         a_writer_that_waits_before_it_writes_is_first_taken_for_a_reader,
         a_truncation_by_an_open_is_told_before_or_after_it,
+        a_directory_that_was_listed_ends_with_its_deletion,
         a_deleted_file_ends_though_the_host_has_it_open,
         a_mount_ends_while_the_host_has_files_open,
         without_the_option_nobody_is_told_of_reads,
@@ -199,6 +200,18 @@ fn a_truncation_by_an_open_is_told_before_or_after_it() -> Result<()> {
         ensure!(told.strip_prefix(before).unwrap_or(&told) == after, "{told}");
         Ok(())
     })
+}
+
+fn a_directory_that_was_listed_ends_with_its_deletion() -> Result<()> {
+    let mount = Mount::start_with(&["--events", "all"])?;
+    let mut it = Watched::new(mount.share("share")?, &["d"])?;
+    let listing = File::open(it.share.host().join("d"))?;
+    it.expect("OPEN,ISDIR [d]")?;
+    it.share.run_on_host("rm d/inner; rmdir d")?;
+    let told = it.told()?;
+    ensure!(told.ends_with("CLOSE_NOWRITE,ISDIR [d]; DELETE_SELF [d]; IGNORED [d]"), "{told}");
+    drop(listing);
+    it.expect("")
 }
 
 fn a_mount_ends_while_the_host_has_files_open() -> Result<()> {

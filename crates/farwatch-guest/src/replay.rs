@@ -65,9 +65,9 @@ impl Replayer {
     }
 
     /// Replays one event, which notification `seq` brought.
-    pub fn replay(&mut self, seq: Seq, event: GuestEvent) -> Outcome {
+    pub fn replay(&mut self, seq: Seq, event: &GuestEvent) -> Outcome {
         let mut outcome = Outcome::default();
-        if event == GuestEvent::Overflow {
+        if *event == GuestEvent::Overflow {
             self.close_files();
         }
         if let Err(error) = thread::set_fsgid(seq.get()) {
@@ -75,7 +75,7 @@ impl Replayer {
             outcome.failed += 1;
             return outcome;
         }
-        for call in plan(event) {
+        for call in plan(event.clone()) {
             match self.call(&call) {
                 Ok(()) => outcome.done += 1,
                 Err(errno) => {
@@ -84,6 +84,7 @@ impl Replayer {
                 }
             }
         }
+        drop(self.opens.ended(event));
         outcome
     }
 

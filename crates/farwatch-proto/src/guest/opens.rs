@@ -11,7 +11,7 @@
 //! The agent carries out the steps; `F` is its open file.
 
 use super::plan::Target;
-use crate::{Entry, Mask};
+use crate::{Entry, FileKind, GuestEvent, Mask, Node};
 
 /// One system call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -140,6 +140,27 @@ impl<F> Opens<F> {
         self.kept.extract_if(.., is_it).map(|kept| kept.file).collect()
     }
 
+    /// After an event: directories are kept by what they are, and have no name to end with. Returns
+    /// those that it may have ended, to be closed: the one that it says is gone, or all when one has
+    /// come that may have replaced another.
+    #[must_use]
+    pub fn ended(&mut self, event: &GuestEvent) -> Vec<F> {
+        let ends = |node: Node| match event {
+            GuestEvent::Entry { mask, child, .. }
+                if mask.intersects(Mask::DELETE | Mask::MOVED_FROM) =>
+            {
+                *child == Some(node)
+            }
+            GuestEvent::Entry { mask, kind: FileKind::Directory, .. } => {
+                mask.contains(Mask::MOVED_TO)
+            }
+            GuestEvent::Rename { kind, .. } => *kind == FileKind::Directory,
+            GuestEvent::Entry { .. } | GuestEvent::Object { .. } | GuestEvent::Overflow => false,
+        };
+        let is_it = |kept: &mut Kept<F>| matches!(kept.target, Target::Node(node) if ends(node));
+        self.kept.extract_if(.., is_it).map(|kept| kept.file).collect()
+    }
+
     /// Closes of files may not have been told: forgets all of them.
     pub fn clear(&mut self) {
         self.kept.clear();
@@ -154,7 +175,7 @@ impl<F> Opens<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Name, Node};
+    use crate::Name;
 
     fn entry(name: &str) -> Entry {
         Entry { dir: Node::ROOT, name: Name::parse(name.as_bytes()).unwrap() }
@@ -268,6 +289,32 @@ mod tests {
         assert_eq!(opens.keep(target(1000), Way::Read, 1000), Some(0));
         assert_eq!(opens.take(&target(0), false), None);
         assert_eq!(opens.take(&target(1), false), Some(1));
+    }
+
+    #[test]
+    fn a_directory_ends_with_its_deletion_and_perhaps_with_a_rename() {
+        let node =
+            |id| Node { id: crate::NodeId::new(id).unwrap(), generation: Node::ROOT.generation };
+        let event = |mask, child| {
+            let (entry, kind) = (entry("d"), FileKind::Directory);
+            GuestEvent::Entry { entry, mask: mask | Mask::ISDIR, child, kind, link: false }
+        };
+        let (from, to) = (entry("d"), entry("e"));
+        let rename = GuestEvent::Rename { from, to, child: None, kind: FileKind::Directory };
+        for (event, closed) in [
+            (event(Mask::DELETE, Some(node(7))), vec![7]),
+            (event(Mask::MOVED_FROM, Some(node(8))), vec![8]),
+            (event(Mask::DELETE, None), vec![]),
+            (event(Mask::ATTRIB, Some(node(7))), vec![]),
+            (event(Mask::MOVED_TO, None), vec![7, 8]),
+            (rename, vec![7, 8]),
+        ] {
+            let mut opens = Opens::default();
+            for id in [7, 8] {
+                assert_eq!(opens.keep(Target::Node(node(id)), Way::Read, id), None);
+            }
+            assert_eq!(opens.ended(&event), closed, "{event:?}");
+        }
     }
 
     #[test]
