@@ -39,8 +39,8 @@ impl Link {
             .map_err(Error::Marks)?;
         let control = open_control(root)?;
         let version = FARWATCH_VERSION;
-        let hello =
-            Hello { version_min: version, version_max: version, delivery, events: Mask::DEFAULT };
+        let events = Mask::DEFAULT | Mask::READS;
+        let hello = Hello { version_min: version, version_max: version, delivery, events };
         let control_error = |errno: Errno| Error::Control(errno.into());
         rustix::io::write(&control, &hello.encode()).map_err(control_error)?;
         let mut frame = [0; Welcome::LEN];

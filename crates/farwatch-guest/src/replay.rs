@@ -9,12 +9,13 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use farwatch_proto::guest::join::Joined;
-use farwatch_proto::guest::plan::{Call, Content, Place, Target, limbo_name, plan};
+use farwatch_proto::guest::opens::{Opens, Step, Way};
+use farwatch_proto::guest::plan::{Call, Place, Target, limbo_name, plan};
 use farwatch_proto::wire::abi::FARWATCH_LIMBO_NAME;
-use farwatch_proto::{Entry, FileKind, GuestEvent, Name, Node, Seq};
+use farwatch_proto::{Entry, FileKind, GuestEvent, Mask, Name, Node, Seq};
 use farwatch_sys::{handle, thread};
 use rustix::fs::{
-    AtFlags, CWD, Mode, OFlags, RenameFlags, StatxFlags, Timespec, Timestamps, UTIME_NOW,
+    AtFlags, CWD, Mode, OFlags, RawDir, RenameFlags, StatxFlags, Timespec, Timestamps, UTIME_NOW,
     UTIME_OMIT,
 };
 use rustix::io::Errno;
@@ -23,6 +24,9 @@ use crate::root::MountRoot;
 
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 const OBJECT: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// Room for a listing, as programs have it.
+const LISTING_LEN: usize = 4096;
 
 /// How often a rename is tried while programs keep looking up its new name.
 const RENAME_TRIES_MAX: u32 = 8;
@@ -33,6 +37,7 @@ pub struct Replayer {
     root: MountRoot,
     limbo: Option<OwnedFd>,
     limbo_names: u64,
+    opens: Opens<OwnedFd>,
 }
 
 /// How the replay of one event went.
@@ -59,7 +64,12 @@ impl Outcome {
 impl Replayer {
     /// Replays on the mount that `root` is open on.
     pub fn new(root: MountRoot) -> Self {
-        Self { root, limbo: None, limbo_names: 0 }
+        Self { root, limbo: None, limbo_names: 0, opens: Opens::default() }
+    }
+
+    /// Closes what is kept open, since the closes on the host will not be told.
+    pub fn close_files(&mut self) {
+        self.opens.clear();
     }
 
     /// The mount that it works on.
@@ -68,18 +78,21 @@ impl Replayer {
     }
 
     /// Replays one event.
-    pub fn replay(&mut self, joined: Joined) -> Outcome {
+    pub fn replay(&mut self, joined: &Joined) -> Outcome {
         let Joined { seq, mate, event } = joined;
         let mut outcome = Outcome::default();
+        if *event == GuestEvent::Overflow {
+            self.close_files();
+        }
         // The server wants to be asked for a node that nobody has (PROTOCOL.md, 6.5).
-        let probe = matches!(&event, GuestEvent::Object { node, .. } if node.id.is_reserved());
-        for call in plan(event) {
-            match (self.call(seq, &call), &call, mate) {
+        let probe = matches!(event, GuestEvent::Object { node, .. } if node.id.is_reserved());
+        for call in plan(event.clone()) {
+            match (self.call(*seq, &call), &call, *mate) {
                 // The kernel holds one of the two directories no more, so nobody watches that, or
                 // cannot do it in one go.
                 (Err(Errno::STALE), Call::Rename(from, to), Some(mate)) => {
                     let halves = [
-                        (seq, Call::Rename(from.clone(), Place::Limbo)),
+                        (*seq, Call::Rename(from.clone(), Place::Limbo)),
                         (mate, Call::Rename(Place::Limbo, to.clone())),
                     ];
                     for (seq, half) in halves {
@@ -91,6 +104,7 @@ impl Replayer {
                 (result, ..) => outcome.count(&call, result),
             }
         }
+        drop(self.opens.ended(event));
         outcome
     }
 
@@ -108,29 +122,106 @@ impl Replayer {
                 Err(Errno::NOENT | Errno::STALE) => self.create(entry, *kind),
                 linked => linked,
             },
-            Call::Content(Target::Entry(entry), content) => {
-                let (dir, name) = (self.dir(entry)?, entry.name.as_bytes());
-                let change = |looked_again: bool| {
-                    let object = rustix::fs::openat(&dir, name, OBJECT, Mode::empty())?;
-                    change_content(&object, *content, looked_again)
-                };
-                match change(false) {
-                    Err(Errno::STALE) => {
-                        look_again(&dir, name)?;
-                        change(true)
-                    }
-                    changed => changed,
-                }
-            }
-            Call::Content(Target::Node(node), content) => {
-                change_content(&self.open(*node, OBJECT)?, *content, true)
-            }
+            Call::Content(target, events) => self.content(target, *events),
             Call::Remove(entry, directory) => {
                 let flags = if *directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-                rustix::fs::unlinkat(&self.dir(entry)?, entry.name.as_bytes(), flags)
+                let removed = rustix::fs::unlinkat(&self.dir(entry)?, entry.name.as_bytes(), flags);
+                drop(self.opens.removed(entry));
+                removed
             }
-            Call::Rename(from, to) => self.rename(from, to),
+            Call::Rename(from, to) => {
+                let renamed = self.rename(from, to);
+                match (from, to) {
+                    (Place::Entry(from), Place::Entry(to)) => drop(self.opens.renamed(from, to)),
+                    (Place::Entry(entry), Place::Limbo) | (Place::Limbo, Place::Entry(entry)) => {
+                        drop(self.opens.removed(entry));
+                    }
+                    (Place::Limbo, Place::Limbo) => {}
+                }
+                renamed
+            }
         }
+    }
+
+    /// Raises what comes to an object without changing its name. When a call fails those behind it are
+    /// not made, but what is to be closed is.
+    fn content(&mut self, target: &Target, events: Mask) -> Result<(), Errno> {
+        let mut object = None;
+        let mut looked_again = false;
+        let mut result = Ok(());
+        for step in self.opens.steps(target, events) {
+            if result.is_err() && !matches!(step, Step::Close(_)) {
+                continue;
+            }
+            let mut done = self.step(target, step, &mut object, looked_again);
+            if done == Err(Errno::STALE)
+                && !looked_again
+                && let Target::Entry(entry) = target
+            {
+                looked_again = true;
+                object = None;
+                done = look_again(&self.dir(entry)?, entry.name.as_bytes())
+                    .and_then(|()| self.step(target, step, &mut object, looked_again));
+            }
+            result = result.and(done);
+        }
+        result
+    }
+
+    /// `object` is the target, opened with `O_PATH` by the first step that needs it.
+    ///
+    /// # Errors
+    /// ESTALE when something else has the name of a file by now, unless the server was asked for it
+    /// already.
+    fn step(
+        &mut self,
+        target: &Target,
+        step: Step,
+        object: &mut Option<OwnedFd>,
+        looked_again: bool,
+    ) -> Result<(), Errno> {
+        match step {
+            Step::Open(way) => match open_file(self.object(target, object)?, way)? {
+                Some(file) => {
+                    drop(self.opens.keep(target.clone(), way, file));
+                    Ok(())
+                }
+                None if looked_again || matches!(target, Target::Node(_)) => Ok(()),
+                None => Err(Errno::STALE),
+            },
+            Step::Access => self.opens.any(target).map_or(Ok(()), read_something),
+            Step::Modify => set_times(self.object(target, object)?, UTIME_OMIT),
+            Step::Attrib => set_times(self.object(target, object)?, UTIME_NOW),
+            Step::Refresh => match self.opens.any(target) {
+                Some(file) => {
+                    let sync = AtFlags::EMPTY_PATH.union(AtFlags::STATX_FORCE_SYNC);
+                    rustix::fs::statx(file, c"", sync, StatxFlags::MTIME).map(drop)
+                }
+                None => Ok(()),
+            },
+            Step::Close(writes) => {
+                drop(self.opens.take(target, writes));
+                Ok(())
+            }
+        }
+    }
+
+    fn object<'a>(
+        &self,
+        target: &Target,
+        opened: &'a mut Option<OwnedFd>,
+    ) -> Result<&'a OwnedFd, Errno> {
+        let object = match opened.take() {
+            Some(object) => object,
+            None => match target {
+                Target::Entry(entry) => {
+                    let (dir, name) = (self.dir(entry)?, entry.name.as_bytes());
+                    rustix::fs::openat(&dir, name, OBJECT, Mode::empty())?
+                }
+                Target::Node(node) => self.open(*node, OBJECT)?,
+            },
+        };
+        Ok(opened.insert(object))
     }
 
     /// A directory whose new name somebody has looked up already has its dentry there. The kernel can
@@ -216,37 +307,31 @@ fn look_again(dir: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
     }
 }
 
-/// Raises OPEN, MODIFY, ATTRIB and CLOSE_WRITE, as far as asked for, on an `O_PATH` descriptor.
-///
-/// # Errors
-/// ESTALE before anything is raised when something else than a file has its name by now, unless the
-/// server was asked for it already.
-fn change_content(object: &OwnedFd, content: Content, looked_again: bool) -> Result<(), Errno> {
-    let writer = if content.close_write { open_for_writing(object)? } else { None };
-    if content.close_write && writer.is_none() && !looked_again {
-        return Err(Errno::STALE);
-    }
-    if content.modify {
-        set_times(object, UTIME_OMIT)?;
-    }
-    if content.attrib {
-        set_times(object, UTIME_NOW)?;
-    }
-    drop(writer);
-    Ok(())
-}
-
-/// Only a regular file: opening a FIFO or a device would be felt by others. What the guest holds
-/// under the name need not be what the event was about.
-fn open_for_writing(object: &OwnedFd) -> Result<Option<OwnedFd>, Errno> {
+/// Only a regular file, or a directory for reading: opening a FIFO or a device would be felt by others.
+/// What the guest holds under the name need not be what the event was about.
+fn open_file(object: &OwnedFd, way: Way) -> Result<Option<OwnedFd>, Errno> {
     let dont_sync = AtFlags::EMPTY_PATH.union(AtFlags::STATX_DONT_SYNC);
     let stat = rustix::fs::statx(object, c"", dont_sync, StatxFlags::TYPE)?;
-    if FileKind::from_mode(u32::from(stat.stx_mode)) != FileKind::Regular {
-        return Ok(None);
-    }
+    let mode = match (FileKind::from_mode(u32::from(stat.stx_mode)), way) {
+        (FileKind::Regular | FileKind::Directory, Way::Read) => OFlags::RDONLY,
+        (FileKind::Regular, Way::Write) => OFlags::WRONLY,
+        (FileKind::Regular, Way::ReadWrite) => OFlags::RDWR,
+        _ => return Ok(None),
+    };
     let path = format!("/proc/thread-self/fd/{}", object.as_raw_fd());
-    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let flags = mode | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     rustix::fs::openat(CWD, path, flags, Mode::empty()).map(Some)
+}
+
+/// The server lets it read a byte of nothing, or an empty listing.
+fn read_something(file: &OwnedFd) -> Result<(), Errno> {
+    match rustix::io::pread(file, &mut [0_u8], 0) {
+        Err(Errno::ISDIR) => {
+            let mut buf = Vec::with_capacity(LISTING_LEN);
+            RawDir::new(file, buf.spare_capacity_mut()).next().map_or(Ok(()), |it| it.map(drop))
+        }
+        read => read.map(drop),
+    }
 }
 
 /// Sets the mtime to now, and the atime to now or not at all.

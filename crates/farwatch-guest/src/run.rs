@@ -88,7 +88,7 @@ pub fn run(
                     "too much happened at once on the host: single events are missing, the difference follows"
                 );
             }
-            let outcome = replayer.replay(joined);
+            let outcome = replayer.replay(&joined);
             report.calls += u64::from(outcome.done);
             report.failed += u64::from(outcome.failed);
         }

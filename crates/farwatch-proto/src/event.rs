@@ -35,7 +35,7 @@ pub enum GuestEvent {
     Object {
         /// The object.
         node: Node,
-        /// What: bits of [`Mask::CONTENT`] and ISDIR.
+        /// What: bits of [`Mask::CONTENT`], [`Mask::READS`] and ISDIR.
         mask: Mask,
     },
     /// An object got another name, both within the guest's view.

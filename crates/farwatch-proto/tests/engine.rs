@@ -5,7 +5,7 @@
 use std::time::SystemTime;
 
 use farwatch_proto::host::{
-    Answer, Engine, HostChange, HostEntry, Learned, MarkedRequest, Object, Refusal,
+    Answer, Engine, HostChange, HostEntry, Learned, MarkedRequest, Object, Opening, Refusal,
 };
 use farwatch_proto::wire::Notification;
 use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId, Seq};
@@ -155,7 +155,7 @@ fn requests_that_the_notification_did_not_ask_for_are_refused() {
     assert_eq!(host.ask(MarkedRequest::Create(root, &name("f"), FileKind::Directory)), EPERM);
     assert_eq!(host.ask(MarkedRequest::Link(id(5), root, &name("f"))), EPERM);
     assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Mask::MODIFY)), EPERM);
-    assert_eq!(host.ask(MarkedRequest::OpenWrite(id(5))), EPERM);
+    assert_eq!(host.ask(MarkedRequest::Open(id(5), Opening::Write)), EPERM);
     let later = host.seq.next();
     let request = MarkedRequest::Create(root, &name("f"), FileKind::Regular);
     assert_eq!(host.engine.answer(Some(later), request), EPERM);
@@ -367,8 +367,8 @@ fn each_content_event_of_a_message_is_answered_once_and_for_its_own_object() {
     assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Mask::MODIFY)), Answer::Attr(five));
     assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Mask::MODIFY)), EPERM);
     assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Mask::ATTRIB)), EPERM);
-    assert_eq!(host.ask(MarkedRequest::OpenWrite(id(5))), Answer::Opened);
-    assert_eq!(host.ask(MarkedRequest::OpenWrite(id(5))), EPERM);
+    assert_eq!(host.ask(MarkedRequest::Open(id(5), Opening::Write)), Answer::Opened);
+    assert_eq!(host.ask(MarkedRequest::Open(id(5), Opening::Write)), EPERM);
 }
 
 #[test]
@@ -432,4 +432,57 @@ fn a_directory_that_the_guest_has_not_been_told_of_yet_is_changed_where_it_will_
         (Some(name("d")), Mask::CREATE | Mask::ATTRIB | Mask::ISDIR)
     );
     assert_eq!(host.next(), None);
+}
+
+#[test]
+fn a_client_is_told_of_reads_only_if_it_wants_them() {
+    let mut host = Host::new();
+    host.knows_file("a", 5);
+    host.changed("a", Mask::READS, 5);
+    host.directory_changed(1, Mask::READS);
+    assert_eq!(host.next(), None);
+    host.engine.want(Mask::DEFAULT | Mask::READS);
+    host.changed("a", Mask::READS, 5);
+    host.directory_changed(1, Mask::READS);
+    assert_eq!(host.next().map(|told| told.mask), Some(Mask::READS));
+    assert_eq!(host.next().map(|told| told.mask), Some(Mask::READS | Mask::ISDIR));
+}
+
+#[test]
+fn each_open_and_read_is_granted_once_and_only_for_reads() {
+    let mut host = Host::new();
+    host.knows_file("a", 5);
+    host.engine.want(Mask::DEFAULT | Mask::READS);
+    let open = |host: &mut Host, opening| host.ask(MarkedRequest::Open(id(5), opening));
+    let all = [Opening::Read, Opening::Write, Opening::Both, Opening::Access];
+    for (mask, granted) in [
+        (Mask::MODIFY | Mask::ATTRIB, &[][..]),
+        (Mask::CLOSE_WRITE, &[Opening::Write]),
+        (Mask::CLOSE_NOWRITE, &[Opening::Read]),
+        (Mask::ACCESS, &[Opening::Read, Opening::Access]),
+        (Mask::OPEN, &[Opening::Read, Opening::Write]),
+    ] {
+        host.changed("a", mask, 5);
+        assert!(host.next().is_some());
+        for opening in all {
+            let answer = if opening == Opening::Access { Answer::Done } else { Answer::Opened };
+            let expected = if granted.contains(&opening) { answer } else { EPERM };
+            assert_eq!(open(&mut host, opening), expected, "{mask:?} {opening:?}");
+            assert_eq!(open(&mut host, opening), EPERM, "{mask:?} {opening:?} again");
+        }
+    }
+}
+
+#[test]
+fn what_was_only_read_is_in_no_net() {
+    let mut host = Host::new();
+    host.engine.want(Mask::DEFAULT | Mask::READS);
+    host.engine.limit_backlog(4);
+    for n in 10..16 {
+        host.changed(&n.to_string(), Mask::READS, n);
+        host.directory_changed(1, Mask::READS);
+    }
+    assert_eq!((host.engine.stale_len(), host.engine.events_forgotten()), (0, 8));
+    host.changed("16", Mask::MODIFY | Mask::READS, 16);
+    assert_eq!(host.engine.stale_len(), 1);
 }

@@ -70,6 +70,10 @@ impl Observer {
                 let recorder = Recorder::new(&share, Recorder::CHANGES)?;
                 self.recorders.insert(name.into(), recorder);
             }
+            ("recorder-of-all", [name, mount]) => {
+                let share = Share::seen_from_the_mount(Path::new(mount));
+                self.recorders.insert(name.into(), Recorder::new(&share, Recorder::ALL)?);
+            }
             ("forget", [name]) => drop(self.recorders.remove(*name)),
             ("watch", [name, path]) => self.recorder(name)?.watch(Path::new(path))?,
             ("watch-below", [name, path]) => {

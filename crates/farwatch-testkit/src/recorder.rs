@@ -51,6 +51,12 @@ impl Recorder {
         .union(WatchMask::DELETE_SELF)
         .union(WatchMask::MOVE_SELF);
 
+    /// What `--events all` tells: reads too.
+    pub const ALL: WatchMask = Self::CHANGES
+        .union(WatchMask::OPEN)
+        .union(WatchMask::ACCESS)
+        .union(WatchMask::CLOSE_NOWRITE);
+
     /// A recorder that watches nothing yet but the barrier directory of `share`.
     pub fn new(share: &Share, mask: WatchMask) -> Result<Self> {
         let inotify = Inotify::init().context("inotify_init")?;

@@ -182,6 +182,11 @@ impl Guest {
         self.ask(&[OsStr::new("recorder"), OsStr::new(name), share.as_os_str()]).map(drop)
     }
 
+    /// The same, which is told of reads too.
+    pub fn recorder_of_all(&mut self, name: &str, share: &Path) -> Result<()> {
+        self.ask(&[OsStr::new("recorder-of-all"), OsStr::new(name), share.as_os_str()]).map(drop)
+    }
+
     /// That recorder watches a file or directory, relative to its share.
     pub fn watch(&mut self, name: &str, path: &Path) -> Result<()> {
         self.ask(&[OsStr::new("watch"), OsStr::new(name), path.as_os_str()]).map(drop)

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use farwatch_proto::Mask;
 
 use farwatch_guest::SyncArgs;
 
@@ -95,6 +96,10 @@ pub(crate) struct SharingArgs {
     /// system has no fanotify that names files
     #[arg(long, value_name = "BACKEND", value_enum, default_value_t = WatchBackend::Auto)]
     pub(crate) watch: WatchBackend,
+    /// Which events programs can have. `all` costs a notification for each file that is read on the
+    /// host, and several requests of the guest
+    #[arg(long, value_name = "EVENTS", value_enum, default_value_t = Events::Changes)]
+    pub(crate) events: Events,
     /// With inotify: tell a rename as two events that have nothing to do with each other, without a
     /// wait for the second
     #[arg(long)]
@@ -111,6 +116,16 @@ pub(crate) struct SharingArgs {
     pub(crate) backlog_events_max: Option<usize>,
 }
 
+impl Events {
+    /// The events themselves.
+    pub(crate) fn mask(self) -> Mask {
+        match self {
+            Self::Changes => Mask::DEFAULT,
+            Self::All => Mask::DEFAULT | Mask::READS,
+        }
+    }
+}
+
 /// `--watch`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum WatchBackend {
@@ -120,6 +135,15 @@ pub(crate) enum WatchBackend {
     Fanotify,
     /// inotify alone
     Inotify,
+}
+
+/// `--events`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Events {
+    /// What changes: CREATE, MODIFY, ATTRIB, CLOSE_WRITE, DELETE and renames
+    Changes,
+    /// Reads too: OPEN, ACCESS and CLOSE_NOWRITE. Needs fanotify
+    All,
 }
 
 /// `--cache` of virtiofsd.

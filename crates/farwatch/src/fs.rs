@@ -478,6 +478,10 @@ impl FileSystem for Interposer {
             let proved = self.is_agent(&ctx);
             return self.control.read(&self.share, handle, proved, w, size);
         }
+        if control::is_ours(handle) && self.is_agent(&ctx) {
+            self.read_marked(&ctx, inode)?;
+            return control::send_byte(w, size);
+        }
         self.check(&ctx, inode)?;
         self.inner.read(ctx, inode, handle, w, size, offset, lock_owner, flags)
     }
@@ -547,8 +551,13 @@ impl FileSystem for Interposer {
         flags: u32,
     ) -> io::Result<(Option<Handle>, OpenOptions)> {
         self.check_read(inode)?;
-        if self.is_agent(&ctx) && self.reconnect.names(&self.share, node(inode)?) {
-            return Ok((Some(control::REPLAY_HANDLE), OpenOptions::empty()));
+        if self.is_agent(&ctx) {
+            if self.reconnect.names(&self.share, node(inode)?) {
+                return Ok((Some(control::REPLAY_HANDLE), OpenOptions::empty()));
+            }
+            if let Some(handle) = self.opendir_marked(&ctx, inode) {
+                return Ok((Some(handle), OpenOptions::empty()));
+            }
         }
         self.inner.opendir(ctx, inode, flags)
     }
@@ -562,6 +571,10 @@ impl FileSystem for Interposer {
         offset: u64,
     ) -> io::Result<Self::DirIter> {
         self.check_read(inode)?;
+        if handle == control::REPLAY_DIR_HANDLE {
+            self.read_marked(&ctx, inode)?;
+            return Ok(Entries::One(None));
+        }
         if control::is_ours(handle) {
             return Ok(Entries::One(self.reconnect.list(&self.share, node(inode)?, offset)));
         }

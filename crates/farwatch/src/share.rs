@@ -123,6 +123,11 @@ impl Share {
         self.watch.as_ref()
     }
 
+    /// Which events can be told.
+    pub fn events(&self) -> Mask {
+        self.watch.as_ref().map_or(Mask::DEFAULT, Watch::events)
+    }
+
     /// How the object behind `fd` is known.
     ///
     /// # Errors
@@ -215,8 +220,10 @@ impl Share {
     }
 
     /// The agent has proved its marks: notifications begin. Returns the number of the link.
-    pub fn listen(&self, delivery: Delivery) -> Option<u64> {
+    /// Of the events that it wants it is told those that are watched for.
+    pub fn listen(&self, delivery: Delivery, events: Mask) -> Option<u64> {
         let mut state = self.lock();
+        state.engine.want(events.intersection(self.events()));
         state.engine.listen(SystemTime::now());
         state.delivery = Some(delivery);
         state.engine.link()

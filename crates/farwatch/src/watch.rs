@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use farwatch_proto::host::{HostChange, put_right};
+use farwatch_proto::host::{Hold, HostChange, put_right};
 use farwatch_proto::{Fid, Mask};
 use farwatch_sys::fanotify::{FAN_EVENT_ON_CHILD, FAN_ONDIR, FAN_RENAME, Fanotify, Level};
 use farwatch_sys::handle;
@@ -44,9 +44,17 @@ pub enum Watch {
 }
 
 impl Watch {
-    /// By a group that was opened.
-    pub fn fanotify(group: Fanotify) -> Self {
-        Self::Fanotify(Groups::new(group))
+    /// By a group that was opened, and what comes to it for these events.
+    pub fn fanotify(group: Fanotify, events: Mask) -> Self {
+        Self::Fanotify(Groups::new(group, events))
+    }
+
+    /// What is watched for. Never reads by inotify, which does not say whose they are.
+    pub fn events(&self) -> Mask {
+        match self {
+            Self::Fanotify(groups) => groups.events(),
+            Self::Inotify(_) => Mask::DEFAULT,
+        }
     }
 
     /// The groups at this moment: the first, and whatever has come since.
@@ -87,9 +95,9 @@ impl Watch {
 
 /// What every known directory is marked with. The deletion or move of a directory itself is seen in
 /// its parent.
-pub(crate) fn mark_mask(level: Level) -> u64 {
+pub(crate) fn mark_mask(level: Level, events: Mask) -> u64 {
     let moves = if level.rename { FAN_RENAME } else { Mask::MOVE.bits() };
-    let entries = Mask::CREATE | Mask::DELETE | Mask::CONTENT;
+    let entries = events.difference(Mask::MOVE);
     entries.bits() | moves | FAN_ONDIR | FAN_EVENT_ON_CHILD
 }
 
@@ -198,7 +206,8 @@ fn run(
             let state = share.lock();
             let observer = state.observer.as_ref();
             let half_until = observer.and_then(|observer| observer.poll_timeout());
-            let next = [state.engine.rescan_timeout(), half_until].into_iter().flatten().min();
+            let next = [state.engine.rescan_timeout(), half_until, reader.poll_timeout()];
+            let next = next.into_iter().flatten().min();
             next.map(|at| at.saturating_duration_since(Instant::now()))
         };
     }
@@ -225,6 +234,7 @@ enum Queue<'a> {
 struct Buffers {
     first: Vec<u8>,
     other: Vec<u8>,
+    hold: Hold,
 }
 
 impl<'a> Reader<'a> {
@@ -232,7 +242,7 @@ impl<'a> Reader<'a> {
         let queue = match watch {
             Watch::Fanotify(groups) => {
                 let [first, other] = [(); 2].map(|()| vec![0; fanotify::BUFFER_LEN]);
-                Queue::Fanotify(groups, Buffers { first, other })
+                Queue::Fanotify(groups, Buffers { first, other, hold: Hold::default() })
             }
             Watch::Inotify(inotify) => Queue::Inotify(inotify, inotify::buffer()),
         };
@@ -243,8 +253,20 @@ impl<'a> Reader<'a> {
     fn read(&mut self, share: &Share, deliver: &impl Fn()) -> io::Result<()> {
         let passing = &mut self.passing;
         match &mut self.queue {
-            Queue::Fanotify(groups, buf) => read(groups, share, buf, passing, deliver),
+            Queue::Fanotify(groups, buf) => {
+                read(groups, share, buf, passing, deliver)?;
+                hand_in(share, buf.hold.handle_timeout(Instant::now()), deliver);
+                Ok(())
+            }
             Queue::Inotify(inotify, buf) => observe::read(inotify, share, buf, passing, deliver),
+        }
+    }
+
+    /// When something is to be handed in though nothing is read.
+    fn poll_timeout(&self) -> Option<Instant> {
+        match &self.queue {
+            Queue::Fanotify(_, buf) => buf.hold.poll_timeout(),
+            Queue::Inotify(..) => None,
         }
     }
 }
@@ -305,11 +327,17 @@ fn read(
         reads += 1;
         if drained || reads >= READS_MAX {
             put_right(&mut changes);
-            hand_in(share, std::mem::take(&mut changes), deliver);
+            let observed = std::mem::take(&mut changes);
+            hand_in(share, buf.hold.handle(Instant::now(), observed), deliver);
             reads = 0;
             if drained {
                 passing.drained();
                 share.lock().engine.handle_drained(now);
+            }
+            if passing.passes() {
+                // An OPEN waits for what says how the file was opened; a barrier for nothing.
+                let held = buf.hold.handle_timeout(Instant::now() + Hold::WAIT_MAX);
+                hand_in(share, held, deliver);
             }
             passed(share, passing, deliver);
         }

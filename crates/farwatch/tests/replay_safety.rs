@@ -7,6 +7,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::print_stderr, reason = "a helper says why a test is skipped")]
 
+#[path = "common/about.rs"]
+mod about;
 #[path = "common/bench.rs"]
 mod bench;
 #[path = "common/fake_driver.rs"]
@@ -27,6 +29,7 @@ mod served;
 #[path = "common/snapshot.rs"]
 mod snapshot;
 
+use about::{about_entry, about_object};
 use bench::{Bench, EPERM, pid_alone, uid_alone};
 use farwatch_proto::wire::abi::MARKER_UID;
 use farwatch_proto::wire::control::Hello;
@@ -36,7 +39,7 @@ use mutations::{Mutation, mutations, populate};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use replay::{ATTRIB, MODIFY, joined, replay};
-use requests::{Request, fattr, file_type, open_flags, rename_flags};
+use requests::{Request, open_flags};
 use rustix::io::Errno;
 use served::{Host, skip_without_root};
 use virtiofsd::fuse::Opcode;
@@ -106,43 +109,6 @@ fn with_a_mark_alone_or_both_and_other_things_to_replay_every_change_gets_eperm(
     bench.assert_goes_on();
 }
 
-/// Requests about an entry. Which of them is the right one is up to what is being replayed.
-fn about_entry(node: u64, dir: u64, name: &str) -> Vec<(&'static str, Request)> {
-    let (here, limbo, away) = ((dir, name), (NodeId::LIMBO.get(), "1"), (dir, "elsewhere"));
-    vec![
-        ("symlink", requests::symlink(dir, name)),
-        ("mknod", requests::mknod(dir, name, file_type::REGULAR | 0o644)),
-        ("mkdir", requests::mkdir(dir, name)),
-        ("link", requests::link(node, dir, name)),
-        ("create", requests::create(dir, name, open_flags::RDWR)),
-        ("unlink", requests::unlink(dir, name)),
-        ("rmdir", requests::rmdir(dir, name)),
-        ("exchange", requests::rename2(here, limbo, rename_flags::EXCHANGE)),
-        ("noreplace", requests::rename2(here, limbo, rename_flags::NOREPLACE)),
-        ("whiteout", requests::rename2(here, limbo, rename_flags::WHITEOUT)),
-        ("rename out", requests::rename(here, limbo)),
-        ("rename in", requests::rename(limbo, here)),
-        ("rename away", requests::rename(here, away)),
-        ("rename back", requests::rename(away, here)),
-    ]
-}
-
-/// Requests about an object.
-fn about_object(node: u64) -> Vec<(&'static str, Request)> {
-    vec![
-        ("truncate", requests::setattr(node, fattr::SIZE, 0)),
-        ("chmod", requests::setattr(node, fattr::MODE, 0)),
-        ("times now and chmod", requests::setattr(node, ATTRIB | fattr::MODE, 0)),
-        ("mtime now and size", requests::setattr(node, MODIFY | fattr::SIZE, 0)),
-        ("atime", requests::setattr(node, fattr::ATIME, 0)),
-        ("mtime now", requests::setattr(node, MODIFY, 0)),
-        ("times now", requests::setattr(node, ATTRIB, 0)),
-        ("open and truncate", requests::open(node, open_flags::WRONLY | open_flags::TRUNC)),
-        ("open for both", requests::open(node, open_flags::RDWR)),
-        ("open", requests::open(node, open_flags::WRONLY)),
-    ]
-}
-
 #[test]
 fn only_requests_that_the_notification_can_cause_are_granted_and_each_only_once() {
     if skip_without_root() {
@@ -183,6 +149,61 @@ fn only_requests_that_the_notification_can_cause_are_granted_and_each_only_once(
         }
         granted.sort_by_key(|what| right.iter().position(|right| right == what));
         assert_eq!(granted, right, "{script}");
+    }
+    bench.assert_goes_on();
+}
+
+#[test]
+fn an_open_and_a_read_are_granted_once_for_what_was_read_and_the_host_is_not_looked_at() {
+    if skip_without_root() {
+        return;
+    }
+    let cases: [(&str, &[&str]); 3] = [
+        ("cat twin", &["open for both", "open to read", "read"]),
+        ("echo more >> twin", &["mtime now", "open for both", "open to read"]),
+        ("cat dir/inner; ls dir", &[]),
+    ];
+    let mut bench = Bench::attached_to_reads();
+    let twin = bench.guest.lookup(ROOT, "twin");
+    for (script, right) in cases {
+        let mut granted = std::collections::BTreeSet::new();
+        for (seq, _) in bench.change(script) {
+            let agent = Caller::agent(seq.get());
+            for (what, request) in about_object(twin) {
+                if bench.send(agent, &request) != EPERM {
+                    granted.insert(what);
+                    bench.assert_refused(agent, what, &request);
+                    bench.assert_refused(uid_alone(seq.get()), what, &request);
+                    bench.assert_refused(pid_alone(seq.get()), what, &request);
+                }
+            }
+        }
+        assert_eq!(granted.into_iter().collect::<Vec<_>>(), right, "{script}");
+    }
+    bench.assert_goes_on();
+}
+
+#[test]
+fn what_was_read_on_the_host_is_replayed_without_a_look_at_it() {
+    if skip_without_root() {
+        return;
+    }
+    let mut bench = Bench::attached_to_reads();
+    let dir = bench.guest.lookup(ROOT, "dir");
+    for (parent, known) in [(ROOT, "file"), (dir, "inner")] {
+        bench.guest.lookup(parent, known);
+    }
+    for script in ["cat file", "ls dir", "exec 3<dir/inner; cat <&3", "ls .", "echo more >> file"] {
+        let events = joined(bench.change(script));
+        assert!(!events.is_empty(), "{script}: {events:?}");
+        for event in events {
+            for (request, reply) in replay(&mut bench.guest, &event) {
+                assert!(reply.is_ok(), "{request:?}: {reply:?} for {event:?}");
+                let agent = Caller::agent(event.seq.get());
+                bench.assert_refused(agent, "the same again", &request);
+            }
+            bench.assert_still(&format!("the replay of {event:?}"));
+        }
     }
     bench.assert_goes_on();
 }
@@ -480,7 +501,7 @@ fn an_agent_whose_marks_do_not_arrive_together_is_told_nothing_and_changes_nothi
 
 /// What the host does in [`whatever_comes_the_host_stays_as_the_host_has_left_it`]. A change that is
 /// not possible is none.
-const HOST_CHANGES: [&str; 16] = [
+const HOST_CHANGES: [&str; 18] = [
     "touch a",
     // Not when it is a FIFO: that would wait for a reader.
     "test -p b || echo more >> b",
@@ -498,6 +519,8 @@ const HOST_CHANGES: [&str; 16] = [
     "mkfifo dir/a",
     "chmod 711 dir",
     "truncate -s 0 file",
+    "cat file",
+    "ls dir",
 ];
 
 /// One step of a session in which both sides do as they like.
@@ -593,7 +616,7 @@ proptest! {
         if skip_without_root() {
             return Ok(());
         }
-        let mut bench = Bench::attached();
+        let mut bench = Bench::attached_to_reads();
         let mut known = vec![ROOT];
         known.extend(["dir", "file"].map(|name| bench.guest.lookup(ROOT, name)));
         let mut events = std::collections::VecDeque::new();

@@ -60,6 +60,7 @@ fn replay(target: &Target, timeout: Duration) -> anyhow::Result<()> {
         let mut reads = Reads::new(&link, answered);
         let report = crate::run(&mut reads, &mut replayer, link.welcome().next_seq)?;
         tracing::info!(?report, "the virtual machine is on another host: the agent begins anew");
+        replayer.close_files();
         drop(link);
         thread::sleep(BUSY_PAUSE);
         link = open(replayer.root())?;

@@ -16,8 +16,9 @@ pub enum Call {
     /// `linkat(2)`: raises CREATE in the directory and ATTRIB on the object. An object that has lost
     /// its other names since cannot be linked any more: then the entry is created, with the type.
     Link(Node, Entry, FileKind),
-    /// What comes to an object without changing its name.
-    Content(Target, Content),
+    /// What comes to an object without changing its name: bits of [`Mask::CONTENT`] and
+    /// [`Mask::READS`], with ISDIR for a directory. [`Opens`](super::opens::Opens) has the steps.
+    Content(Target, Mask),
     /// `unlinkat(2)`, with `AT_REMOVEDIR` when true: raises DELETE, and DELETE_SELF with the last
     /// name.
     Remove(Entry, bool),
@@ -32,18 +33,6 @@ pub enum Target {
     Entry(Entry),
     /// Found by its handle.
     Node(Node),
-}
-
-/// Which events [`Call::Content`] raises, in this order. With `close_write` the file is opened
-/// before them and closed after, which also raises OPEN.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Content {
-    /// `utimensat(2)` of the mtime alone: MODIFY.
-    pub modify: bool,
-    /// `utimensat(2)` of both times: ATTRIB.
-    pub attrib: bool,
-    /// `open(2)` for writing and `close(2)`: CLOSE_WRITE. Only of a regular file.
-    pub close_write: bool,
 }
 
 /// One side of a rename.
@@ -111,14 +100,17 @@ fn creatable(kind: FileKind) -> FileKind {
     }
 }
 
-fn content(mask: Mask, kind: FileKind) -> Option<Content> {
-    let regular = matches!(kind, FileKind::Regular | FileKind::Unknown);
-    let content = Content {
-        modify: mask.contains(Mask::MODIFY),
-        attrib: mask.contains(Mask::ATTRIB),
-        close_write: mask.contains(Mask::CLOSE_WRITE) && !mask.contains(Mask::ISDIR) && regular,
-    };
-    (content != Content::default()).then_some(content)
+/// What is raised by opening and closing comes to regular files, and without writing to directories:
+/// to open anything else would be felt by others.
+fn content(mask: Mask, kind: FileKind) -> Option<Mask> {
+    let mut raised = Mask::MODIFY | Mask::ATTRIB;
+    if mask.contains(Mask::ISDIR) {
+        raised |= Mask::READS;
+    } else if matches!(kind, FileKind::Regular | FileKind::Unknown) {
+        raised |= Mask::READS | Mask::CLOSE_WRITE;
+    }
+    let content = mask.intersection(raised);
+    (!content.is_empty()).then_some(content | mask.intersection(Mask::ISDIR))
 }
 
 /// A name for the limbo directory that is not in use there: `number` has not been used before.
@@ -144,7 +136,7 @@ mod tests {
     #[test]
     fn a_whole_life_in_one_message_is_replayed_in_the_order_of_a_program() {
         let mask = Mask::DELETE | Mask::CLOSE_WRITE | Mask::ATTRIB | Mask::MODIFY | Mask::CREATE;
-        let content = Content { modify: true, attrib: true, close_write: true };
+        let content = Mask::CONTENT;
         assert_eq!(
             plan(event(mask, FileKind::Unknown)),
             [
@@ -158,12 +150,19 @@ mod tests {
     #[test]
     fn a_fifo_is_never_opened_for_writing() {
         let mask = Mask::CLOSE_WRITE | Mask::ATTRIB;
-        let content = Content { attrib: true, ..Content::default() };
         assert_eq!(
             plan(event(mask, FileKind::Fifo)),
-            [Call::Content(Target::Entry(entry("f")), content)]
+            [Call::Content(Target::Entry(entry("f")), Mask::ATTRIB)]
         );
         assert_eq!(plan(event(Mask::CLOSE_WRITE, FileKind::Fifo)), []);
+    }
+
+    #[test]
+    fn nothing_but_files_and_directories_is_opened_to_be_read() {
+        assert_eq!(plan(event(Mask::READS, FileKind::CharDevice)), []);
+        let (mask, target) = (Mask::READS | Mask::ISDIR, Target::Entry(entry("f")));
+        let listed = plan(event(mask | Mask::CLOSE_WRITE, FileKind::Directory));
+        assert_eq!(listed, [Call::Content(target, mask)]);
     }
 
     #[test]

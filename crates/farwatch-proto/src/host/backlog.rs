@@ -3,7 +3,8 @@
 //!
 //! An event joins the one before it when both are about the same entry of the same object and their
 //! bits come in the order in which a message delivers them: nothing is reordered by that, and the
-//! only thing lost is a repetition, which inotify loses too. At its limit single events are given
+//! only thing lost is a repetition, which inotify loses too. An OPEN or CLOSE_NOWRITE is not lost: there
+//! are as many of the one as of the other. At its limit single events are given
 //! up, and the client is told so by one [`GuestEvent::Overflow`]; `net` makes up for them.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -209,7 +210,7 @@ impl Pending {
         else {
             return false;
         };
-        let mergeable = Mask::CONTENT.union(Mask::ISDIR);
+        let mergeable = Mask::CONTENT.union(Mask::READS).union(Mask::ISDIR);
         let same = entry == entry2
             && child == child2
             && kind == kind2
@@ -226,7 +227,11 @@ impl Pending {
 }
 
 /// Whether everything in `later` comes after, or repeats the last of, what is in `earlier`.
-fn in_order(earlier: Mask, later: Mask) -> bool {
+pub(super) fn in_order(earlier: Mask, later: Mask) -> bool {
+    const COUNTED: Mask = Mask::OPEN.union(Mask::CLOSE_NOWRITE);
+    if earlier.intersection(later).intersects(COUNTED) {
+        return false;
+    }
     let last = Mask::ORDER.iter().rposition(|bit| earlier.contains(*bit));
     let first = Mask::ORDER.iter().position(|bit| later.contains(*bit));
     last.is_none_or(|last| first.is_some_and(|first| last <= first))
@@ -264,6 +269,22 @@ mod tests {
         }
         let all = Mask::CREATE | Mask::MODIFY | Mask::CLOSE_WRITE;
         assert_eq!(drain(&mut backlog), [("\"f\"".into(), all)]);
+    }
+
+    #[test]
+    fn each_cycle_of_a_reader_has_a_message_of_its_own() {
+        let mut backlog = Backlog::default();
+        for _ in 0..2 {
+            for mask in [Mask::OPEN, Mask::ACCESS, Mask::ACCESS, Mask::CLOSE_NOWRITE] {
+                assert!(backlog.push(event("f", mask)));
+            }
+        }
+        for mask in [Mask::OPEN, Mask::OPEN, Mask::CLOSE_NOWRITE, Mask::CLOSE_NOWRITE] {
+            assert!(backlog.push(event("f", mask)));
+        }
+        let told: Vec<_> = drain(&mut backlog).into_iter().map(|(_, mask)| mask).collect();
+        let (open, close) = (Mask::OPEN, Mask::CLOSE_NOWRITE);
+        assert_eq!(told, [Mask::READS, Mask::READS, open, open | close, close]);
     }
 
     #[test]

@@ -16,8 +16,8 @@ pub struct HostEntry {
 /// One observation. The watcher has already left out what this daemon did itself for the guest.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum HostChange {
-    /// Something happened to an entry of a watched directory: one or more of CREATE, DELETE and
-    /// [`Mask::CONTENT`], which the kernel may have put together (`fanotify_merge()`).
+    /// Something happened to an entry of a watched directory: one or more of CREATE, DELETE,
+    /// [`Mask::CONTENT`] and [`Mask::READS`], which the kernel may have put together (`fanotify_merge()`).
     Entry {
         /// Where.
         entry: HostEntry,

@@ -157,6 +157,11 @@ impl Engine {
         }
     }
 
+    /// Has the client told of these events alone, [`Mask::DEFAULT`] unless this is called.
+    pub fn want(&mut self, events: Mask) {
+        self.wanted = events;
+    }
+
     fn drop_link(&mut self) {
         self.agent = None;
         self.backlog.clear();
@@ -465,11 +470,16 @@ impl Engine {
     fn push(&mut self, pending: Pending) {
         let itself = Mask::empty();
         let about = match &pending.event {
+            GuestEvent::Entry { mask, .. } if reads_alone(*mask) => [None, None],
             GuestEvent::Entry { entry, .. } => {
                 self.tree.touch(entry.dir.id, &entry.name);
                 [Some((entry.dir.id, itself)), None]
             }
-            GuestEvent::Object { node, mask } => [Some((node.id, *mask)), None],
+            // Of what was only read there is no net.
+            GuestEvent::Object { mask, .. } if reads_alone(*mask) => [None, None],
+            GuestEvent::Object { node, mask } => {
+                [Some((node.id, mask.difference(Mask::READS))), None]
+            }
             GuestEvent::Rename { from, to, .. } => {
                 self.tree.touch(from.dir.id, &from.name);
                 self.tree.touch(to.dir.id, &to.name);
@@ -485,7 +495,8 @@ impl Engine {
     }
 
     fn object_changed(&mut self, object: &Fid, mask: Mask) {
-        let bits = mask.intersection(Mask::CONTENT).intersection(self.wanted);
+        let told = Mask::CONTENT.union(Mask::READS).intersection(self.wanted);
+        let bits = mask.intersection(told);
         if bits.is_empty() {
             return;
         }
@@ -502,7 +513,7 @@ impl Engine {
         }
         for id in self.tree.nodes_of(object).to_vec() {
             let mask = bits | mask.intersection(Mask::ISDIR);
-            if self.nets.takes(id, mask) {
+            if self.nets.takes(id, mask.difference(Mask::READS)) {
                 self.backlog.give_up();
                 continue;
             }
@@ -574,4 +585,8 @@ impl Engine {
             }
         }
     }
+}
+
+fn reads_alone(mask: Mask) -> bool {
+    Mask::READS.union(Mask::ISDIR).contains(mask)
 }

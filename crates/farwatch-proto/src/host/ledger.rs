@@ -6,11 +6,15 @@
 //! very notification, from what is already true on the host: the answer never changes anything
 //! there, and a request that no record asks for gets EPERM. `docs/PROTOCOL.md` has the table.
 
+mod opened;
+
 use std::collections::VecDeque;
 
 use super::backlog::{Backlog, Pending};
 use super::tree::{Shown, Tree};
 use crate::{Entry, Fid, FileKind, GuestEvent, Mask, Name, NodeId, Seq};
+use opened::Opened;
+pub use opened::Opening;
 
 /// A request that carries an agent's marks and would change something if it were executed, or a
 /// LOOKUP. What the caller cannot express in this type gets EPERM without asking.
@@ -28,8 +32,8 @@ pub enum MarkedRequest<'a> {
     Rename(NodeId, &'a Name, NodeId, &'a Name),
     /// SETATTR of times alone: the mtime (MODIFY), or both (ATTRIB).
     SetTimes(NodeId, Mask),
-    /// OPEN for writing, to be closed again (CLOSE_WRITE).
-    OpenWrite(NodeId),
+    /// OPEN or OPENDIR, or a read of what was opened so.
+    Open(NodeId, Opening),
 }
 
 /// An error that the guest's kernel gets.
@@ -78,7 +82,7 @@ pub enum Answer {
     Attr(Object),
     /// Success, and a file handle that reads and writes nothing.
     Opened,
-    /// Success without a body.
+    /// Success without a body, or for a read with one that says nothing.
     Done,
 }
 
@@ -109,6 +113,8 @@ struct Record {
     pending: Pending,
     /// The bits that have not been replayed.
     todo: Mask,
+    /// What has been opened and read.
+    opened: Opened,
     /// The second message of a rename: of use only when its mate got lost.
     second: bool,
     /// The guest has once been told to look again: it is not told twice.
@@ -148,6 +154,7 @@ impl Ledger {
             seq,
             pending,
             todo,
+            opened: Opened::default(),
             second,
             stale_told: false,
             looked_up: false,
@@ -329,8 +336,11 @@ impl Record {
             MarkedRequest::SetTimes(node, event) if concerns(node, known, &entry, tree) => {
                 self.change(node, known, event, Answer::Attr(by_node(node)))
             }
-            MarkedRequest::OpenWrite(node) if concerns(node, known, &entry, tree) => {
-                self.change(node, known, Mask::CLOSE_WRITE, Answer::Opened)
+            MarkedRequest::Open(node, opening) if concerns(node, known, &entry, tree) => {
+                if self.opened.grants(opening, self.todo) && self.holds_another(node, known) {
+                    return ESTALE;
+                }
+                self.open(opening)
             }
             MarkedRequest::Lookup(..)
             | MarkedRequest::Create(..)
@@ -338,7 +348,7 @@ impl Record {
             | MarkedRequest::Remove(..)
             | MarkedRequest::Rename(..)
             | MarkedRequest::SetTimes(..)
-            | MarkedRequest::OpenWrite(..) => EPERM,
+            | MarkedRequest::Open(..) => EPERM,
         }
     }
 
@@ -360,20 +370,29 @@ impl Record {
         answer
     }
 
+    fn open(&mut self, opening: Opening) -> Answer {
+        if !self.opened.grants(opening, self.todo) {
+            return EPERM;
+        }
+        self.opened.grant(opening);
+        if opening == Opening::Access { Answer::Done } else { Answer::Opened }
+    }
+
     fn answer_object(&mut self, request: MarkedRequest<'_>) -> Answer {
-        let GuestEvent::Object { node, .. } = &self.pending.event else { return EPERM };
+        let GuestEvent::Object { node, .. } = self.pending.event else { return EPERM };
         match request {
             MarkedRequest::SetTimes(id, event) if id == node.id && self.todo.contains(event) => {
                 self.todo.remove(event);
                 Answer::Attr(Object::Known { id, links: 0, here: false })
             }
+            MarkedRequest::Open(id, opening) if id == node.id => self.open(opening),
             MarkedRequest::SetTimes(..)
             | MarkedRequest::Lookup(..)
             | MarkedRequest::Create(..)
             | MarkedRequest::Link(..)
             | MarkedRequest::Remove(..)
             | MarkedRequest::Rename(..)
-            | MarkedRequest::OpenWrite(..) => EPERM,
+            | MarkedRequest::Open(..) => EPERM,
         }
     }
 
@@ -433,7 +452,7 @@ impl Record {
             | MarkedRequest::Remove(..)
             | MarkedRequest::Rename(..)
             | MarkedRequest::SetTimes(..)
-            | MarkedRequest::OpenWrite(..) => EPERM,
+            | MarkedRequest::Open(..) => EPERM,
         }
     }
 
@@ -477,7 +496,7 @@ impl Record {
             | MarkedRequest::Remove(..)
             | MarkedRequest::Rename(..)
             | MarkedRequest::SetTimes(..)
-            | MarkedRequest::OpenWrite(..) => EPERM,
+            | MarkedRequest::Open(..) => EPERM,
         }
     }
 

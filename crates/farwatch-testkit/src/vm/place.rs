@@ -122,14 +122,24 @@ impl Vm {
 
     /// A recorder in the guest.
     pub fn remote_recorder(&self, share: &Share) -> Result<RemoteRecorder> {
-        let name = format!("r{}", self.recorders.fetch_add(1, Ordering::Relaxed));
+        let name = self.recorder_name();
         self.guest().recorder(&name, share.mount())?;
-        Ok(RemoteRecorder {
-            guest: Arc::clone(&self.guest),
-            share: share.clone(),
-            name,
-            barriers: 0,
-        })
+        Ok(self.recorder_called(name, share))
+    }
+
+    /// The same, which is told of reads too.
+    pub fn remote_recorder_of_all(&self, share: &Share) -> Result<RemoteRecorder> {
+        let name = self.recorder_name();
+        self.guest().recorder_of_all(&name, share.mount())?;
+        Ok(self.recorder_called(name, share))
+    }
+
+    fn recorder_name(&self) -> String {
+        format!("r{}", self.recorders.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn recorder_called(&self, name: String, share: &Share) -> RemoteRecorder {
+        RemoteRecorder { guest: Arc::clone(&self.guest), share: share.clone(), name, barriers: 0 }
     }
 }
 

@@ -35,6 +35,9 @@ const HANDLE_MIN: Handle = 1 << 62;
 /// The handle of every file that a replay has opened: it stands for no file on the host.
 pub(super) const REPLAY_HANDLE: Handle = HANDLE_MIN;
 
+/// The same for a directory.
+pub(super) const REPLAY_DIR_HANDLE: Handle = HANDLE_MIN << 1;
+
 /// Whether a file handle is the control node's or a replay's.
 pub(super) fn is_ours(handle: Handle) -> bool {
     handle >= HANDLE_MIN
@@ -68,7 +71,7 @@ enum State {
     #[default]
     Opened,
     /// Has the hello; the version is agreed.
-    Greeted { version: u16, delivery: Delivery },
+    Greeted { version: u16, delivery: Delivery, events: Mask },
     /// The welcome has been read. Reads of this link return notifications.
     Welcomed { reads: Option<u64> },
 }
@@ -138,7 +141,7 @@ impl Control {
         rustix::io::pread(&frame, &mut bytes, 0)?;
         let hello = Hello::decode(&bytes).map_err(|_| Errno::INVAL)?;
         let version = hello.negotiate().ok_or(Errno::PROTONOSUPPORT)?;
-        session.state = State::Greeted { version, delivery: hello.delivery };
+        session.state = State::Greeted { version, delivery: hello.delivery, events: hello.events };
         Ok(Hello::LEN)
     }
 
@@ -157,8 +160,8 @@ impl Control {
         if session.handle != Some(handle) {
             return Err(Errno::BADF.into());
         }
-        let (version, delivery) = match session.state {
-            State::Greeted { version, delivery } => (version, delivery),
+        let (version, delivery, events) = match session.state {
+            State::Greeted { version, delivery, events } => (version, delivery, events),
             State::Welcomed { reads: Some(link) } => {
                 // Whoever opens or closes the node does not wait for this.
                 drop(session);
@@ -173,14 +176,14 @@ impl Control {
             version,
             rename_pairs: share.watch().is_some_and(Watch::pairs_renames),
             marks_proved: proved,
-            events: Mask::DEFAULT,
+            events: share.events(),
             next_seq: Seq::FIRST,
             generation: share.lock().engine.tree.generation(),
             control: NodeId::CONTROL,
             limbo: NodeId::LIMBO,
         };
         let len = send(&mut writer, &welcome.encode())?;
-        let link = if proved { share.listen(delivery) } else { None };
+        let link = if proved { share.listen(delivery, events) } else { None };
         let reads = link.filter(|_| delivery == Delivery::Reads);
         session.state = State::Welcomed { reads };
         if proved {
@@ -214,6 +217,11 @@ fn read_notifications<W: ZeroCopyWriter>(
     let deadline = if may_wait() { Instant::now().checked_add(READ_WAIT) } else { None };
     let bytes = share.read(link, size.min(READ_LEN_MAX), deadline);
     if bytes.is_empty() { Ok(0) } else { send(&mut writer, &bytes) }
+}
+
+/// What a replay reads from a file.
+pub(super) fn send_byte<W: ZeroCopyWriter>(mut writer: W, size: u32) -> io::Result<usize> {
+    if size == 0 { Ok(0) } else { send(&mut writer, &[0]) }
 }
 
 fn send<W: ZeroCopyWriter>(writer: &mut W, bytes: &[u8]) -> io::Result<usize> {

@@ -6,7 +6,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::time::Duration;
 
-use farwatch_proto::host::{Answer, MarkedRequest, Object, Refusal};
+use farwatch_proto::host::{Answer, MarkedRequest, Object, Opening, Refusal};
 use farwatch_proto::{FileKind, Mask, Name, NodeId, Seq};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -133,7 +133,8 @@ impl Interposer {
         }
     }
 
-    /// A file that is opened by a replay is not opened on the host.
+    /// A file that is opened by a replay is not opened on the host. What is read through it must not get
+    /// into the guest's cache: it says nothing (`FOPEN_DIRECT_IO`).
     pub(super) fn open_marked(
         &self,
         ctx: &Context,
@@ -142,15 +143,34 @@ impl Interposer {
     ) -> io::Result<(Option<Handle>, OpenOptions)> {
         let refused = OFlags::TRUNC | OFlags::CREATE | OFlags::APPEND;
         let flags = OFlags::from_bits_retain(flags);
-        if flags.intersection(OFlags::RWMODE) != OFlags::WRONLY || flags.intersects(refused) {
+        if flags.intersects(refused) {
             return Err(not_asked());
         }
-        match self.ask(ctx, MarkedRequest::OpenWrite(node(inode)?)) {
-            // Without KEEP_CACHE the guest's kernel drops the pages of the old content.
-            Answer::Opened => Ok((Some(control::REPLAY_HANDLE), OpenOptions::NOFLUSH)),
+        let id = node(inode)?;
+        // Without KEEP_CACHE the guest's kernel drops the pages of the old content.
+        let (opening, options) = match flags.intersection(OFlags::RWMODE) {
+            OFlags::WRONLY => (Opening::Write, OpenOptions::empty()),
+            OFlags::RDWR => (Opening::Both, OpenOptions::DIRECT_IO),
+            OFlags::RDONLY => (Opening::Read, OpenOptions::DIRECT_IO | OpenOptions::KEEP_CACHE),
+            _ => return Err(not_asked()),
+        };
+        match self.ask(ctx, MarkedRequest::Open(id, opening)) {
+            Answer::Opened => Ok((Some(control::REPLAY_HANDLE), options | OpenOptions::NOFLUSH)),
             Answer::Refused(refused) => Err(refusal(refused)),
             Answer::Entry(_) | Answer::Attr(_) | Answer::Done => Err(not_asked()),
         }
+    }
+
+    /// A directory that is opened by a replay is not opened on the host. One that nothing asks for is
+    /// another's way: `None`.
+    pub(super) fn opendir_marked(&self, ctx: &Context, inode: Inode) -> Option<Handle> {
+        let request = MarkedRequest::Open(node(inode).ok()?, Opening::Read);
+        (self.ask(ctx, request) == Answer::Opened).then_some(control::REPLAY_DIR_HANDLE)
+    }
+
+    /// A read of what a replay has opened: the kernel raises ACCESS if it is allowed.
+    pub(super) fn read_marked(&self, ctx: &Context, inode: Inode) -> io::Result<()> {
+        done(&self.ask(ctx, MarkedRequest::Open(node(inode)?, Opening::Access)))
     }
 
     fn entry_or_refusal(

@@ -31,6 +31,7 @@ impl Device {
         let program = std::env::current_exe().context("the path of this program")?;
         let cache = sharing.cache.to_possible_value().context("a cache policy has a name")?;
         let watch = sharing.watch.to_possible_value().context("a watch backend has a name")?;
+        let events = sharing.events.to_possible_value().context("a set of events has a name")?;
         let mut command = Command::new(program);
         command
             .args(["serve", "--once", "--fd", "0", "--no-announce-submounts", "--cache"])
@@ -38,7 +39,7 @@ impl Device {
             // It serves this machine's own programs, as the user who mounts.
             .args(["--sandbox", "none", "--seccomp", "none", "--keep-capabilities"])
             .args(["--request-queues", &sharing.request_queues.to_string()])
-            .args(["--watch", watch.get_name()])
+            .args(["--watch", watch.get_name(), "--events", events.get_name()])
             .args(sharing.no_join_renames.then_some("--no-join-renames"))
             .args(sharing.no_xattr.then_some("--no-xattr"))
             .args(sharing.backlog_events_max.map(|max| format!("--backlog-events-max={max}")))

@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use farwatch_proto::Mask;
 use farwatch_sys::Error;
 use farwatch_sys::fanotify::Fanotify;
 use rustix::io::Errno;
@@ -24,6 +25,8 @@ pub struct Groups {
     more: Mutex<Vec<Arc<Fanotify>>>,
     /// A group of its own did not help: this kernel cannot.
     in_vain: AtomicBool,
+    /// What directories are marked for.
+    events: Mask,
 }
 
 /// What became of a mark.
@@ -40,9 +43,13 @@ impl Groups {
     /// another is not watched.
     const LEN_MAX: usize = 8;
 
-    pub(super) fn new(first: Fanotify) -> Self {
+    pub(super) fn new(first: Fanotify, events: Mask) -> Self {
         let (more, in_vain) = (Mutex::default(), AtomicBool::new(false));
-        Self { first: Arc::new(first), more, in_vain }
+        Self { first: Arc::new(first), more, in_vain, events }
+    }
+
+    pub(super) fn events(&self) -> Mask {
+        self.events
     }
 
     /// The group that most directories are marked in, and whose level holds for all.
@@ -60,7 +67,7 @@ impl Groups {
         let groups = self.all();
         let mut refused = None;
         for group in &groups {
-            match mark(group, &dir) {
+            match self.mark_in(group, &dir) {
                 Err(error) if error.errno() == Errno::XDEV => refused = Some(error),
                 marked => return marked.map(|()| Marked::Here),
             }
@@ -71,17 +78,21 @@ impl Groups {
             return Err(error);
         }
         let group = Fanotify::open()?;
-        mark(&group, &dir).inspect_err(|_| self.in_vain.store(true, Ordering::Relaxed))?;
+        self.mark_in(&group, &dir).inspect_err(|_| self.in_vain.store(true, Ordering::Relaxed))?;
         tracing::info!(level = ?group.level(), groups = groups.len() + 1, "another fanotify group");
         self.more.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(group));
         Ok(Marked::InNewGroup)
+    }
+
+    fn mark_in(&self, group: &Fanotify, dir: &impl AsFd) -> Result<(), Error> {
+        group.mark(dir.as_fd(), mark_mask(group.level(), self.events))
     }
 
     /// Takes the mark from the group that has it.
     pub(crate) fn unmark(&self, dir: impl AsFd) -> Result<(), Error> {
         let mut unmarked = Ok(());
         for group in self.all() {
-            unmarked = group.unmark(dir.as_fd(), mark_mask(group.level()));
+            unmarked = group.unmark(dir.as_fd(), mark_mask(group.level(), self.events));
             if unmarked.is_ok() {
                 break;
             }
@@ -92,8 +103,4 @@ impl Groups {
     pub(crate) fn unmark_all(&self) -> Result<(), Error> {
         self.all().iter().try_for_each(|group| group.unmark_all())
     }
-}
-
-fn mark(group: &Fanotify, dir: &impl AsFd) -> Result<(), Error> {
-    group.mark(dir.as_fd(), mark_mask(group.level()))
 }

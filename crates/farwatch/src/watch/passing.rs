@@ -49,8 +49,13 @@ impl Passing {
         *self.position.get_or_insert(now)
     }
 
+    /// Whether a barrier passes as soon as all that has been read is handed in.
+    pub(super) fn passes(&self) -> bool {
+        self.barrier.is_some() && self.left == 0
+    }
+
     /// All that has been read is handed in. The barrier that has passed with it.
     pub(super) fn handed_in(&mut self) -> Option<Ticket> {
-        if self.left == 0 { self.barrier.take() } else { None }
+        if self.passes() { self.barrier.take() } else { None }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use farwatch_proto::Mask;
 use rustix::io::Errno;
 
 use crate::guest::{AGENT_TID, Caller, Guest, ROOT, Reply, Told};
@@ -26,7 +27,10 @@ pub(crate) struct Bench {
 impl Bench {
     /// Mounted, without an agent.
     pub(crate) fn new() -> Self {
-        let host = Host::new(populate);
+        Self::on(Host::new(populate))
+    }
+
+    fn on(host: Host) -> Self {
         let guest = host.mount();
         let share = host.served.share_dir();
         let watched = vec![share.with_file_name("outside"), share];
@@ -38,6 +42,13 @@ impl Bench {
     /// With an agent whose notifications have begun.
     pub(crate) fn attached() -> Self {
         let mut bench = Self::new();
+        bench.guest.attach();
+        bench
+    }
+
+    /// With an agent that is told of reads too.
+    pub(crate) fn attached_to_reads() -> Self {
+        let mut bench = Self::on(Host::new_telling(populate, Mask::DEFAULT | Mask::READS));
         bench.guest.attach();
         bench
     }

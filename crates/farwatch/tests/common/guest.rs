@@ -224,7 +224,7 @@ fn decode(reply: &[u8]) -> Reply {
 
 /// What [`Guest::attach_as`] says.
 pub(crate) fn hello() -> Hello {
-    Hello { version_min: 1, version_max: 1, delivery: Delivery::Queue, events: Mask::DEFAULT }
+    Hello { version_min: 1, version_max: 1, delivery: Delivery::Queue, events: Mask::all() }
 }
 
 pub(crate) fn le32(bytes: &[u8], at: usize) -> u32 {

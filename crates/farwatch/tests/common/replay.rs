@@ -6,8 +6,9 @@
 use std::time::Instant;
 
 use farwatch_proto::guest::join::{Join, Joined};
-use farwatch_proto::guest::plan::{Call, Content, Place, Target, plan};
-use farwatch_proto::{Entry, FileKind};
+use farwatch_proto::guest::opens::{Opens, Step, Way};
+use farwatch_proto::guest::plan::{Call, Place, Target, plan};
+use farwatch_proto::{Entry, FileKind, Mask};
 use rustix::io::Errno;
 
 use crate::guest::{Caller, Guest, ROOT, Reply, Told, fh, nodeid};
@@ -64,13 +65,14 @@ impl Replay<'_> {
                 self.lookup(entry);
                 self.change(requests::link(node.id.get(), dir(entry), name(entry)));
             }
-            Call::Content(Target::Entry(entry), content) => {
-                if let Some(node) = self.lookup(entry) {
-                    self.change_content(node, *content);
+            Call::Content(target, events) => {
+                let node = match target {
+                    Target::Entry(entry) => self.lookup(entry),
+                    Target::Node(node) => Some(node.id.get()),
+                };
+                if let Some(node) = node {
+                    self.content(target, node, *events);
                 }
-            }
-            Call::Content(Target::Node(node), content) => {
-                self.change_content(node.id.get(), *content);
             }
             Call::Remove(entry, directory) => {
                 self.lookup(entry);
@@ -87,23 +89,56 @@ impl Replay<'_> {
         }
     }
 
-    fn change_content(&mut self, node: u64, content: Content) {
-        let opened = if content.close_write {
-            self.change(requests::open(node, open_flags::WRONLY))
-        } else {
-            None
-        };
-        if content.modify {
-            self.change(requests::setattr(node, MODIFY, 0));
-        }
-        if content.attrib {
-            self.change(requests::setattr(node, ATTRIB, 0));
-        }
-        if let Some(opened) = opened {
-            let fh = fh(&opened);
-            for request in [requests::flush(node, fh), requests::release(node, fh)] {
-                assert_eq!(self.guest.send(self.agent, &request), Ok(Vec::new()));
+    /// What an agent would keep open is closed at the end of the event.
+    fn content(&mut self, target: &Target, node: u64, events: Mask) {
+        let mut opens = Opens::default();
+        let is_dir = events.contains(Mask::ISDIR);
+        for step in opens.steps(target, events) {
+            match step {
+                // OPENDIR has no place among the answered: again, it is answered as if it were anyone's.
+                Step::Open(way) if is_dir => {
+                    let opened = self.guest.send(self.agent, &requests::opendir(node)).unwrap();
+                    assert_eq!(opens.keep(target.clone(), way, fh(&opened)), None);
+                }
+                Step::Open(way) => {
+                    let flags = match way {
+                        Way::Read => open_flags::RDONLY,
+                        Way::Write => open_flags::WRONLY,
+                        Way::ReadWrite => open_flags::RDWR,
+                    };
+                    if let Some(opened) = self.change(requests::open(node, flags)) {
+                        assert_eq!(opens.keep(target.clone(), way, fh(&opened)), None);
+                    }
+                }
+                Step::Access => {
+                    if let Some(fh) = opens.any(target).copied() {
+                        let read = if is_dir { requests::readdir } else { requests::read };
+                        self.change(read(node, fh, 4096));
+                    }
+                }
+                Step::Modify => drop(self.change(requests::setattr(node, MODIFY, 0))),
+                Step::Attrib => drop(self.change(requests::setattr(node, ATTRIB, 0))),
+                Step::Refresh => {}
+                Step::Close(writes) => {
+                    if let Some(fh) = opens.take(target, writes) {
+                        self.close(node, fh, is_dir);
+                    }
+                }
             }
+        }
+        while let Some(fh) = opens.take(target, false).or_else(|| opens.take(target, true)) {
+            self.close(node, fh, is_dir);
+        }
+    }
+
+    fn close(&mut self, node: u64, fh: u64, is_dir: bool) {
+        let close = if is_dir {
+            vec![requests::releasedir(node, fh)]
+        } else {
+            vec![requests::flush(node, fh), requests::release(node, fh)]
+        };
+        for request in close {
+            assert_eq!(self.guest.send(self.agent, &request), Ok(Vec::new()));
         }
     }
 

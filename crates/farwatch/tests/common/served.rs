@@ -17,6 +17,7 @@ use farwatch::fs::Interposer;
 use farwatch::share::Share;
 use farwatch::watch::Watch;
 use farwatch::watch::Watcher;
+use farwatch_proto::Mask;
 use farwatch_sys::fanotify::Fanotify;
 use farwatch_sys::thread::{CapabilitySet, has_capability};
 use tempfile::TempDir;
@@ -122,12 +123,17 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn new(populate: impl FnOnce(&Path)) -> Self {
+        Self::new_telling(populate, Mask::DEFAULT)
+    }
+
+    /// The same, and tells its guest of these events.
+    pub(crate) fn new_telling(populate: impl FnOnce(&Path), events: Mask) -> Self {
         let dir = shared_dir(|share| {
             populate(share);
             fs::write(share.join(Self::BARRIER), "").unwrap();
         });
         let root = dir.path().join("share");
-        Self::at(dir, &root)
+        Self::telling(dir, &root, events)
     }
 
     /// Another host that shares the same directory.
@@ -137,8 +143,13 @@ impl Host {
 
     /// Shares `root`, with the socket in `dir`.
     pub(crate) fn at(dir: TempDir, root: &Path) -> Self {
+        Self::telling(dir, root, Mask::DEFAULT)
+    }
+
+    /// The same, and tells its guest of these events.
+    pub(crate) fn telling(dir: TempDir, root: &Path, events: Mask) -> Self {
         let root = root.to_owned();
-        let watch = Watch::fanotify(Fanotify::open().unwrap());
+        let watch = Watch::fanotify(Fanotify::open().unwrap(), events);
         let share = Arc::new(Share::new(Some(watch)));
         let fs = Interposer::new(passthrough_of(&root), Arc::clone(&share), &root, true);
         let served = Served::new(dir, fs, Arc::clone(&share));
