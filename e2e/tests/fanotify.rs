@@ -10,13 +10,16 @@ use anyhow::{Result, ensure};
 use e2e::{Need, trial};
 use farwatch_testkit::{Mount, Objects, Recorder, Renames};
 
+type Test = fn(&Mount) -> Result<()>;
+type Start = fn() -> Result<Mount>;
+
 fn main() -> ExitCode {
-    let tests: [(&str, fn(&Mount) -> Result<()>); 2] = [
+    let tests: [(&str, Test); 2] = [
         ("a_program_with_fanotify_gets_one_rename_with_both_directories_and_names", renamed),
         ("a_program_with_fanotify_is_told_of_which_object_an_event_is", objects),
     ];
-    let on = |(name, test): (&str, fn(&Mount) -> Result<()>)| {
-        let starts: [(&str, fn() -> Result<Mount>); 3] = [
+    let on = |(name, test): (&str, Test)| {
+        let starts: [(&str, Start); 3] = [
             ("fanotify", || Mount::start_with(&["--watch", "fanotify"])),
             ("inotify", || Mount::start_with(&["--watch", "inotify"])),
             ("agent", Mount::start_with_agent),

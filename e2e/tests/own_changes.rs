@@ -32,6 +32,7 @@ const STEPS: [&str; 14] = [
 ];
 
 type OwnChange = fn(&Mount) -> Result<()>;
+type Start = fn() -> Result<Mount>;
 
 fn main() -> ExitCode {
     let all: [(&str, OwnChange); 4] = [
@@ -41,7 +42,7 @@ fn main() -> ExitCode {
         ("a_file_written_on_both_sides_at_once_is_told_to_the_end", written_at_once),
     ];
     let on = |(name, run): (&str, OwnChange)| {
-        let starts: [(&str, fn() -> Result<Mount>); 3] = [
+        let starts: [(&str, Start); 3] = [
             ("fanotify", || Mount::start_with(&["--watch", "fanotify"])),
             ("inotify", || Mount::start_with(&["--watch", "inotify"])),
             ("agent", Mount::start_with_agent),
