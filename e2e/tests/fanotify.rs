@@ -1,24 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A program in the mount that watches with fanotify: a rename on the host is one FAN_RENAME with
-//! both directories and both names (S11), in whichever way the host is watched.
+//! both directories and both names (S11), in whichever way the host is watched, and every event names the
+//! object that it is about.
 
 use std::fs;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use e2e::{Need, trial};
-use farwatch_testkit::{Mount, Recorder, Renames};
+use farwatch_testkit::{Mount, Objects, Recorder, Renames};
+
+type Test = fn(&Mount) -> Result<()>;
+type Start = fn() -> Result<Mount>;
 
 fn main() -> ExitCode {
-    let on = |watch| {
-        let name = "a_program_with_fanotify_gets_one_rename_with_both_directories_and_names";
-        trial(&format!("{name}::{watch}"), &[Need::Mount], move || renamed(watch))
+    let tests: [(&str, Test); 2] = [
+        ("a_program_with_fanotify_gets_one_rename_with_both_directories_and_names", renamed),
+        ("a_program_with_fanotify_is_told_of_which_object_an_event_is", objects),
+    ];
+    let on = |(name, test): (&str, Test)| {
+        let starts: [(&str, Start); 3] = [
+            ("fanotify", || Mount::start_with(&["--watch", "fanotify"])),
+            ("inotify", || Mount::start_with(&["--watch", "inotify"])),
+            ("agent", Mount::start_with_agent),
+        ];
+        starts.map(|(path, start)| {
+            trial(&format!("{name}::{path}"), &[Need::Mount], move || test(&start()?))
+        })
     };
-    e2e::run(["fanotify", "inotify"].map(on).into())
+    e2e::run(tests.into_iter().flat_map(on).collect())
 }
 
-fn renamed(watch: &str) -> Result<()> {
-    let mount = Mount::start_with(&["--watch", watch])?;
+fn renamed(mount: &Mount) -> Result<()> {
     let share = mount.share("fanotify")?;
     for dir in ["a", "b"] {
         fs::create_dir(share.host().join(dir))?;
@@ -30,5 +43,19 @@ fn renamed(watch: &str) -> Result<()> {
     fs::rename(share.host().join("a/old"), share.host().join("b/new"))?;
     let told = renames.next()?;
     ensure!(told == "0/old 1/new", "{told}");
+    Ok(())
+}
+
+/// The handle in the event is the one that name_to_handle_at(2) gives in the mount.
+fn objects(mount: &Mount) -> Result<()> {
+    let share = mount.share("objects")?;
+    share.run_on_host("echo x > f")?;
+    Recorder::new(&share, Recorder::CHANGES)?.barrier()?;
+    let mut objects = Objects::of(share.mount())?;
+    for (run, mask, name, object) in Objects::DAY {
+        share.run_on_host(run)?;
+        let told = objects.told(mask, name)?;
+        ensure!(told == object, "{run}: object {told}");
+    }
     Ok(())
 }

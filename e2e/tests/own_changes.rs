@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What programs in the mount do themselves is told once, by their own kernel: the host side sees it
-//! too, and must not send it back. Every trial runs with each way to watch the host.
+//! too, and must not send it back. Every trial runs with each way to watch the host, and with an agent.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -32,6 +32,7 @@ const STEPS: [&str; 14] = [
 ];
 
 type OwnChange = fn(&Mount) -> Result<()>;
+type Start = fn() -> Result<Mount>;
 
 fn main() -> ExitCode {
     let all: [(&str, OwnChange); 4] = [
@@ -41,9 +42,13 @@ fn main() -> ExitCode {
         ("a_file_written_on_both_sides_at_once_is_told_to_the_end", written_at_once),
     ];
     let on = |(name, run): (&str, OwnChange)| {
-        ["fanotify", "inotify"].map(|watch| {
-            let start = move || Mount::start_with(&["--watch", watch]);
-            trial(&format!("{name}::{watch}"), &[Need::Mount], move || run(&start()?))
+        let starts: [(&str, Start); 3] = [
+            ("fanotify", || Mount::start_with(&["--watch", "fanotify"])),
+            ("inotify", || Mount::start_with(&["--watch", "inotify"])),
+            ("agent", Mount::start_with_agent),
+        ];
+        starts.map(|(path, start)| {
+            trial(&format!("{name}::{path}"), &[Need::Mount], move || run(&start()?))
         })
     };
     e2e::run(all.into_iter().flat_map(on).collect())

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use e2e::Need;
 use farwatch_testkit::vm::{Guest, Kernel, Vm, mount_point};
-use farwatch_testkit::{Event, Mount, Place as _, Record, Recorder, Share, merge_allowed, render};
+use farwatch_testkit::{
+    Event, Mount, Objects, Place as _, Record, Recorder, Share, merge_allowed, render,
+};
 use libtest_mimic::Trial;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::Signal;
@@ -62,6 +64,9 @@ fn main() -> ExitCode {
     }
     trials.push(trial("6.12", "a_program_with_fanotify_gets_the_rename", &[], |kernel| {
         with_agent(kernel, a_program_with_fanotify_gets_the_rename)
+    }));
+    trials.push(trial("6.1", "a_mount_cannot_be_watched_with_fanotify_handles", &[], |kernel| {
+        with_agent(kernel, a_mount_cannot_be_watched_with_fanotify_handles)
     }));
     // Each boots a machine of its own, which fills a processor: one after the other.
     let mut arguments = libtest_mimic::Arguments::from_args();
@@ -425,6 +430,22 @@ fn a_program_with_fanotify_gets_the_rename(vm: &Vm) -> Result<()> {
     share.run_on_host("mv a/old b/new")?;
     let rename = vm.guest().next_rename()?;
     ensure!(rename == "0/old 1/new", "{rename}");
+    share.run_on_host("mkdir objects; echo x > objects/f")?;
+    vm.guest().watch_for_objects(&share.mount().join("objects"))?;
+    for (run, mask, name, object) in Objects::DAY {
+        share.run_on_host(&format!("cd objects; {run}"))?;
+        let told = vm.guest().object(mask, name)?;
+        ensure!(told == object, "{run}: object {told}");
+    }
+    Ok(())
+}
+
+/// There, a FUSE file system has no id, and fanotify_mark(2) wants one (ENODEV).
+fn a_mount_cannot_be_watched_with_fanotify_handles(vm: &Vm) -> Result<()> {
+    let share = vm.share("share")?;
+    let refused = vm.guest().watch_for_objects(share.mount()).err().context("it can")?;
+    let why = format!("{refused:#}");
+    ensure!(why.contains("fanotify_mark(") && why.contains("(os error 19)"), "{why}");
     Ok(())
 }
 

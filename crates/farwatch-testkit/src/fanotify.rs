@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A program that watches directories for renames with fanotify.
+//! Programs that watch directories with fanotify: for renames, and for which object an event is about.
 
+use std::ffi::CString;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use farwatch_sys::fanotify::{DirRecord, EVENT_LEN_MAX, FAN_RENAME, Fanotify, records};
+use farwatch_sys::fanotify::{
+    DirRecord, EVENT_LEN_MAX, FAN_EVENT_ON_CHILD, FAN_ONDIR, FAN_RENAME, Fanotify, Record, records,
+};
 use farwatch_sys::handle;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags};
@@ -25,9 +28,7 @@ impl Renames {
         let group = Fanotify::open()?;
         let mut marked = Vec::new();
         for dir in dirs {
-            let flags = OFlags::PATH | OFlags::CLOEXEC;
-            let fd = rustix::fs::openat(CWD, dir, flags, Mode::empty())
-                .with_context(|| dir.display().to_string())?;
+            let fd = open(dir)?;
             group.mark(fd.as_fd(), FAN_RENAME).with_context(|| dir.display().to_string())?;
             marked.push(fd);
         }
@@ -37,11 +38,8 @@ impl Renames {
     /// Waits for the next event, which must be the only one: `0/old 1/new` for a rename from the
     /// first of the directories to the second.
     pub fn next(&self) -> Result<String> {
-        let patience = Timespec::try_from(PATIENCE)?;
-        let ready = poll(&mut [PollFd::new(&self.group, PollFlags::IN)], Some(&patience))?;
-        ensure!(ready == 1, "no event came");
         let mut buf = [0; 4 * EVENT_LEN_MAX];
-        let len = self.group.read(&mut buf)?;
+        let len = read(&self.group, &mut buf)?;
         let events = records(buf.get(..len).unwrap_or_default()).collect::<Result<Vec<_>, _>>()?;
         let [rename] = &events[..] else { bail!("one event was expected: {events:?}") };
         ensure!(rename.mask == FAN_RENAME, "not a rename: {rename:?}");
@@ -58,4 +56,107 @@ impl Renames {
         }
         bail!("of another directory: {entry:?}")
     }
+}
+
+/// A group with a mark on one directory, for what is done to its entries.
+#[derive(Debug)]
+pub struct Objects {
+    group: Fanotify,
+    dir: OwnedFd,
+    /// In the order in which they were first told of, as they show themselves.
+    known: Vec<String>,
+}
+
+impl Objects {
+    /// `FAN_MODIFY`, of `linux/fanotify.h` as the others.
+    pub const MODIFY: u64 = 0x2;
+    /// `FAN_ATTRIB`
+    pub const ATTRIB: u64 = 0x4;
+    /// `FAN_CLOSE_WRITE`
+    pub const CLOSE_WRITE: u64 = 0x8;
+    /// `FAN_CREATE`
+    pub const CREATE: u64 = 0x100;
+    /// `FAN_DELETE`
+    pub const DELETE: u64 = 0x200;
+    /// `FAN_RENAME`
+    pub const RENAME: u64 = FAN_RENAME;
+
+    /// No object that the mount has under that name.
+    pub const STAND_IN: usize = 0;
+
+    /// What to do on the host in a directory with a file `f`, and what is told of each: events, the
+    /// name, the number of the object.
+    pub const DAY: [(&str, u64, &str, usize); 10] = [
+        ("touch n", Self::CREATE | Self::CLOSE_WRITE, "n", 1),
+        ("ln -s n l", Self::CREATE, "l", Self::STAND_IN),
+        ("mkfifo p", Self::CREATE, "p", Self::STAND_IN),
+        ("chmod 600 p", Self::ATTRIB, "p", 2),
+        ("mv p q", Self::RENAME, "q", 2),
+        ("truncate -s 1 f", Self::MODIFY | Self::CLOSE_WRITE, "f", 3),
+        ("mkdir d", Self::CREATE, "d", 4),
+        ("rm q", Self::DELETE, "q", 2),
+        ("rmdir d", Self::DELETE, "d", 4),
+        ("mv f g", Self::RENAME, "g", 3),
+    ];
+
+    /// Marks the directory's inode, in a group that names the objects of events
+    /// (`FAN_REPORT_DFID_NAME_TARGET`).
+    pub fn of(dir: &Path) -> Result<Self> {
+        let group = Fanotify::open()?;
+        ensure!(group.level().target_fid, "the kernel has no FAN_REPORT_TARGET_FID");
+        let dir = open(dir)?;
+        let content = Self::MODIFY | Self::ATTRIB | Self::CLOSE_WRITE;
+        let names = Self::CREATE | Self::DELETE | Self::RENAME;
+        group.mark(dir.as_fd(), content | names | FAN_ONDIR | FAN_EVENT_ON_CHILD)?;
+        Ok(Self { group, dir, known: Vec::new() })
+    }
+
+    /// Waits until all of `mask` has been told of the entry `name`, for a rename the new name, and
+    /// says which object it was: the first that was told of is 1. While the name leads to an object,
+    /// that is the event's, or else the event is about a [`STAND_IN`](Self::STAND_IN).
+    pub fn told(&mut self, mask: u64, name: &str) -> Result<usize> {
+        let (mut missing, mut object) = (mask, None);
+        while missing != 0 {
+            let mut buf = [0; EVENT_LEN_MAX];
+            let len = read(&self.group, &mut buf)?;
+            for event in records(buf.get(..len).unwrap_or_default()) {
+                let event = event?;
+                let number = self.number(&event, name)?;
+                ensure!(object.is_none_or(|object| object == number), "another: {event:?}");
+                object = Some(number);
+                missing &= !event.mask;
+            }
+        }
+        object.context("no event was asked for")
+    }
+
+    fn number(&mut self, event: &Record<'_>, name: &str) -> Result<usize> {
+        let entry = event.new.as_ref().or(event.dir.as_ref()).context("no entry")?;
+        let dir = handle::fid(self.dir.as_fd())?;
+        ensure!(entry.fid == dir && entry.name == name.as_bytes(), "not of {name}: {event:?}");
+        let object = event.object.as_ref().context("no object")?;
+        let here = handle::fid_at(self.dir.as_fd(), &CString::new(name)?, dir.fsid());
+        if here.as_ref().is_ok_and(|here| here != object) {
+            return Ok(Self::STAND_IN);
+        }
+        let object = format!("{object:?}");
+        if !self.known.contains(&object) {
+            self.known.push(object.clone());
+        }
+        let index = self.known.iter().position(|known| *known == object);
+        Ok(index.map_or(0, |index| index + 1))
+    }
+}
+
+fn open(dir: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, dir, flags, Mode::empty()).with_context(|| dir.display().to_string())
+}
+
+/// Waits for events and reads them.
+fn read(group: &Fanotify, buf: &mut [u8]) -> Result<usize> {
+    let patience = Timespec::try_from(PATIENCE)?;
+    let ready = poll(&mut [PollFd::new(group, PollFlags::IN)], Some(&patience))?;
+    ensure!(ready == 1, "no event came");
+    Ok(group.read(buf)?)
 }

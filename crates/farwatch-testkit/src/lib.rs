@@ -29,7 +29,7 @@ pub mod vm;
 use std::time::Duration;
 
 pub use event::{Event, Kind, render};
-pub use fanotify::Renames;
+pub use fanotify::{Objects, Renames};
 pub use file_system::{FileSystem, FsType};
 pub use inotifywait::Inotifywait;
 pub use merge::merge_allowed;

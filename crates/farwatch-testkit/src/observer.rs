@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::Signal;
 
 use crate::PATIENCE;
-use crate::fanotify::Renames;
+use crate::fanotify::{Objects, Renames};
 use crate::process::Process;
 use crate::recorder::Recorder;
 use crate::share::{Share, shell};
@@ -31,6 +31,7 @@ struct Observer {
     recorders: BTreeMap<OsString, Recorder>,
     programs: BTreeMap<OsString, Process>,
     renames: Option<Renames>,
+    objects: Option<Objects>,
 }
 
 type Lines = Vec<Vec<OsString>>;
@@ -91,6 +92,13 @@ impl Observer {
             ("rename", []) => {
                 let renames = self.renames.as_ref().context("nothing is watched for renames")?;
                 return Ok(vec![vec![renames.next()?.into()]]);
+            }
+            ("objects", [dir]) => self.objects = Some(Objects::of(Path::new(dir))?),
+            ("object", [mask, name]) => {
+                let objects = self.objects.as_mut().context("no directory is watched")?;
+                let mask = mask.to_string_lossy().parse()?;
+                let object = objects.told(mask, &name.to_string_lossy())?;
+                return Ok(vec![vec![object.to_string().into()]]);
             }
             ("shell", [dir, script]) => {
                 return run(shell(&script.to_string_lossy(), Path::new(dir)));

@@ -216,6 +216,18 @@ impl Guest {
         Ok(lines.into_iter().flatten().map(|line| line.to_string_lossy().into_owned()).collect())
     }
 
+    /// Has a program in the guest watch a directory with fanotify, for the objects of events.
+    pub fn watch_for_objects(&mut self, dir: &Path) -> Result<()> {
+        self.ask(&[OsStr::new("objects"), dir.as_os_str()]).map(drop)
+    }
+
+    /// What [`Objects::told`](crate::Objects::told) says there.
+    pub fn object(&mut self, mask: u64, name: &str) -> Result<usize> {
+        let lines = self.ask(&["object", &mask.to_string(), name])?;
+        let line = lines.into_iter().flatten().next().context("an object has a number")?;
+        Ok(line.to_string_lossy().parse()?)
+    }
+
     /// Restarts the machine, as its reset button does, and waits for its observer.
     pub fn reboot(&mut self) -> Result<()> {
         self.channel.send(&["run", "reboot", "-f"])?;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The documents tell of the tree as it is: ARCHITECTURE.md names every crate and room, and every
-//! row of docs/SEMANTICS.md and docs/CLIENTS.md names tests that exist.
+//! row of docs/SEMANTICS.md and docs/CLIENTS.md names tests that exist. docs/SEMANTICS.md has a row for
+//! each path on which the scenarios run, with those that are left out there.
 
 use super::File;
 
@@ -13,6 +14,9 @@ pub(super) fn check(files: &[File]) -> Vec<String> {
     }
     for tested in ["docs/SEMANTICS.md", "docs/CLIENTS.md"].into_iter().filter_map(document) {
         complaints.extend(rows(&tested.text).filter_map(|row| check_row(tested, row, files)));
+    }
+    if let Some(semantics) = document("docs/SEMANTICS.md") {
+        complaints.extend(files.iter().filter_map(|file| check_path(semantics, file)));
     }
     complaints
 }
@@ -46,7 +50,7 @@ fn rows(text: &str) -> impl Iterator<Item = &str> {
         .map(|(l, _)| l)
 }
 
-/// The last cell of a row names its tests in backquotes: functions or scenario files.
+/// The last cell of a row names its tests in backquotes: functions, scenario files, or test programs.
 fn check_row(document: &File, row: &str, files: &[File]) -> Option<String> {
     let path = &document.path;
     let cell = row.trim().trim_end_matches('|').rsplit('|').next().unwrap_or_default();
@@ -58,13 +62,37 @@ fn check_row(document: &File, row: &str, files: &[File]) -> Option<String> {
     Some(format!("{path}: there is no test {missing}"))
 }
 
+/// A test that runs all scenarios is named in a row, which also names those that it leaves out.
+fn check_path(semantics: &File, file: &File) -> Option<String> {
+    let name = file.path.strip_prefix("e2e/tests/")?.strip_suffix(".rs")?;
+    if !file.text.contains("e2e::run_scenarios") {
+        return None;
+    }
+    let quoted = |name: &str| format!("`{name}`");
+    let Some(row) = rows(&semantics.text).find(|row| row.contains(&quoted(name))) else {
+        return Some(format!("docs/SEMANTICS.md has no row for the path of {}", file.path));
+    };
+    let different = file.text.lines().find(|line| line.starts_with("const DIFFERENT"));
+    if different.is_none() && file.text.contains("run_scenarios_but") {
+        return Some(format!(
+            "{}: what is left out is not in one line, const DIFFERENT",
+            file.path
+        ));
+    }
+    let left_out = different.into_iter().flat_map(|line| line.split('"').skip(1).step_by(2));
+    let untold = left_out.into_iter().find(|scenario| !row.contains(&quoted(scenario)))?;
+    Some(format!("docs/SEMANTICS.md does not say that {} leaves out {untold}", file.path))
+}
+
 fn exists(test: &str, files: &[File]) -> bool {
     let name = test.rsplit("::").next().unwrap_or(test).trim_end_matches(".txt");
     let scenario = format!("/{name}.txt");
     let function = format!("fn {name}(");
     let named = format!("\"{name}\"");
+    let program = format!("e2e/tests/{name}.rs");
     files.iter().any(|file| {
         file.path.ends_with(&scenario)
+            || file.path == program
             || (file.path.ends_with(".rs")
                 && (file.text.contains(&function) || file.text.contains(&named)))
     })
@@ -104,6 +132,28 @@ mod tests {
                 "docs/SEMANTICS.md: there is no test gone",
                 "docs/SEMANTICS.md: no test in | d | |",
                 "docs/CLIENTS.md: there is no test runs_on_mars",
+            ]
+        );
+    }
+
+    #[test]
+    fn each_path_has_a_row_with_what_it_leaves_out() {
+        let semantics = "| path | left out | tests |\n|---|---|---|\n| VM | | `vm` |\n\
+            | inotify | `told` | `inotify` |\n";
+        let left_out = "const DIFFERENT: [&str; 2] = [\"told\", \"untold\"];\n\
+            e2e::run_scenarios_but(&DIFFERENT";
+        let files = [
+            file("docs/SEMANTICS.md", semantics),
+            file("e2e/scenarios/told.txt", ""),
+            file("e2e/tests/vm.rs", "e2e::run_scenarios_in_one_process(&[]"),
+            file("e2e/tests/agent.rs", "e2e::run_scenarios(&[]"),
+            file("e2e/tests/inotify.rs", left_out),
+        ];
+        assert_eq!(
+            check(&files),
+            [
+                "docs/SEMANTICS.md has no row for the path of e2e/tests/agent.rs",
+                "docs/SEMANTICS.md does not say that e2e/tests/inotify.rs leaves out untold",
             ]
         );
     }
