@@ -82,14 +82,14 @@ pub(crate) fn merge_allowed_among_writers(events: &[Event]) -> AmongWriters {
     kept.order = events.iter().filter(|event| named(event) || alone(event)).cloned().collect();
     kept.order.dedup();
     for (name, events) in entries {
-        kept.entries.insert(name.to_owned(), merge_entry(events));
+        kept.entries.insert(name.to_owned(), merge_entry(&events));
     }
     kept
 }
 
 /// Those of one entry: the changes of content, if another file may have had the name before, in one
 /// place.
-fn merge_entry(events: Vec<Event>) -> Vec<Event> {
+fn merge_entry(events: &[Event]) -> Vec<Event> {
     let content =
         |event: &Event| matches!(event.kind, Kind::Modify | Kind::Attrib | Kind::CloseWrite);
     let arrives = |event: &Event| matches!(event.kind, Kind::MovedTo | Kind::Create);
@@ -98,7 +98,7 @@ fn merge_entry(events: Vec<Event>) -> Vec<Event> {
     let arrivals = named.iter().filter(|event| arrives(event)).count();
     let created = named.first().is_some_and(|event| event.kind == Kind::Create);
     if arrivals == 0 || (arrivals == 1 && created) {
-        return merge_allowed(&events);
+        return merge_allowed(events);
     }
     contents.sort_by_key(|event| event.kind);
     contents.append(&mut named);

@@ -66,14 +66,11 @@ impl Observer {
         let words: Vec<&OsStr> = words.iter().map(OsString::as_os_str).collect();
         let Some((verb, arguments)) = words.split_first() else { bail!("an empty request") };
         match (verb.to_str().unwrap_or_default(), arguments) {
-            ("recorder", [name, mount]) => {
+            (verb @ ("recorder" | "recorder-of-all"), [name, mount]) => {
                 let share = Share::seen_from_the_mount(Path::new(mount));
-                let recorder = Recorder::new(&share, Recorder::CHANGES)?;
-                self.recorders.insert(name.into(), recorder);
-            }
-            ("recorder-of-all", [name, mount]) => {
-                let share = Share::seen_from_the_mount(Path::new(mount));
-                self.recorders.insert(name.into(), Recorder::new(&share, Recorder::ALL)?);
+                let all = verb == "recorder-of-all";
+                let mask = if all { Recorder::ALL } else { Recorder::CHANGES };
+                self.recorders.insert(name.into(), Recorder::new(&share, mask)?);
             }
             ("forget", [name]) => drop(self.recorders.remove(*name)),
             ("watch", [name, path]) => self.recorder(name)?.watch(Path::new(path))?,

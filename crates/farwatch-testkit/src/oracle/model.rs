@@ -73,7 +73,8 @@ impl Model {
             }
             // A known fault: the second CREATE of a file under one name can be merged with the first.
             Op::Link(from, to) => {
-                !self.is_mistaken(from, to) && !(self.shared && self.has_had(from, to))
+                let merged = self.shared && self.has_had(from, to);
+                !(merged || self.is_mistaken(from, to))
             }
             Op::RenameNoreplace(from, to) => !self.is_mistaken(from, to),
             Op::Watch(path) => !self.is_mistaken(path, path),
@@ -142,9 +143,9 @@ impl Model {
             let named = |(path, entry): (&PathBuf, &(Type, u32))| {
                 Some((path.file_name()?.to_owned(), entry.1))
             };
-            let to = match op {
-                Op::Create(to) | Op::Link(_, to) | Op::LinkSlot(_, to) | Op::Rename(_, to) => to,
-                _ => return,
+            let (Op::Create(to) | Op::Link(_, to) | Op::LinkSlot(_, to) | Op::Rename(_, to)) = op
+            else {
+                return;
             };
             self.had.extend(self.entries.get_key_value(to).and_then(named));
         }
