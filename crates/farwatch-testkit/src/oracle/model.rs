@@ -26,8 +26,8 @@ pub(super) struct Model {
     next: u32,
     /// Names of files that were open when they lost them.
     lost: BTreeSet<OsString>,
-    /// Which names a file has had.
-    had: BTreeSet<(OsString, u32)>,
+    /// Which names there have been, if several processes work on the tree.
+    had: BTreeSet<OsString>,
     /// Whether several processes work on the tree: then nobody knows what is open elsewhere.
     shared: bool,
     /// Whether the host's watcher tells names and not objects (inotify).
@@ -71,9 +71,10 @@ impl Model {
                 let hides = self.by_name && self.is_directory(from) && self.was_lost(to);
                 !(busy(to) || leaves || covers || hides || self.is_mistaken(from, to))
             }
-            // A known fault: the second CREATE of a file under one name can be merged with the first.
+            // A known fault: the CREATE of a file under a name that it has had can be merged with what was
+            // told of it there before.
             Op::Link(from, to) => {
-                let merged = self.shared && self.has_had(from, to);
+                let merged = self.shared && self.had(to);
                 !(merged || self.is_mistaken(from, to))
             }
             Op::RenameNoreplace(from, to) => !self.is_mistaken(from, to),
@@ -108,9 +109,8 @@ impl Model {
         !self.shared && path.file_name().is_some_and(|name| self.lost.contains(name))
     }
 
-    fn has_had(&self, file: &Path, name: &Path) -> bool {
-        let (file, name) = (self.entries.get(file), name.file_name());
-        file.zip(name).is_some_and(|((_, id), name)| self.had.contains(&(name.to_owned(), *id)))
+    fn had(&self, path: &Path) -> bool {
+        path.file_name().is_some_and(|name| self.had.contains(name))
     }
 
     /// Whether inotify would tell of a watched file what is done to another that has lost a name
@@ -140,14 +140,10 @@ impl Model {
     pub(super) fn follow(&mut self, op: &Op) {
         self.change(op);
         if self.shared {
-            let named = |(path, entry): (&PathBuf, &(Type, u32))| {
-                Some((path.file_name()?.to_owned(), entry.1))
-            };
-            let (Op::Create(to) | Op::Link(_, to) | Op::LinkSlot(_, to) | Op::Rename(_, to)) = op
-            else {
-                return;
-            };
-            self.had.extend(self.entries.get_key_value(to).and_then(named));
+            op.with_paths(|path| {
+                self.had.extend(path.file_name().map(OsStr::to_owned));
+                path.to_owned()
+            });
         }
     }
 
