@@ -20,6 +20,8 @@ need_clients() {
     need fatrace fatrace
     need tail coreutils
     need setpriv util-linux
+    need unshare util-linux
+    need /usr/lib/systemd/systemd systemd
 }
 
 # fetch_clients: makes $clients/{node_modules,python,bin}. Says so and goes on when one cannot be had: then

@@ -42,6 +42,11 @@ pub(crate) fn trials() -> Vec<Trial> {
             fsnotifywait_tells_what_it_tells_locally,
         ),
         e2e::trial(
+            "path_units_of_systemd_run_their_services",
+            &[Need::Mount, Need::Python, Need::Program("/usr/lib/systemd/systemd")],
+            path_units_of_systemd_run_their_services,
+        ),
+        e2e::trial(
             "watchexec_tells_what_it_tells_locally",
             &[Need::Mount, Need::Client("bin/watchexec")],
             watchexec_tells_what_it_tells_locally,
@@ -230,6 +235,34 @@ fn fsnotifywait_tells_what_it_tells_locally() -> Result<()> {
             Step::new("mkdir d", &["CREATE,ISDIR d"]),
             Step::new("rmdir d", &["DELETE,ISDIR d"]),
             Step::new("rm a", &["DELETE a"]),
+        ],
+    )
+}
+
+/// One event that counts for each step, but for the last of a unit: it watches nothing while its service runs, and
+/// would miss a second one or not, locally too. A truncation by path has no closing.
+fn path_units_of_systemd_run_their_services() -> Result<()> {
+    let client = |room: &Room<'_>| -> Result<Process> {
+        let mut sh = Command::new("sh");
+        sh.arg(program("systemd.sh")).arg(room.share.mount());
+        start(sh, |line| line == "ready")
+    };
+    same_as_locally(
+        "printf '1\\n2\\n3\\n' | tee log > page; mkdir spool",
+        client,
+        &[
+            Step::new("python3 -c 'import os; os.truncate(\"log\", 4)'", &["ran modified 2"]),
+            Step::new("python3 -c 'import os; os.truncate(\"log\", 2)'", &["ran modified 1"]),
+            // It wants the file closed.
+            Step::new("python3 -c 'import os; os.truncate(\"page\", 4)'", &[]),
+            Step::new("echo 4 >> page", &["ran changed 4"]),
+            Step::new("echo 5 >> page", &["ran changed 5"]),
+            Step::new("touch flag", &["ran exists"]),
+            Step::new("touch flag", &["ran exists"]),
+            Step::new("touch spool/a", &["ran not-empty"]),
+            Step::new("touch spool/a", &["ran not-empty"]),
+            Step::new("echo 6 > new; mv new log", &["ran modified 6"]),
+            Step::new("echo 7 > new; mv new page", &["ran changed 7"]),
         ],
     )
 }
