@@ -254,11 +254,13 @@ proptest! {
         (events, messages) in shuffled(),
     ) {
         let Bench { start, mut join, mut next } = Bench::new();
-        let mut expected = vec![Seq::FIRST; events.len()];
+        let mut expected = vec![(Seq::FIRST, None); events.len()];
         let mut out = Vec::new();
         for (at, notification) in messages {
-            if !(notification.paired && notification.mask.contains(Mask::MOVED_TO)) {
-                expected[at] = next;
+            if notification.paired && notification.mask.contains(Mask::MOVED_TO) {
+                expected[at].1 = Some(next);
+            } else {
+                expected[at].0 = next;
             }
             join.handle(start, next, notification);
             next = next.next();
@@ -271,7 +273,7 @@ proptest! {
         prop_assert!(order.is_sorted(), "{order:?}");
 
         let mut expected: Vec<_> = iter::zip(expected, events)
-            .map(|(seq, event)| Joined { seq, mate: None, event })
+            .map(|((seq, mate), event)| Joined { seq, mate, event })
             .collect();
         expected.sort_by_key(|joined| joined.seq.get());
         out.sort_by_key(|joined| joined.seq.get());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The question how far a barrier is, and its answer: the argument of one `ioctl(2)` on any open file or
-//! directory of the mount ([`FARWATCH_IOC_SYNC`](super::abi::FARWATCH_IOC_SYNC)), and the FUSE request
+//! directory of the mount ([`FARWATCH_IOC_SYNC`]), and the FUSE request
 //! that a kernel makes of it.
 
 use zerocopy::{FromBytes, IntoBytes, transmute};
