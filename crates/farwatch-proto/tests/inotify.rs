@@ -270,6 +270,24 @@ fn a_directory_that_has_come_since_is_not_the_file_that_was_reported() {
 }
 
 #[test]
+fn what_is_written_to_a_file_whose_name_a_directory_has_by_now_is_not_told_of_the_directory() {
+    let mut world = World::new(true).known("a/f", "f", 9);
+    world.host.clear();
+    world.read([report(A, "f", Mask::DELETE)]);
+    world.has("a/f", "dir");
+    world.directories.insert(fid("dir"));
+    world.read([report(A, "f", Mask::CREATE | Mask::ISDIR)]);
+    let (id, kind) = (NodeId::new(10).unwrap(), FileKind::Directory);
+    let learned = Learned { id, fid: Some(fid("dir")), kind, ino: 10 };
+    let dir = *world.tree.nodes_of(&fid("a")).first().unwrap();
+    world.tree.learn(learned, dir, &name("f"));
+    assert_eq!(
+        world.read([report(A, "f", Mask::CLOSE_WRITE)]),
+        [change("a/f", Mask::CLOSE_WRITE, None)]
+    );
+}
+
+#[test]
 fn a_deleted_name_was_what_the_guest_knew_though_another_is_there_now() {
     let mut world = World::new(true).known("a/f", "old", 9);
     world.has("a/f", "new");

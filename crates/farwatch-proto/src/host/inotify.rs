@@ -24,7 +24,7 @@ use std::time::{Instant, SystemTime};
 
 use super::change::{HostChange, HostEntry};
 use super::tree::Tree;
-use crate::{Cookie, Fid, Mask, Name};
+use crate::{Cookie, Fid, FileKind, Mask, Name};
 use echo::Echo;
 pub use echo::{CallId, Doubt, Expected, Mark};
 use halves::Halves;
@@ -444,7 +444,11 @@ impl Observer {
             self.names.left(entry, was.clone(), tree);
             was
         } else {
-            was.flatten().or_else(|| before.clone()).or(object)
+            // A file that has lost its name to a directory is still written to under it.
+            let file =
+                |object: &Fid| mask.contains(Mask::ISDIR) || !self.is_directory(object, tree);
+            let was = was.flatten().filter(file);
+            was.or_else(|| before.clone().filter(file)).or(object)
         };
         let directory = mask.intersection(Mask::ISDIR);
         if !directory.is_empty()
@@ -500,6 +504,13 @@ impl Observer {
             return None;
         }
         Some(HostChange::Move { from: from.cloned(), to: to.cloned(), object, directory })
+    }
+
+    /// Whether an object is known to be a directory.
+    fn is_directory(&self, object: &Fid, tree: &Tree) -> bool {
+        let mut nodes = tree.nodes_of(object).iter();
+        self.by_dir.contains_key(object)
+            || nodes.any(|id| tree.kind(*id) == Some(FileKind::Directory))
     }
 
     /// What is under a name loses it to another object.
