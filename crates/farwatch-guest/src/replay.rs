@@ -12,7 +12,7 @@ use farwatch_proto::guest::join::Joined;
 use farwatch_proto::guest::opens::{Opens, Step, Way};
 use farwatch_proto::guest::plan::{Call, Place, Target, limbo_name, plan};
 use farwatch_proto::wire::abi::FARWATCH_LIMBO_NAME;
-use farwatch_proto::{Entry, FileKind, GuestEvent, Mask, Name, Node, Seq};
+use farwatch_proto::{Entry, FileKind, GuestEvent, Mask, Name, Node};
 use farwatch_sys::{handle, thread};
 use rustix::fs::{
     AtFlags, CWD, Mode, OFlags, RawDir, RenameFlags, StatxFlags, Timespec, Timestamps, UTIME_NOW,
@@ -84,21 +84,23 @@ impl Replayer {
         if *event == GuestEvent::Overflow {
             self.close_files();
         }
+        if let Err(error) = thread::set_fsgid(seq.get()) {
+            tracing::debug!(%error, "event not replayed");
+            outcome.failed += 1;
+            return outcome;
+        }
         // The server wants to be asked for a node that nobody has (PROTOCOL.md, 6.5).
         let probe = matches!(event, GuestEvent::Object { node, .. } if node.id.is_reserved());
         for call in plan(event.clone()) {
-            match (self.call(*seq, &call), &call, *mate) {
+            match (self.call(&call), &call, *mate) {
                 // The kernel holds one of the two directories no more, so nobody watches that, or
                 // cannot do it in one go.
                 (Err(Errno::STALE), Call::Rename(from, to), Some(mate)) => {
-                    let halves = [
-                        (*seq, Call::Rename(from.clone(), Place::Limbo)),
-                        (mate, Call::Rename(Place::Limbo, to.clone())),
-                    ];
-                    for (seq, half) in halves {
-                        let done = self.call(seq, &half);
-                        outcome.count(&half, done);
-                    }
+                    let out = Call::Rename(from.clone(), Place::Limbo);
+                    outcome.count(&out, self.call(&out));
+                    let back = Call::Rename(Place::Limbo, to.clone());
+                    let numbered = thread::set_fsgid(mate.get()).map_err(|error| error.errno());
+                    outcome.count(&back, numbered.and_then(|()| self.call(&back)));
                 }
                 (Err(_), ..) if probe => {}
                 (result, ..) => outcome.count(&call, result),
@@ -108,13 +110,7 @@ impl Replayer {
         outcome
     }
 
-    /// Makes a call that belongs to notification `seq`.
-    fn call(&mut self, seq: Seq, call: &Call) -> Result<(), Errno> {
-        thread::set_fsgid(seq.get()).map_err(|error| error.errno())?;
-        self.make(call)
-    }
-
-    fn make(&mut self, call: &Call) -> Result<(), Errno> {
+    fn call(&mut self, call: &Call) -> Result<(), Errno> {
         match call {
             Call::Create(entry, kind) => self.create(entry, *kind),
             Call::Link(node, entry, kind) => match self.link(*node, entry) {

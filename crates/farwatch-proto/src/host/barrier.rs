@@ -101,11 +101,22 @@ impl Barriers {
         }
     }
 
-    /// The first one for which a probe may be sent now; the caller then does.
-    pub(super) fn poll(&mut self, nets: &Nets) -> Option<impl FnOnce(NodeId) + '_> {
+    /// Whether a probe may be sent now; the caller then does.
+    pub(super) fn is_due(&mut self, nets: &Nets) -> bool {
         self.step();
-        let due = self.steps.iter_mut().find(|step| step.probe.is_none())?;
-        (!nets.has_before(due.mark)).then_some(|probe| due.probe = Some(probe))
+        self.next().is_some_and(|step| !nets.has_before(step.mark))
+    }
+
+    /// The probe that was due goes out, about this node.
+    pub(super) fn handle_sent(&mut self, probe: NodeId) {
+        if let Some(step) = self.next() {
+            step.probe = Some(probe);
+        }
+    }
+
+    /// The first one of which no probe was sent.
+    fn next(&mut self) -> Option<&mut Step> {
+        self.steps.iter_mut().find(|step| step.probe.is_none())
     }
 
     /// The agent looks for a node. `true` when that was a probe's.

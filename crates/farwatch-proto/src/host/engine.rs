@@ -351,10 +351,9 @@ impl Engine {
     /// Puts the probes of barriers behind what is to be sent before them. `true` when it did.
     pub fn poll_barriers(&mut self) -> bool {
         let mut sent = false;
-        while let Some(send) = self.barriers.poll(&self.nets) {
-            self.phantoms = self.phantoms.wrapping_add(1);
-            let id = NodeId::phantom(FileKind::Unknown, self.phantoms);
-            send(id);
+        while self.barriers.is_due(&self.nets) {
+            let id = self.phantom(FileKind::Unknown);
+            self.barriers.handle_sent(id);
             let node = Node { id, generation: self.tree.generation() };
             let event = GuestEvent::Object { node, mask: Mask::ATTRIB };
             self.backlog.push_probe(Pending { event, object: None });

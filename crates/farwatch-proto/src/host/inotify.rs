@@ -78,8 +78,9 @@ impl Seen {
     fn is_directory(&self) -> bool {
         match self {
             Self::Entry { mask, .. } => mask.contains(Mask::ISDIR),
-            Self::From { directory, .. } | Self::To { directory, .. } => *directory,
-            Self::Move { directory, .. } => *directory,
+            Self::From { directory, .. }
+            | Self::To { directory, .. }
+            | Self::Move { directory, .. } => *directory,
             Self::Itself { .. } => true,
             Self::Overflow => false,
         }

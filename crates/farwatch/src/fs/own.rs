@@ -53,11 +53,15 @@ impl Own {
         entries: &[(Inode, &CStr, Mask)],
         call: impl FnOnce() -> io::Result<T>,
     ) -> io::Result<T> {
-        let expected = |state: &State| {
-            let announced =
-                entries.iter().map(|(dir, name, events)| entry(state, *dir, name, *events));
-            announced.flatten().collect()
-        };
+        self.expecting(|state| announced(state, entries).collect(), call)
+    }
+
+    /// One that is reported as `expected` says.
+    fn expecting<T>(
+        &self,
+        expected: impl FnOnce(&State) -> Vec<(Expected, Mask)>,
+        call: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
         Call { own: self, id: self.share.expect(expected), inode: None, succeeded: false }
             .make(call)
     }
@@ -111,6 +115,14 @@ fn entry(state: &State, dir: Inode, name: &CStr, events: Mask) -> Announced {
     let (Some(dir), Ok(name)) = (dir, Name::parse(name.to_bytes())) else { return Vec::new() };
     let entry = HostEntry { dir: dir.clone(), name };
     events.iter().map(|event| (Expected::Entry(entry.clone()), event)).collect()
+}
+
+/// The reports of a call on names in directories, as far as those are watched.
+fn announced<'a>(
+    state: &'a State,
+    entries: &'a [(Inode, &CStr, Mask)],
+) -> impl Iterator<Item = (Expected, Mask)> + 'a {
+    entries.iter().flat_map(|(dir, name, events)| entry(state, *dir, name, *events))
 }
 
 /// A directory over which another is renamed says so itself: `fsnotify_link_count()`.
@@ -257,13 +269,10 @@ impl FileSystem for Own {
         let exchange = RenameFlags::from_bits_retain(flags).contains(RenameFlags::EXCHANGE);
         let entries: &[_] = if exchange { &both } else { &there };
         let expected = |state: &State| {
-            let entries =
-                entries.iter().flat_map(|(dir, name, event)| entry(state, *dir, name, *event));
             let replaced = if exchange { None } else { replaced(state, newdir, newname) };
-            entries.chain(replaced).collect()
+            announced(state, entries).chain(replaced).collect()
         };
-        Call { own: self, id: self.share.expect(expected), inode: None, succeeded: false }
-            .make(|| self.inner.rename(ctx, olddir, oldname, newdir, newname, flags))
+        self.expecting(expected, || self.inner.rename(ctx, olddir, oldname, newdir, newname, flags))
     }
 
     fn link(&self, ctx: Context, inode: Inode, parent: Inode, name: &CStr) -> io::Result<Entry> {

@@ -59,7 +59,7 @@ pub(super) fn read(
             }
             // What was read is told when it waits for no mate any more.
             let position = observer.position();
-            let told = passing.counts() || observer.has_told(passing.position(position));
+            let told = passing.passes() && observer.has_told(passing.position(position));
             (state.engine.has_next(), drained, told)
         };
         if news {
