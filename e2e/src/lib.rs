@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Result, anyhow};
 use farwatch_testkit::vm::{Kernel, Qemu};
-use farwatch_testkit::{FsType, Place, Scenario};
+use farwatch_testkit::{FsType, Mount, Place, Scenario};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// Names the stock virtiofsd program; without it, the usual places are searched.
@@ -202,6 +202,27 @@ impl<P> Shared<P> {
 #[must_use]
 pub fn run(trials: Vec<Trial>) -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+/// What is done with one mount.
+pub type Test = fn(&Mount) -> Result<()>;
+
+/// Runs tests on each way in which events reach programs of this machine: with the host watched by fanotify
+/// or by inotify, and through `farwatch-agent`. A trial is called like its test, and after that the way.
+#[must_use]
+pub fn run_on_each_path(tests: &[(&str, Test)]) -> ExitCode {
+    type Start = fn() -> Result<Mount>;
+    let starts: [(&str, Start); 3] = [
+        ("fanotify", || Mount::start_with(&["--watch", "fanotify"])),
+        ("inotify", || Mount::start_with(&["--watch", "inotify"])),
+        ("agent", Mount::start_with_agent),
+    ];
+    let on = |&(name, test): &(&str, Test)| {
+        starts.map(|(path, start)| {
+            trial(&format!("{name}::{path}"), &[Need::Mount], move || test(&start()?))
+        })
+    };
+    run(tests.iter().flat_map(on).collect())
 }
 
 /// The trials of functions of one file, each named like its function.

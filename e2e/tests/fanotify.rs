@@ -7,28 +7,13 @@ use std::fs;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
-use e2e::{Need, trial};
 use farwatch_testkit::{Mount, Objects, Recorder, Renames};
 
-type Test = fn(&Mount) -> Result<()>;
-type Start = fn() -> Result<Mount>;
-
 fn main() -> ExitCode {
-    let tests: [(&str, Test); 2] = [
+    e2e::run_on_each_path(&[
         ("a_program_with_fanotify_gets_one_rename_with_both_directories_and_names", renamed),
         ("a_program_with_fanotify_is_told_of_which_object_an_event_is", objects),
-    ];
-    let on = |(name, test): (&str, Test)| {
-        let starts: [(&str, Start); 3] = [
-            ("fanotify", || Mount::start_with(&["--watch", "fanotify"])),
-            ("inotify", || Mount::start_with(&["--watch", "inotify"])),
-            ("agent", Mount::start_with_agent),
-        ];
-        starts.map(|(path, start)| {
-            trial(&format!("{name}::{path}"), &[Need::Mount], move || test(&start()?))
-        })
-    };
-    e2e::run(tests.into_iter().flat_map(on).collect())
+    ])
 }
 
 fn renamed(mount: &Mount) -> Result<()> {

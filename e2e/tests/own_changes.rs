@@ -11,7 +11,6 @@ use std::sync::mpsc;
 use std::thread;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use e2e::{Need, trial};
 use farwatch_testkit::{Event, Kind, Mount, PATIENCE, Recorder, Share, merge_allowed, render};
 
 const STEPS: [&str; 14] = [
@@ -31,27 +30,13 @@ const STEPS: [&str; 14] = [
     "rmdir e",
 ];
 
-type OwnChange = fn(&Mount) -> Result<()>;
-type Start = fn() -> Result<Mount>;
-
 fn main() -> ExitCode {
-    let all: [(&str, OwnChange); 4] = [
+    e2e::run_on_each_path(&[
         ("what_a_program_in_the_mount_does_is_told_once_and_as_locally", as_locally),
         ("changes_on_both_sides_are_told_once_each", once_each),
         ("names_made_on_both_sides_at_once_are_told_once_each", names_at_once),
         ("a_file_written_on_both_sides_at_once_is_told_to_the_end", written_at_once),
-    ];
-    let on = |(name, run): (&str, OwnChange)| {
-        let starts: [(&str, Start); 3] = [
-            ("fanotify", || Mount::start_with(&["--watch", "fanotify"])),
-            ("inotify", || Mount::start_with(&["--watch", "inotify"])),
-            ("agent", Mount::start_with_agent),
-        ];
-        starts.map(|(path, start)| {
-            trial(&format!("{name}::{path}"), &[Need::Mount], move || run(&start()?))
-        })
-    };
-    e2e::run(all.into_iter().flat_map(on).collect())
+    ])
 }
 
 fn as_locally(mount: &Mount) -> Result<()> {

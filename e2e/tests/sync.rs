@@ -93,7 +93,9 @@ fn every_event_is_there_when_sync_returns_on_a_mount() -> Result<()> {
 }
 
 fn every_event_is_there_when_sync_returns_on_a_mount_with_an_agent() -> Result<()> {
-    BACKENDS.iter().try_for_each(|backend| on_mount(|| with_agent(&["--watch", backend])))
+    BACKENDS
+        .iter()
+        .try_for_each(|backend| on_mount(|| Mount::start_with_agent_and(&["--watch", backend])))
 }
 
 fn every_event_is_there_when_sync_returns_without_joined_renames() -> Result<()> {
@@ -121,13 +123,6 @@ fn in_vm(version: &str, backend: &str) -> Result<()> {
     let vm = Vm::start_without_agent(&kernel, &["--watch", backend])?;
     vm.start_agent()?;
     every_event_is_there(&vm, ROUNDS_IN_VM).map_err(|error| anyhow!("{error:#}\n{}", vm.log()))
-}
-
-/// A mount whose events are delivered by a process that can be stopped.
-fn with_agent(options: &[&str]) -> Result<Mount> {
-    let mut mount = Mount::start_with(&[&["--no-agent"], options].concat())?;
-    mount.start_agent(&[])?;
-    Ok(mount)
 }
 
 /// Signals the part of the agent that replays.
@@ -174,7 +169,7 @@ fn sync_ends_while_the_host_never_pauses() -> Result<()> {
 }
 
 fn sync_waits_for_the_difference_when_events_were_given_up() -> Result<()> {
-    let mut mount = with_agent(&["--backlog-events-max", "8"])?;
+    let mut mount = Mount::start_with_agent_and(&["--backlog-events-max", "8"])?;
     let share = mount.share("lost")?;
     for dir in ["a", "b"] {
         fs::create_dir(share.host().join(dir))?;
@@ -237,7 +232,7 @@ fn whoever_may_read_may_sync_on_any_file_and_without_extended_attributes() -> Re
 }
 
 fn an_agent_that_does_not_go_on_is_said_when_the_time_is_over() -> Result<()> {
-    let mut mount = with_agent(&[])?;
+    let mut mount = Mount::start_with_agent()?;
     signal_agent(&mut mount, Signal::STOP)?;
     let before = Instant::now();
     let output = sync(&mount, &["--timeout", "1"], &mount.mount_point());
@@ -251,7 +246,7 @@ fn an_agent_that_does_not_go_on_is_said_when_the_time_is_over() -> Result<()> {
 
 fn many_at_once_wait_together_and_keep_nobody_else_waiting() -> Result<()> {
     const MANY: usize = 40;
-    let mut mount = with_agent(&[])?;
+    let mut mount = Mount::start_with_agent()?;
     let share = mount.share("many")?;
     signal_agent(&mut mount, Signal::STOP)?;
     let asked = (0..MANY).map(|_| {
@@ -276,7 +271,7 @@ fn many_at_once_wait_together_and_keep_nobody_else_waiting() -> Result<()> {
 }
 
 fn sync_goes_on_with_the_agent_that_comes_after() -> Result<()> {
-    let mut mount = with_agent(&[])?;
+    let mut mount = Mount::start_with_agent()?;
     let share = mount.share("after")?;
     let mut recorder = mount.recorder(&share)?;
     recorder.watch(Path::new("."))?;

@@ -127,7 +127,12 @@ impl Mount {
 
     /// A directory mounted by `farwatch mount`, whose events are delivered by a `farwatch-agent`.
     pub fn start_with_agent() -> Result<Self> {
-        let mut mount = Self::start_with(&["--no-agent"])?;
+        Self::start_with_agent_and(&[])
+    }
+
+    /// The same, with more options for `farwatch mount`.
+    pub fn start_with_agent_and(options: &[&str]) -> Result<Self> {
+        let mut mount = Self::start_with(&[&["--no-agent"], options].concat())?;
         mount.start_agent(&[])?;
         Ok(mount)
     }

@@ -133,14 +133,7 @@ fn mount(at: &PathArgs, agent: bool) -> Result<Mount> {
     if let Some(watch) = &at.watch {
         options.extend(["--watch", watch]);
     }
-    if agent {
-        options.push("--no-agent");
-    }
-    let mut mount = Mount::start_with(&options)?;
-    if agent {
-        mount.start_agent(&[])?;
-    }
-    Ok(mount)
+    if agent { Mount::start_with_agent_and(&options) } else { Mount::start_with(&options) }
 }
 
 fn vm(at: &PathArgs) -> Result<Vm> {
