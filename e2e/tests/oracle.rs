@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         unpaced_operations_are_told_as_locally,
         unpaced_operations_are_told_as_locally_by_an_agent,
         paced_operations_are_told_as_locally_through_inotify,
+        unpaced_operations_are_told_as_locally_through_inotify,
         an_event_that_is_dropped_is_noticed,
         two_events_that_change_places_are_noticed,
         a_cookie_that_is_lost_is_noticed,
@@ -99,6 +100,11 @@ fn unpaced_operations_are_told_as_locally_by_an_agent() -> Result<()> {
 fn paced_operations_are_told_as_locally_through_inotify() -> Result<()> {
     let mount = Mount::start_with(&BY_INOTIFY)?;
     equal(&mount, Plan { ops: 2000, seed: SEED + 2000, by_name: true, ..PACED })
+}
+
+fn unpaced_operations_are_told_as_locally_through_inotify() -> Result<()> {
+    let mount = Mount::start_with(&BY_INOTIFY)?;
+    equal(&mount, Plan { seed: SEED + 2000, by_name: true, ..UNPACED })
 }
 
 fn an_event_that_is_dropped_is_noticed() -> Result<()> {

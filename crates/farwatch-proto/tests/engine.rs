@@ -372,6 +372,45 @@ fn each_content_event_of_a_message_is_answered_once_and_for_its_own_object() {
 }
 
 #[test]
+fn what_is_told_of_a_file_is_not_raised_at_the_directory_that_has_its_name_by_now() {
+    let nobody = Answer::Entry(Object::Adopt(FileKind::Unknown));
+    for known_when_observed in [true, false] {
+        let mut host = Host::new();
+        if known_when_observed {
+            host.guest_knows("f", 5, FileKind::Directory);
+        }
+        host.changed("f", Mask::MODIFY, 5);
+        if !known_when_observed {
+            host.guest_knows("f", 5, FileKind::Directory);
+        }
+        host.next();
+        assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Mask::MODIFY)), ESTALE);
+        assert_eq!(host.lookup("f"), nobody);
+    }
+}
+
+#[test]
+fn the_close_of_what_is_no_regular_file_is_raised_at_a_stand_in_for_one() {
+    let nobody = Answer::Entry(Object::Adopt(FileKind::Regular));
+    for known_when_observed in [true, false] {
+        let mut host = Host::new();
+        let both = Mask::MODIFY | Mask::CLOSE_WRITE;
+        if known_when_observed {
+            host.guest_knows("f", 5, FileKind::Fifo);
+            host.changed("f", both, 5);
+            assert_eq!(summary(host.next()), Some(("\"f\"".to_owned(), Mask::MODIFY)));
+            assert_eq!(host.lookup("f"), known(5, 0, true));
+            assert_eq!(summary(host.next()), Some(("\"f\"".to_owned(), Mask::CLOSE_WRITE)));
+        } else {
+            host.changed("f", both, 5);
+            host.guest_knows("f", 5, FileKind::Fifo);
+            assert_eq!(summary(host.next()), Some(("\"f\"".to_owned(), both)));
+        }
+        assert_eq!(host.lookup("f"), nobody);
+    }
+}
+
+#[test]
 fn a_node_is_known_until_its_last_reference_is_given_back() {
     let mut host = Host::new();
     host.knows_file("f", 5);

@@ -211,9 +211,11 @@ impl Pending {
             return false;
         };
         let mergeable = Mask::CONTENT.union(Mask::READS).union(Mask::ISDIR);
+        // A file's type is known when it is closed.
+        let closed = *kind == FileKind::Unknown && *kind2 == FileKind::Regular;
         let same = entry == entry2
             && child == child2
-            && kind == kind2
+            && (kind == kind2 || closed)
             && self.object == later.object
             && mergeable.contains(*mask2)
             && !mask.intersects(Mask::MOVE)
@@ -222,6 +224,7 @@ impl Pending {
             return false;
         }
         *mask |= *mask2;
+        *kind = *kind2;
         true
     }
 }

@@ -394,12 +394,7 @@ impl Engine {
     }
 
     fn entry_changed(&mut self, entry: &HostEntry, mask: Mask, object: Option<&Fid>) {
-        let child = object.and_then(|fid| self.tree.nodes_of(fid).first().copied());
-        let kind = if mask.contains(Mask::ISDIR) {
-            FileKind::Directory
-        } else {
-            child.and_then(|id| self.tree.kind(id)).unwrap_or_default()
-        };
+        let (child, kind) = self.child(object, mask.contains(Mask::ISDIR));
         let isdir = mask.intersection(Mask::ISDIR);
         let wanted = mask.intersection(self.wanted);
         let deleted = wanted.intersection(Mask::DELETE);
@@ -420,9 +415,22 @@ impl Engine {
                 let link = bits.contains(Mask::CREATE)
                     && isdir.is_empty()
                     && child.is_some_and(|id| self.tree.has_other_name(id, dir, &entry.name));
-                self.push_entry(dir, &entry.name, bits | isdir, object, kind, link);
+                let (closed, others) = closed(bits, kind);
+                if !others.is_empty() {
+                    self.push_entry(dir, &entry.name, others | isdir, object, kind, link);
+                }
+                if !closed.is_empty() {
+                    self.push_entry(dir, &entry.name, closed, object, FileKind::Regular, link);
+                }
             }
         }
+    }
+
+    /// The node of what a change is about, and its type as far as that is known.
+    fn child(&self, object: Option<&Fid>, directory: bool) -> (Option<NodeId>, FileKind) {
+        let kind = if directory { FileKind::Directory } else { FileKind::Unknown };
+        let child = object.and_then(|fid| self.tree.node_of(fid, kind));
+        (child, child.and_then(|id| self.tree.kind(id)).unwrap_or(kind))
     }
 
     fn push_entry(
@@ -434,7 +442,7 @@ impl Engine {
         kind: FileKind,
         link: bool,
     ) {
-        let child = object.and_then(|fid| self.tree.nodes_of(fid).first().copied());
+        let child = object.and_then(|fid| self.tree.node_of(fid, kind));
         let event = GuestEvent::Entry {
             entry: Entry { dir: self.tree.node(dir), name: name.clone() },
             mask,
@@ -541,12 +549,7 @@ impl Engine {
             side.map_or_else(Vec::new, |entry| self.tree.nodes_of(&entry.dir).to_vec())
         };
         let (from_dirs, to_dirs) = (dirs(from), dirs(to));
-        let child = object.and_then(|fid| self.tree.nodes_of(fid).first().copied());
-        let kind = if directory {
-            FileKind::Directory
-        } else {
-            child.and_then(|id| self.tree.kind(id)).unwrap_or_default()
-        };
+        let (child, kind) = self.child(object, directory);
         let isdir = if directory { Mask::ISDIR } else { Mask::empty() };
         for i in 0..from_dirs.len().max(to_dirs.len()) {
             // A side that is stale is out of view until its net: what is left is a plain half.
@@ -583,6 +586,20 @@ impl Engine {
                 (None, None) => {}
             }
         }
+    }
+}
+
+/// What is to be told of a regular file, since the agent opens and closes nothing else for writing, and
+/// what of an object of type `kind`. The first has a FIFO's CLOSE_WRITE, which so comes to who watches
+/// the directory; and all of a file whose name a FIFO may have by the time of the replay.
+fn closed(mask: Mask, kind: FileKind) -> (Mask, Mask) {
+    let closed = mask.intersection(Mask::CLOSE_WRITE);
+    if closed.is_empty() || kind == FileKind::Directory {
+        (Mask::empty(), mask)
+    } else if matches!(kind, FileKind::Regular | FileKind::Unknown) {
+        (mask, Mask::empty())
+    } else {
+        (closed, mask.difference(closed))
     }
 }
 

@@ -256,14 +256,14 @@ impl Record {
 
     /// The node by which the guest knows the object, if it does now.
     fn known(&self, tree: &Tree) -> Option<NodeId> {
+        let (GuestEvent::Entry { child, kind, .. } | GuestEvent::Rename { child, kind, .. }) =
+            &self.pending.event
+        else {
+            return None;
+        };
         match &self.pending.object {
-            Some(fid) => tree.nodes_of(fid).first().copied(),
-            None => match &self.pending.event {
-                GuestEvent::Entry { child, .. } | GuestEvent::Rename { child, .. } => {
-                    child.map(|child| child.id).filter(|id| tree.knows(*id))
-                }
-                GuestEvent::Object { .. } | GuestEvent::Overflow => None,
-            },
+            Some(fid) => tree.node_of(fid, *kind),
+            None => child.map(|child| child.id).filter(|id| tree.knows(*id)),
         }
     }
 

@@ -167,6 +167,15 @@ impl Tree {
         self.by_fid.get(fid).map_or(&[], Vec::as_slice)
     }
 
+    /// The node of an object of that type. inotify names no object, so what is taken for it may be
+    /// what has its name by now, which can be of another type: it has no node.
+    pub fn node_of(&self, fid: &Fid, kind: FileKind) -> Option<NodeId> {
+        let id = *self.nodes_of(fid).first()?;
+        let found = self.kind(id)?;
+        let fits = found == kind || (kind == FileKind::Unknown && found != FileKind::Directory);
+        fits.then_some(id)
+    }
+
     /// The known directories.
     pub(super) fn directories(&self) -> impl Iterator<Item = NodeId> {
         let directory =
