@@ -173,7 +173,8 @@ fn run<P: Place>(place: &P, args: &RunArgs, here: bool) -> Result<ExitCode> {
     if let Some(dir) = &args.keep {
         let kind = if args.unpaced { "unpaced" } else { "paced" };
         let file = dir.join(format!("{kind}-{}.txt", failure.seed));
-        std::fs::write(&file, failure.case.to_string())
+        std::fs::create_dir_all(dir)
+            .and_then(|()| std::fs::write(&file, failure.case.to_string()))
             .with_context(|| file.display().to_string())?;
         println!("kept in {}", file.display());
     }

@@ -69,7 +69,8 @@ impl Model {
                 let replaces = self.entries.get(to).map(|entry| entry.0);
                 let covers = replaces == Some(Type::Directory) && self.has_nameless();
                 let hides = self.by_name && self.is_directory(from) && self.was_lost(to);
-                !(busy(to) || leaves || covers || hides || self.is_mistaken(from, to))
+                let unknown = hides || self.is_mistaken(from, to) || self.is_stale_in_mount(from);
+                !(busy(to) || leaves || covers || unknown)
             }
             // A known fault: the CREATE of a file under a name that it has had can be merged with what was
             // told of it there before.
@@ -77,7 +78,9 @@ impl Model {
                 let merged = self.shared && self.had(to);
                 !(merged || self.is_mistaken(from, to))
             }
-            Op::RenameNoreplace(from, to) => !self.is_mistaken(from, to),
+            Op::RenameNoreplace(from, to) => {
+                !(self.is_mistaken(from, to) || self.is_stale_in_mount(from))
+            }
             Op::Watch(path) => !self.is_mistaken(path, path),
             // inotify tells of the name, which leads to a directory by now.
             Op::Mkdir(path) => !(self.by_name && self.was_lost(path)),
@@ -124,6 +127,13 @@ impl Model {
         let mut names = named.map(|(path, _)| path.as_path()).chain([to]);
         let replaced = self.below(to).any(|other| other != *id && self.is_busy(other));
         (from == to || self.is_watched(*id)) && (replaced || names.any(|path| self.was_lost(path)))
+    }
+
+    /// Whether a program in the mount has a file open under a name of which another that is open on
+    /// the host may have made a stand-in: it does not hear of the file's next name.
+    fn is_stale_in_mount(&self, path: &Path) -> bool {
+        let is_it = |id: &u32| self.entries.get(path).is_some_and(|entry| entry.1 == *id);
+        self.was_lost(path) && self.open.iter().any(|(slot, id)| *slot >= SLOTS && is_it(id))
     }
 
     /// Open in a program on the host.
