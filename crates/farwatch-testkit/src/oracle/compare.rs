@@ -194,8 +194,8 @@ fn by_directory(events: &[Event]) -> BTreeMap<String, Vec<String>> {
     directories.into_iter().map(|(directory, events)| (directory, normal(events))).collect()
 }
 
-/// What may be missing: what was written to files without a name, or that were deleted, of directories
-/// that have been removed. A local directory lives, and with it the watch, as long as somebody has such a
+/// What may be missing: what was written to files without a name, or that were deleted or replaced, of
+/// directories that have been removed. A local directory lives, and with it the watch, as long as somebody has such a
 /// file open; in the mount nobody has. Which of them were written to after the removal is not to be seen:
 /// the watcher of the mount need not have been told in this order.
 fn written_after_removal(events: &[Event]) -> BTreeSet<(Kind, &str)> {
@@ -205,7 +205,7 @@ fn written_after_removal(events: &[Event]) -> BTreeSet<(Kind, &str)> {
     for event in events {
         match event.kind {
             Kind::Create | Kind::MovedTo => there.insert(&event.object, true),
-            Kind::Delete => there.insert(&event.object, false),
+            Kind::Delete | Kind::MovedFrom => there.insert(&event.object, false),
             _ => None,
         };
     }
@@ -254,6 +254,10 @@ mod tests {
         assert_eq!(unpaced(&one, &two), None);
         assert!(unpaced(&two, &one).is_some(), "but not invented");
         assert!(unpaced(&one[..3], &two[..2]).is_some(), "the directory is there");
+        let end = "MOVED_TO d/f c1; MOVED_FROM d/f c2; DELETE_SELF [d]; IGNORED [d]";
+        let one = stream(&format!("CREATE d/f; CLOSE_WRITE d/f; {end}"));
+        let two = stream(&format!("CREATE d/f; {end}"));
+        assert_eq!(unpaced(&one, &two), None, "what had replaced it was moved away");
     }
 
     #[test]
