@@ -78,6 +78,7 @@ impl Model {
                 let merged = self.shared && self.had(to);
                 !(merged || self.is_mistaken(from, to))
             }
+            Op::LinkSlot(_, to) => !(self.shared && self.had(to)),
             Op::RenameNoreplace(from, to) => {
                 !(self.is_mistaken(from, to) || self.is_stale_in_mount(from))
             }
@@ -159,11 +160,13 @@ impl Model {
 
     fn change(&mut self, op: &Op) {
         match op {
-            Op::Create(at) => self.make(at, Type::File),
-            Op::Mkdir(at) => self.make(at, Type::Directory),
-            Op::Mkfifo(at) | Op::Symlink(at) => self.make(at, Type::Other),
+            Op::Create(at) => drop(self.make(at, Type::File)),
+            Op::Mkdir(at) => drop(self.make(at, Type::Directory)),
+            Op::Mkfifo(at) | Op::Symlink(at) => drop(self.make(at, Type::Other)),
             Op::Link(from, to) => {
-                if let Some(entry) = self.entries.get(from).copied() {
+                if let Some(entry) = self.entries.get(from).copied()
+                    && self.has_place(to)
+                {
                     self.entries.entry(to.clone()).or_insert(entry);
                 }
             }
@@ -175,7 +178,13 @@ impl Model {
                 self.entries.remove(at);
             }
             Op::Rename(from, to) => self.rename(from, to),
-            Op::RenameExchange(one, two) if !one.starts_with(two) && !two.starts_with(one) => {
+            Op::RenameNoreplace(from, to) if !self.has(to) => self.rename(from, to),
+            Op::RenameExchange(one, two)
+                if self.has(one)
+                    && self.has(two)
+                    && !one.starts_with(two)
+                    && !two.starts_with(one) =>
+            {
                 let hold = PathBuf::from("\0");
                 self.shift(one, &hold);
                 self.shift(two, one);
@@ -189,10 +198,7 @@ impl Model {
             Op::OpenTmpfile(slot, dir) if self.is_directory(dir) => {
                 self.open.insert(*slot, 0);
             }
-            Op::LinkSlot(slot, to) if self.open.get(slot) == Some(&0) => {
-                self.make(to, Type::File);
-                self.open.insert(*slot, self.next - 1);
-            }
+            Op::LinkSlot(slot, to) => self.name(*slot, to),
             Op::Close(slot) => {
                 self.open.remove(slot);
             }
@@ -203,11 +209,28 @@ impl Model {
         }
     }
 
-    fn make(&mut self, at: &Path, kind: Type) {
-        if !self.entries.contains_key(at) {
+    /// `false` where it fails.
+    fn make(&mut self, at: &Path, kind: Type) -> bool {
+        let made = !self.has(at) && self.has_place(at);
+        if made {
             self.entries.insert(at.to_owned(), (kind, self.next));
             self.next += 1;
         }
+        made
+    }
+
+    /// A file without a name gets one.
+    fn name(&mut self, slot: u8, at: &Path) {
+        if self.open.get(&slot) == Some(&0) && self.make(at, Type::File) {
+            self.open.insert(slot, self.next - 1);
+        }
+    }
+
+    /// Whether there is a directory for it.
+    fn has_place(&self, path: &Path) -> bool {
+        path.parent().is_some_and(|dir| {
+            dir.as_os_str().is_empty() || dir == Path::new(OUTSIDE) || self.is_directory(dir)
+        })
     }
 
     /// A file loses a name while a program on the host may have it open.
@@ -232,7 +255,7 @@ impl Model {
             (target.0 == Type::Directory) == (moved.0 == Type::Directory)
                 && (target.0 != Type::Directory || self.is_empty(to))
         });
-        if fits && !same && !to.starts_with(from) {
+        if fits && !same && !to.starts_with(from) && self.has_place(to) {
             self.remember(to);
             self.entries.remove(to);
             self.shift(from, to);
