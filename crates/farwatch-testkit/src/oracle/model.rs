@@ -26,6 +26,8 @@ pub(super) struct Model {
     next: u32,
     /// Names of files that were open when they lost them.
     lost: BTreeSet<OsString>,
+    /// Files that have come to one of these names since.
+    successors: BTreeSet<u32>,
     /// Which names there have been, if several processes work on the tree.
     had: BTreeSet<OsString>,
     /// Whether several processes work on the tree: then nobody knows what is open elsewhere.
@@ -38,8 +40,8 @@ impl Model {
     /// An empty tree.
     pub(super) fn new(shared: bool, by_name: bool) -> Self {
         let (entries, open, watched) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        let (lost, had) = (BTreeSet::new(), BTreeSet::new());
-        Self { entries, open, watched, next: 1, lost, had, shared, by_name }
+        let (lost, successors, had) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        Self { entries, open, watched, next: 1, lost, successors, had, shared, by_name }
     }
 
     pub(super) fn entries(&self) -> impl Iterator<Item = (&PathBuf, Type)> {
@@ -118,16 +120,15 @@ impl Model {
     }
 
     /// Whether inotify would tell of a watched file what is done to another that has lost a name
-    /// which it has, or is about to get.
+    /// which it has or had since, or is about to get.
     fn is_mistaken(&self, from: &Path, to: &Path) -> bool {
         if !self.by_name || self.shared {
             return false;
         }
         let Some((_, id)) = self.entries.get(from) else { return false };
-        let named = self.entries.iter().filter(|(_, entry)| entry.1 == *id);
-        let mut names = named.map(|(path, _)| path.as_path()).chain([to]);
         let replaced = self.below(to).any(|other| other != *id && self.is_busy(other));
-        (from == to || self.is_watched(*id)) && (replaced || names.any(|path| self.was_lost(path)))
+        (from == to || self.is_watched(*id))
+            && (replaced || self.was_lost(to) || self.successors.contains(id))
     }
 
     /// Whether a program in the mount has a file open under a name of which another that is open on
@@ -150,6 +151,9 @@ impl Model {
     /// The operation has been done.
     pub(super) fn follow(&mut self, op: &Op) {
         self.change(op);
+        let lost = |path: &Path| path.file_name().is_some_and(|name| self.lost.contains(name));
+        let came = self.entries.iter().filter(|(path, _)| lost(path));
+        self.successors.extend(came.map(|(_, entry)| entry.1));
         if self.shared {
             op.with_paths(|path| {
                 self.had.extend(path.file_name().map(OsStr::to_owned));
