@@ -9,8 +9,9 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use farwatch_proto::guest::join::Joined;
+use farwatch_proto::guest::limbo::Limbo;
 use farwatch_proto::guest::opens::{Opens, Step, Way};
-use farwatch_proto::guest::plan::{Call, Place, Target, limbo_name, plan};
+use farwatch_proto::guest::plan::{Call, Place, Target, plan};
 use farwatch_proto::wire::abi::FARWATCH_LIMBO_NAME;
 use farwatch_proto::{Entry, FileKind, GuestEvent, Mask, Name, Node};
 use farwatch_sys::{handle, thread};
@@ -35,8 +36,8 @@ const RENAME_TRIES_MAX: u32 = 8;
 #[derive(Debug)]
 pub struct Replayer {
     root: MountRoot,
-    limbo: Option<OwnedFd>,
-    limbo_names: u64,
+    limbo_dir: Option<OwnedFd>,
+    limbo: Limbo,
     opens: Opens<OwnedFd>,
 }
 
@@ -64,7 +65,7 @@ impl Outcome {
 impl Replayer {
     /// Replays on the mount that `root` is open on.
     pub fn new(root: MountRoot) -> Self {
-        Self { root, limbo: None, limbo_names: 0, opens: Opens::default() }
+        Self { root, limbo_dir: None, limbo: Limbo::default(), opens: Opens::default() }
     }
 
     /// Closes what is kept open, since the closes on the host will not be told.
@@ -96,9 +97,10 @@ impl Replayer {
                 // The kernel holds one of the two directories no more, so nobody watches that, or
                 // cannot do it in one go.
                 (Err(Errno::STALE), Call::Rename(from, to), Some(mate)) => {
-                    let out = Call::Rename(from.clone(), Place::Limbo);
+                    let limbo = Place::Limbo(child_of(event));
+                    let out = Call::Rename(from.clone(), limbo.clone());
                     outcome.count(&out, self.call(&out));
-                    let back = Call::Rename(Place::Limbo, to.clone());
+                    let back = Call::Rename(limbo, to.clone());
                     let numbered = thread::set_fsgid(mate.get()).map_err(|error| error.errno());
                     outcome.count(&back, numbered.and_then(|()| self.call(&back)));
                 }
@@ -129,10 +131,11 @@ impl Replayer {
                 let renamed = self.rename(from, to);
                 match (from, to) {
                     (Place::Entry(from), Place::Entry(to)) => drop(self.opens.renamed(from, to)),
-                    (Place::Entry(entry), Place::Limbo) | (Place::Limbo, Place::Entry(entry)) => {
+                    (Place::Entry(entry), Place::Limbo(_))
+                    | (Place::Limbo(_), Place::Entry(entry)) => {
                         drop(self.opens.removed(entry));
                     }
-                    (Place::Limbo, Place::Limbo) => {}
+                    (Place::Limbo(_), Place::Limbo(_)) => {}
                 }
                 renamed
             }
@@ -224,8 +227,8 @@ impl Replayer {
     /// bring it back for a lookup, but not while a rename holds the lock that this needs, and gives
     /// up with ESTALE (`__d_unalias()`). So the old name is looked up alone, and the rename repeated.
     fn rename(&mut self, from: &Place, to: &Place) -> Result<(), Errno> {
-        let (old_dir, old_name) = self.place(from)?;
-        let (new_dir, new_name) = self.place(to)?;
+        let (old_dir, old_name) = self.place(from, Limbo::leave)?;
+        let (new_dir, new_name) = self.place(to, Limbo::enter)?;
         let (old_name, new_name) = (old_name.as_bytes(), new_name.as_bytes());
         let flags = RenameFlags::empty();
         let mut tries = RENAME_TRIES_MAX;
@@ -273,23 +276,34 @@ impl Replayer {
             .map_err(|error| error.errno())
     }
 
-    fn place(&mut self, place: &Place) -> Result<(OwnedFd, Name), Errno> {
+    fn place(
+        &mut self,
+        place: &Place,
+        pass: fn(&mut Limbo, Option<Node>) -> Name,
+    ) -> Result<(OwnedFd, Name), Errno> {
         match place {
             Place::Entry(entry) => Ok((self.dir(entry)?, entry.name.clone())),
-            Place::Limbo => {
-                let limbo = match &self.limbo {
-                    Some(limbo) => limbo,
+            Place::Limbo(child) => {
+                let dir = match &self.limbo_dir {
+                    Some(dir) => dir,
                     None => {
                         // What we hold open may be a directory further down.
                         let (root, name) = (self.open(Node::ROOT, DIRECTORY)?, FARWATCH_LIMBO_NAME);
-                        let limbo = rustix::fs::openat(&root, name, DIRECTORY, Mode::empty())?;
-                        self.limbo.insert(limbo)
+                        let dir = rustix::fs::openat(&root, name, DIRECTORY, Mode::empty())?;
+                        self.limbo_dir.insert(dir)
                     }
                 };
-                self.limbo_names += 1;
-                Ok((rustix::io::dup(limbo)?, limbo_name(self.limbo_names)))
+                Ok((rustix::io::dup(dir)?, pass(&mut self.limbo, *child)))
             }
         }
+    }
+}
+
+/// The object of an event about an entry, as far as the guest knows it.
+fn child_of(event: &GuestEvent) -> Option<Node> {
+    match event {
+        GuestEvent::Entry { child, .. } | GuestEvent::Rename { child, .. } => *child,
+        GuestEvent::Object { .. } | GuestEvent::Overflow => None,
     }
 }
 

@@ -6,7 +6,7 @@
 //! writes nothing. The server answers it without executing it (`docs/PROTOCOL.md`). Whoever carries
 //! the plan out adds nothing and leaves nothing out; a call that fails is skipped.
 
-use crate::{Entry, FileKind, GuestEvent, Mask, Name, Node};
+use crate::{Entry, FileKind, GuestEvent, Mask, Node};
 
 /// One system call on an entry or object of the mount.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,15 +40,16 @@ pub enum Target {
 pub enum Place {
     /// In the guest's view.
     Entry(Entry),
-    /// Out of it: the limbo directory, under any name that is not in use there.
-    Limbo,
+    /// Out of it: the limbo directory. [`Limbo`](super::limbo::Limbo) has the name, which depends on
+    /// whether the guest knows the object.
+    Limbo(Option<Node>),
 }
 
 /// The calls for `event`, in order. None for an overflow: no call can raise that.
 pub fn plan(event: GuestEvent) -> Vec<Call> {
     match event {
         GuestEvent::Entry { entry, mask, child, kind, link } => {
-            entry_calls(entry, mask, child.filter(|_| link), kind)
+            entry_calls(entry, mask, child, link, kind)
         }
         GuestEvent::Object { node, mask } => content(mask, FileKind::Unknown)
             .map(|content| Call::Content(Target::Node(node), content))
@@ -61,17 +62,23 @@ pub fn plan(event: GuestEvent) -> Vec<Call> {
     }
 }
 
-fn entry_calls(entry: Entry, mask: Mask, linked: Option<Node>, kind: FileKind) -> Vec<Call> {
+fn entry_calls(
+    entry: Entry,
+    mask: Mask,
+    child: Option<Node>,
+    link: bool,
+    kind: FileKind,
+) -> Vec<Call> {
     let directory = mask.contains(Mask::ISDIR);
     if mask.contains(Mask::MOVED_FROM) {
-        return vec![Call::Rename(Place::Entry(entry), Place::Limbo)];
+        return vec![Call::Rename(Place::Entry(entry), Place::Limbo(child))];
     }
     if mask.contains(Mask::MOVED_TO) {
-        return vec![Call::Rename(Place::Limbo, Place::Entry(entry))];
+        return vec![Call::Rename(Place::Limbo(child), Place::Entry(entry))];
     }
     let mut calls = Vec::with_capacity(3);
     if mask.contains(Mask::CREATE) {
-        calls.push(match linked {
+        calls.push(match child.filter(|_| link) {
             Some(node) => Call::Link(node, entry.clone(), creatable(kind)),
             None if directory => Call::Create(entry.clone(), FileKind::Directory),
             None => Call::Create(entry.clone(), creatable(kind)),
@@ -113,17 +120,10 @@ fn content(mask: Mask, kind: FileKind) -> Option<Mask> {
     (!content.is_empty()).then_some(content | mask.intersection(Mask::ISDIR))
 }
 
-/// A name for the limbo directory that is not in use there: `number` has not been used before.
-///
-/// # Panics
-/// Never: the decimal digits of a number make a name.
-pub fn limbo_name(number: u64) -> Name {
-    Name::parse(number.to_string().as_bytes()).expect("decimal digits make a name")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Name;
 
     fn entry(name: &str) -> Entry {
         Entry { dir: Node::ROOT, name: Name::parse(name.as_bytes()).unwrap() }
@@ -169,11 +169,11 @@ mod tests {
     fn a_plain_half_moves_through_limbo() {
         assert_eq!(
             plan(event(Mask::MOVED_FROM, FileKind::Regular)),
-            [Call::Rename(Place::Entry(entry("f")), Place::Limbo)]
+            [Call::Rename(Place::Entry(entry("f")), Place::Limbo(None))]
         );
         assert_eq!(
             plan(event(Mask::MOVED_TO | Mask::ISDIR, FileKind::Directory)),
-            [Call::Rename(Place::Limbo, Place::Entry(entry("f")))]
+            [Call::Rename(Place::Limbo(None), Place::Entry(entry("f")))]
         );
     }
 

@@ -160,7 +160,7 @@ impl Replay<'_> {
     fn place(&mut self, place: &Place) -> (u64, String) {
         match place {
             Place::Entry(entry) => (dir(entry), name(entry).to_owned()),
-            Place::Limbo => {
+            Place::Limbo(_) => {
                 let limbo = requests::lookup(ROOT, ".farwatch-limbo");
                 let limbo = self.guest.send(self.agent, &limbo).unwrap();
                 (nodeid(&limbo), self.agent.gid.to_string())
