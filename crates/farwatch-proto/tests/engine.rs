@@ -261,6 +261,35 @@ fn a_rename_over_a_file_shows_the_file_that_it_replaced() {
 }
 
 #[test]
+fn what_is_exchanged_is_not_replaced_also_where_the_guest_sees_one_name_alone() {
+    for [one, two] in [
+        [(Some((1, "new")), Some((1, "f"))), (Some((1, "f")), Some((1, "new")))],
+        [(None, Some((1, "f"))), (Some((1, "f")), None)],
+    ] {
+        for sent in [false, true] {
+            let mut host = Host::new();
+            host.knows_file("new", 5);
+            host.knows_file("f", 6);
+            host.moved(one.0, one.1, 5);
+            if sent {
+                host.next();
+            }
+            host.moved(two.0, two.1, 6);
+            if !sent {
+                host.next();
+            }
+            assert_eq!(host.lookup("f"), ENOENT, "{one:?}");
+        }
+    }
+    let mut host = Host::new();
+    host.knows_file("f", 6);
+    host.moved(None, Some((1, "f")), 5);
+    host.moved(Some((1, "f")), None, 5);
+    host.next();
+    assert_eq!(host.lookup("f"), known(6, 1, false), "it was replaced, and its successor left");
+}
+
+#[test]
 fn a_rename_does_not_replace_a_file_that_came_later() {
     let mut host = Host::new();
     host.knows_file("f", 6);
@@ -387,6 +416,18 @@ fn what_is_told_of_a_file_is_not_raised_at_the_directory_that_has_its_name_by_no
         assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Mask::MODIFY)), ESTALE);
         assert_eq!(host.lookup("f"), nobody);
     }
+}
+
+#[test]
+fn a_change_of_nobody_is_not_raised_at_the_directory_that_has_the_name() {
+    let mut host = Host::new();
+    let entry = HostEntry { dir: fid(1), name: name("f") };
+    let change = HostChange::Entry { entry, mask: Mask::MODIFY, object: None };
+    host.engine.handle_change(change);
+    host.guest_knows("f", 5, FileKind::Directory);
+    host.next();
+    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Mask::MODIFY)), ESTALE);
+    assert_eq!(host.lookup("f"), Answer::Entry(Object::Phantom(FileKind::Unknown)));
 }
 
 #[test]

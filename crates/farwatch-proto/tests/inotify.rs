@@ -372,6 +372,68 @@ fn a_change_of_a_watched_directory_is_told_once_by_its_name() {
 }
 
 #[test]
+fn the_second_report_of_a_directory_may_come_after_the_queue_was_empty_but_soon() {
+    let mask = Mask::ATTRIB | Mask::ISDIR;
+    for (later, told) in [(Duration::from_millis(999), 0), (Duration::from_secs(1), 1)] {
+        let mut world = World::new(true);
+        world.directories.insert(fid("b"));
+        world.has("a/sub", "b");
+        assert_eq!(world.read([report(A, "sub", mask)]), [change("a/sub", mask, Some("b"))]);
+        let (none, _) = world.read_empty();
+        assert_eq!(none, []);
+        world.now += later;
+        assert_eq!(world.read([Report::Itself { watch: B, mask }]).len(), told, "{later:?}");
+    }
+}
+
+#[test]
+fn a_file_and_a_directory_that_are_exchanged_are_known_by_their_kind() {
+    let isdir = Mask::ISDIR;
+    for at_once in [true, false] {
+        let mut world = World::new(true).known("a/f", "file", 9);
+        let learned = Learned {
+            id: NodeId::new(3).unwrap(),
+            fid: Some(fid("b")),
+            kind: FileKind::Directory,
+            ino: 3,
+        };
+        world.tree.learn(learned, NodeId::new(2).unwrap(), &name("d"));
+        world.directories.insert(fid("b"));
+        // The directory's name has been given away again.
+        world.has("a/f", "b");
+        world.has("a/d", "other");
+        let one = pair((A, "f"), (A, "d"), 1);
+        let two =
+            [half(A, "d", Mask::MOVED_FROM | isdir, 2), half(A, "f", Mask::MOVED_TO | isdir, 2)];
+        let told = if at_once {
+            world.read(one.into_iter().chain(two))
+        } else {
+            [world.read(one), world.read(two)].concat()
+        };
+        let (from, to) = (Some(entry("a/d")), Some(entry("a/f")));
+        let second = HostChange::Move { from, to, object: Some(fid("b")), directory: true };
+        assert_eq!(told, [moved(Some("a/f"), Some("a/d"), Some("file")), second], "{at_once}");
+    }
+}
+
+#[test]
+fn what_is_exchanged_with_something_out_of_view_stays_and_what_was_there_leaves() {
+    for joins in [true, false] {
+        let mut world = World::new(joins).known("a/f", "old", 9);
+        world.has("a/f", "new");
+        let (came, left) =
+            (moved(None, Some("a/f"), Some("new")), moved(Some("a/f"), None, Some("old")));
+        let mut told =
+            world.read([half(A, "f", Mask::MOVED_TO, 1), half(A, "f", Mask::MOVED_FROM, 2)]);
+        world.now += Duration::from_secs(1);
+        told.extend(world.read_empty().0);
+        assert_eq!(told, [came, left]);
+        let changed = world.read([report(A, "f", Mask::MODIFY)]);
+        assert_eq!(changed, [change("a/f", Mask::MODIFY, Some("new"))]);
+    }
+}
+
+#[test]
 fn a_name_that_nobody_looked_up_was_that_of_the_known_object_which_has_one_less() {
     let mut world = World::new(true).known("a/f", "f", 9).known("a/other", "other", 10);
     for object in ["f", "other"] {
@@ -612,7 +674,9 @@ fn a_report_that_may_be_anothers_is_settled_by_the_objects_ctime() {
     // While another call is being made the object cannot tell.
     let next = world.expect(&of("f"), &[Mask::ATTRIB]);
     assert_eq!(world.read_empty().1.unwrap().doubts, []);
-    world.observer.end(next, true, Some(changed + Duration::from_secs(1)));
+    // Nor is what that has changed anybody else's doing.
+    let changed = changed + Duration::from_secs(1);
+    world.observer.end(next, true, Some(changed));
     let (_, drained) = world.read_empty();
     let doubts = drained.unwrap().doubts;
     assert_eq!(doubts.len(), 1);
@@ -653,4 +717,11 @@ fn objects_without_file_handles_differ_by_device_number_and_birth() {
             assert_eq!(one == other, i == j);
         }
     }
+}
+
+#[test]
+fn what_is_told_by_a_number_in_a_names_place_is_told_of_nobody() {
+    let mut world = World::new(true).known("a/f", "file", 10);
+    let told = world.read([report(A, "#10", Mask::ATTRIB)]);
+    assert_eq!(told, [change("a/#10", Mask::ATTRIB, None)]);
 }

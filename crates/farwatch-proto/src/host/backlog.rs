@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::{Entry, Fid, FileKind, GuestEvent, Mask};
+use crate::{Entry, Fid, FileKind, GuestEvent, Mask, Name, NodeId};
 
 /// An event and the host's name of its object.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,6 +18,9 @@ pub(super) struct Pending {
     pub(super) event: GuestEvent,
     /// The object, when the watcher could tell.
     pub(super) object: Option<Fid>,
+    /// What has the new name of this rename is not replaced: it is moved away next
+    /// (`RENAME_EXCHANGE`, which is told as two renames).
+    pub(super) exchanges: bool,
 }
 
 /// How many events that have not reached the guest bring an object to a name, or take it from one.
@@ -61,6 +64,9 @@ impl Backlog {
     pub(super) const LEN_MAX: usize = 1 << 17;
     /// The smallest limit: below it the net of a single name would not fit.
     const LIMIT_MIN: usize = 4;
+    /// The two renames of an exchange have no more events between them than this, or they are not
+    /// taken for one.
+    pub(super) const EXCHANGE_MAX: usize = 16;
     /// The most names of a directory that are compared in one go.
     const PIECE_MAX: usize = 1 << 14;
 
@@ -93,6 +99,13 @@ impl Backlog {
         true
     }
 
+    /// Something is moved from an entry. If another has been moved there just before, the two are
+    /// exchanged.
+    pub(super) fn exchanged(&mut self, from: (NodeId, &Name), moves: &Moves<'_>) {
+        let latest = self.queue.iter_mut().rev().take(Self::EXCHANGE_MAX);
+        exchanged(latest, from, moves);
+    }
+
     /// Adds the probe of a barrier at the end, of which there are few: it is never given up.
     pub(super) fn push_probe(&mut self, pending: Pending) {
         self.queue.push_back(pending);
@@ -110,7 +123,7 @@ impl Backlog {
             Some(pending) => Some(pending),
             None if self.overflow => {
                 self.overflow = false;
-                Some(Pending { event: GuestEvent::Overflow, object: None })
+                Some(Pending::new(GuestEvent::Overflow, None))
             }
             None => None,
         }
@@ -195,6 +208,35 @@ impl Backlog {
 }
 
 impl Pending {
+    pub(super) fn new(event: GuestEvent, object: Option<Fid>) -> Self {
+        Self { event, object, exchanges: false }
+    }
+
+    /// Whether the entry has got or lost an object by this, and if so whether by a rename to it.
+    fn turns_over(&self, dir: NodeId, name: &Name) -> Option<bool> {
+        let is = |entry: &Entry| entry.dir.id == dir && entry.name == *name;
+        match &self.event {
+            GuestEvent::Rename { to, .. } if is(to) => Some(true),
+            GuestEvent::Rename { from, .. } if is(from) => Some(false),
+            GuestEvent::Entry { entry, mask, .. } if is(entry) => mask
+                .intersects(Mask::MOVE | Mask::CREATE | Mask::DELETE)
+                .then(|| mask.contains(Mask::MOVED_TO)),
+            GuestEvent::Rename { .. }
+            | GuestEvent::Entry { .. }
+            | GuestEvent::Object { .. }
+            | GuestEvent::Overflow => None,
+        }
+    }
+
+    fn is_about_another(&self, moves: &Moves<'_>) -> bool {
+        let (GuestEvent::Entry { kind, .. } | GuestEvent::Rename { kind, .. }) = self.event else {
+            return false;
+        };
+        let both = self.object.as_ref().zip(moves.object);
+        (kind == FileKind::Directory) != moves.directory
+            || both.is_some_and(|(one, two)| one != two)
+    }
+
     /// Takes `later` into this event when one message can carry both without reordering anything.
     fn absorb(&mut self, later: &Self) -> bool {
         let GuestEvent::Entry { entry, mask, child, kind, .. } = &mut self.event else {
@@ -229,6 +271,28 @@ impl Pending {
     }
 }
 
+/// What is moved, as far as the watcher could tell.
+#[derive(Debug)]
+pub(super) struct Moves<'a> {
+    pub(super) object: Option<&'a Fid>,
+    pub(super) directory: bool,
+}
+
+/// Of these events, the latest first, one that has just brought another object to where something is now
+/// moved from has not replaced it.
+pub(super) fn exchanged<'a>(
+    latest: impl IntoIterator<Item = &'a mut Pending>,
+    (dir, name): (NodeId, &Name),
+    moves: &Moves<'_>,
+) {
+    for pending in latest {
+        if let Some(arrives) = pending.turns_over(dir, name) {
+            pending.exchanges |= arrives && pending.is_about_another(moves);
+            return;
+        }
+    }
+}
+
 /// Whether everything in `later` comes after, or repeats the last of, what is in `earlier`.
 pub(super) fn in_order(earlier: Mask, later: Mask) -> bool {
     const COUNTED: Mask = Mask::OPEN.union(Mask::CLOSE_NOWRITE);
@@ -243,14 +307,14 @@ pub(super) fn in_order(earlier: Mask, later: Mask) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Name, Node};
+    use crate::Node;
 
     fn event(name: &str, mask: Mask) -> Pending {
         let entry = Entry { dir: Node::ROOT, name: Name::parse(name.as_bytes()).unwrap() };
         let event =
             GuestEvent::Entry { entry, mask, child: None, kind: FileKind::Unknown, link: false };
         let object = Some(Fid::new([1, 2], 1, name.as_bytes()).unwrap());
-        Pending { event, object }
+        Pending::new(event, object)
     }
 
     fn drain(backlog: &mut Backlog) -> Vec<(String, Mask)> {

@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 
 use thiserror::Error;
 
-use super::backlog::{Backlog, Pending};
+use super::backlog::{Backlog, Moves, Pending};
 use super::barrier::{Barriers, Progress, Ticket};
 use super::change::{HostChange, HostEntry};
 use super::ledger::{Answer, Ledger, MarkedRequest, Object, Refusal};
@@ -293,7 +293,7 @@ impl Engine {
         if !itself.is_empty() {
             let object = self.tree.fid(dir).cloned();
             let event = GuestEvent::Object { node: self.tree.node(dir), mask: itself };
-            self.push(Pending { event, object });
+            self.push(Pending::new(event, object));
         }
         for change in changes {
             self.push_change(dir, change);
@@ -356,7 +356,7 @@ impl Engine {
             self.barriers.handle_sent(id);
             let node = Node { id, generation: self.tree.generation() };
             let event = GuestEvent::Object { node, mask: Mask::ATTRIB };
-            self.backlog.push_probe(Pending { event, object: None });
+            self.backlog.push_probe(Pending::new(event, None));
             sent = true;
         }
         sent
@@ -450,7 +450,7 @@ impl Engine {
             kind,
             link,
         };
-        self.push(Pending { event, object: object.cloned() });
+        self.push(Pending::new(event, object.cloned()));
     }
 
     /// An event of a net. A further name of a known object is created like a first one: to link it
@@ -470,7 +470,7 @@ impl Engine {
             kind,
             link: false,
         };
-        self.push(Pending { event, object });
+        self.push(Pending::new(event, object));
     }
 
     /// Every event goes through here: one that finds no room makes its directories stale.
@@ -525,7 +525,7 @@ impl Engine {
                 continue;
             }
             let event = GuestEvent::Object { node: self.tree.node(id), mask };
-            self.push(Pending { event, object: Some(object.clone()) });
+            self.push(Pending::new(event, Some(object.clone())));
         }
     }
 
@@ -551,6 +551,11 @@ impl Engine {
         let (from_dirs, to_dirs) = (dirs(from), dirs(to));
         let (child, kind) = self.child(object, directory);
         let isdir = if directory { Mask::ISDIR } else { Mask::empty() };
+        for (dir, from) in from_dirs.iter().zip(from.into_iter().cycle()) {
+            let (from, moves) = ((*dir, &from.name), Moves { object, directory });
+            self.backlog.exchanged(from, &moves);
+            self.ledger.exchanged(from, &moves);
+        }
         for i in 0..from_dirs.len().max(to_dirs.len()) {
             // A side that is stale is out of view until its net: what is left is a plain half.
             let in_step =
@@ -573,7 +578,7 @@ impl Engine {
                         child: child.map(|id| self.tree.node(id)),
                         kind,
                     };
-                    self.push(Pending { event, object: object.cloned() });
+                    self.push(Pending::new(event, object.cloned()));
                 }
                 (Some((from, dir)), None) => {
                     let mask = Mask::MOVED_FROM | isdir;

@@ -18,6 +18,8 @@ mod echo;
 mod halves;
 mod links;
 mod names;
+mod objects;
+mod twice;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Instant, SystemTime};
@@ -30,6 +32,8 @@ pub use echo::{CallId, Doubt, Expected, Mark};
 use halves::Halves;
 use links::Links;
 use names::Names;
+use objects::{is_reverse, objects};
+use twice::Twice;
 
 /// The number that the kernel gave a watch (`wd`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -117,6 +121,14 @@ pub struct Found {
     pub links: BTreeMap<Fid, u32>,
 }
 
+/// Something has come to a name from out of view. If what was there goes out of view next, the two have
+/// changed places (`RENAME_EXCHANGE`).
+#[derive(Debug)]
+struct Came {
+    to: HostEntry,
+    was: Option<Fid>,
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Observer {
@@ -132,7 +144,9 @@ pub struct Observer {
     /// Taken out of `halves`, to be told when its names have been looked up.
     batch: Vec<Seen>,
     /// Of directories that were just reported by name: the same will be reported without.
-    twice: BTreeMap<(Fid, u64), u32>,
+    twice: Twice,
+    /// The last to come from out of view.
+    came: Option<Came>,
     /// The watch thread has read something, or is about to, and has not handed it in.
     in_hand: bool,
 }
@@ -149,7 +163,8 @@ impl Observer {
             links: Links::default(),
             echo: Echo::default(),
             batch: Vec::new(),
-            twice: BTreeMap::new(),
+            twice: Twice::default(),
+            came: None,
             in_hand: false,
         }
     }
@@ -185,6 +200,7 @@ impl Observer {
         self.halves.clear();
         self.batch.clear();
         self.twice.clear();
+        self.came = None;
         self.names.clear();
         self.links = Links::default();
         dirs.iter().filter_map(|dir| self.unwatch(dir)).collect()
@@ -242,6 +258,7 @@ impl Observer {
     /// Takes in what was read at `now`; nothing when the queue was empty.
     pub fn handle(&mut self, now: Instant, reports: impl IntoIterator<Item = Report>) {
         let mut empty = true;
+        self.twice.at(now);
         for report in reports {
             empty = false;
             if let Some(seen) = self.seen(report) {
@@ -278,7 +295,6 @@ impl Observer {
         if !self.halves.is_empty() {
             return None;
         }
-        self.twice.clear();
         let (doubts, again) = self.echo.drained(mark);
         self.in_hand = again;
         Some(Drained { doubts, again })
@@ -307,7 +323,11 @@ impl Observer {
                         looks.push(from.clone());
                     }
                 }
-                Seen::From { .. } | Seen::Itself { .. } | Seen::Overflow => {}
+                Seen::From { from, .. } => {
+                    let came = self.came.as_ref().filter(|came| came.to == *from);
+                    looks.extend(came.map(|came| came.to.clone()));
+                }
+                Seen::Itself { .. } | Seen::Overflow => {}
             }
         }
         looks.sort();
@@ -339,10 +359,11 @@ impl Observer {
                 }
                 Seen::Itself { dir, mask } => changes.extend(self.itself(dir, *mask)),
                 Seen::From { from, directory, .. } => {
-                    let object = self.names.at(from, tree).flatten();
-                    changes.extend(self.moved(Some(from), None, object, *directory, tree));
+                    changes.extend(self.left_view(from, *directory, found, tree));
                 }
                 Seen::To { to, directory, .. } => {
+                    let was = self.names.at(to, tree).flatten();
+                    self.came = Some(Came { to: to.clone(), was });
                     self.replaced(to, object.as_ref(), tree);
                     changes.extend(self.moved(None, Some(to), object, *directory, tree));
                 }
@@ -350,14 +371,18 @@ impl Observer {
                     let (mut mover, mut stays) = (exchanged.take(), None);
                     if mover.is_none() && is_reverse(seen, batch.get(i + 1)) {
                         (mover, exchanged) = self.exchange(from, to, &found.names, tree).unzip();
-                    } else {
-                        // The second of an exchange leaves there what the first has brought.
-                        mover = mover.or_else(|| self.exchanged(from, to, &found.names, tree));
-                        stays = mover.as_ref().and_then(|_| self.names.at(from, tree).flatten());
+                    } else if mover.is_none() {
+                        mover = self.exchanged(from, to, &found.names, tree);
                     }
                     // What was under the old name: the new one may have been given away since.
-                    let was = || self.names.at(from, tree).flatten();
-                    let object = mover.or_else(was).or(object);
+                    let (was, other) = self.leaving(from, *directory, tree);
+                    if exchanged.is_none() {
+                        // The second of an exchange leaves there what the first has brought.
+                        let there =
+                            mover.as_ref().and_then(|_| self.names.at(from, tree).flatten());
+                        stays = there.or(other);
+                    }
+                    let object = mover.or(was).or(object);
                     if exchanged.is_none() && stays.is_none() {
                         self.replaced(to, object.as_ref(), tree);
                     }
@@ -368,6 +393,8 @@ impl Observer {
                 }
                 Seen::Overflow => {
                     self.names.clear();
+                    self.twice.clear();
+                    self.came = None;
                     // Their ends may be among what is lost.
                     self.ending.clear();
                     changes.push(HostChange::Overflow);
@@ -455,9 +482,7 @@ impl Observer {
         if !directory.is_empty()
             && let Some(object) = object.as_ref().filter(|dir| self.by_dir.contains_key(dir))
         {
-            for event in mask.intersection(Mask::CONTENT).iter() {
-                *self.twice.entry((object.clone(), event.bits())).or_default() += 1;
-            }
+            self.twice.named(object, mask.intersection(Mask::CONTENT));
         }
         let objects: Vec<&Fid> = object.iter().chain(&before).chain(past.iter().rev()).collect();
         let events = mask.difference(Mask::ISDIR).iter();
@@ -472,14 +497,55 @@ impl Observer {
     fn itself(&mut self, dir: &Fid, mask: Mask) -> Option<HostChange> {
         let mut told = Mask::empty();
         for event in mask.difference(Mask::ISDIR).iter() {
-            match self.twice.get_mut(&(dir.clone(), event.bits())) {
-                Some(times) if *times > 0 => *times -= 1,
-                Some(_) | None if self.echo.takes_itself(dir, event) => {}
-                Some(_) | None => told |= event,
+            if !self.twice.takes(dir, event) && !self.echo.takes_itself(dir, event) {
+                told |= event;
             }
         }
         let mask = told | Mask::ISDIR;
         (!told.is_empty()).then(|| HostChange::Object { object: dir.clone(), mask })
+    }
+
+    /// What leaves a name. If what is there is not of that kind, it has come in an exchange and stays,
+    /// which is the second of the two; then it is what was there before.
+    fn leaving(
+        &self,
+        from: &HostEntry,
+        directory: bool,
+        tree: &Tree,
+    ) -> (Option<Fid>, Option<Fid>) {
+        let at = self.names.at(from, tree).flatten();
+        let fits = |object: &Fid| self.is_directory(object, tree) == directory;
+        let before = || self.names.past(from).iter().rev().find(|object| fits(object)).cloned();
+        match at {
+            Some(at) if !fits(&at) => match before() {
+                Some(before) => (Some(before), Some(at)),
+                None => (Some(at), None),
+            },
+            at => (at, None),
+        }
+    }
+
+    /// What was there, or what was before something came from out of view and is there still.
+    fn left_view(
+        &mut self,
+        from: &HostEntry,
+        directory: bool,
+        found: &Found,
+        tree: &Tree,
+    ) -> Option<HostChange> {
+        let at = self.names.at(from, tree).flatten();
+        let came = self.came.take_if(|came| came.to == *from);
+        let there = at.as_ref().is_some_and(|at| found.names.get(from) == Some(at));
+        let (object, stays) = match came {
+            Some(Came { was, .. }) if there => (was, at),
+            Some(_) | None => self.leaving(from, directory, tree),
+        };
+        let change = self.moved(Some(from), None, object.clone(), directory, tree);
+        if stays.is_some() {
+            object.iter().for_each(|object| self.links.linked(object));
+            self.names.arrived(from, stays, tree);
+        }
+        change
     }
 
     fn moved(
@@ -558,56 +624,4 @@ impl Observer {
         let stays = self.goes_back(from, to, tree) && self.names.before(to) == Some(at_from);
         (stays && at_from != at_to).then(|| at_to.clone())
     }
-}
-
-/// The object of each report as far as the directories tell, in which the names of `found` were
-/// looked up after the last of them. What came to a name is what is there, unless it has left it
-/// since; what was moved on is where it was moved to.
-fn objects(batch: &[Seen], found: &Found) -> Vec<Option<Fid>> {
-    let mut later: BTreeMap<&HostEntry, Option<Fid>> = BTreeMap::new();
-    let mut objects = Vec::with_capacity(batch.len());
-    for seen in batch.iter().rev() {
-        let there = |later: &BTreeMap<&HostEntry, Option<Fid>>, entry| {
-            later.get(entry).cloned().unwrap_or_else(|| found.names.get(entry).cloned())
-        };
-        // What has come there since, and was not reported yet, may be of the other kind.
-        let fits = |object: &Fid| found.directories.contains(object) == seen.is_directory();
-        objects.push(match seen {
-            Seen::Entry { entry, mask } => {
-                let deleted = mask.contains(Mask::DELETE);
-                let object = if deleted { None } else { there(&later, entry).filter(fits) };
-                if mask.intersects(Mask::CREATE | Mask::DELETE) {
-                    later.insert(entry, None);
-                }
-                object
-            }
-            Seen::To { to, .. } => {
-                let object = there(&later, to).filter(fits);
-                later.insert(to, None);
-                object
-            }
-            Seen::From { from, .. } => {
-                later.insert(from, None);
-                None
-            }
-            Seen::Move { from, to, .. } => {
-                let object = there(&later, to).filter(fits);
-                later.insert(to, None);
-                later.insert(from, object.clone());
-                object
-            }
-            Seen::Itself { .. } | Seen::Overflow => None,
-        });
-    }
-    objects.reverse();
-    objects
-}
-
-/// Whether `next` moves back what `seen` moved.
-fn is_reverse(seen: &Seen, next: Option<&Seen>) -> bool {
-    let (Seen::Move { from, to, .. }, Some(Seen::Move { from: from2, to: to2, .. })) = (seen, next)
-    else {
-        return false;
-    };
-    from == to2 && to == from2
 }

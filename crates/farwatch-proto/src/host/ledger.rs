@@ -10,7 +10,7 @@ mod opened;
 
 use std::collections::VecDeque;
 
-use super::backlog::{Backlog, Pending};
+use super::backlog::{Backlog, Moves, Pending, exchanged};
 use super::tree::{Shown, Tree};
 use crate::{Entry, Fid, FileKind, GuestEvent, Mask, Name, NodeId, Seq};
 use opened::Opened;
@@ -159,6 +159,12 @@ impl Ledger {
             stale_told: false,
             looked_up: false,
         });
+    }
+
+    /// As [`Backlog::exchanged`], for what has been handed out.
+    pub(super) fn exchanged(&mut self, from: (NodeId, &Name), moves: &Moves<'_>) {
+        let latest = self.records.iter_mut().rev().take(Backlog::EXCHANGE_MAX);
+        exchanged(latest.map(|record| &mut record.pending), from, moves);
     }
 
     /// Drops every record: the agent is gone, and nothing that it may still ask for is answered.
@@ -334,10 +340,12 @@ impl Record {
                 Answer::Done
             }
             MarkedRequest::SetTimes(node, event) if concerns(node, known, &entry, tree) => {
-                self.change(node, known, event, Answer::Attr(by_node(node)))
+                let other = self.holds_another(node, known, kind, tree);
+                self.change(event, other, Answer::Attr(by_node(node)))
             }
             MarkedRequest::Open(node, opening) if concerns(node, known, &entry, tree) => {
-                if self.opened.grants(opening, self.todo) && self.holds_another(node, known) {
+                let other = self.holds_another(node, known, kind, tree);
+                if self.opened.grants(opening, self.todo) && other {
                     return ESTALE;
                 }
                 self.open(opening)
@@ -352,18 +360,12 @@ impl Record {
         }
     }
 
-    /// A change of content under a name.
-    fn change(
-        &mut self,
-        node: NodeId,
-        known: Option<NodeId>,
-        event: Mask,
-        answer: Answer,
-    ) -> Answer {
+    /// A change of content under a name, which may lead to an `other` object.
+    fn change(&mut self, event: Mask, other: bool, answer: Answer) -> Answer {
         if !self.todo.contains(event) {
             return EPERM;
         }
-        if self.holds_another(node, known) {
+        if other {
             return ESTALE;
         }
         self.todo.remove(event);
@@ -559,7 +561,8 @@ impl Record {
     }
 
     /// The node that held the target's name when the host did the rename. A node whose own arrival
-    /// is still under way came later: the guest has looked ahead of the events.
+    /// is still under way came later: the guest has looked ahead of the events. One that is moved away
+    /// next is not replaced.
     fn replaced(
         &self,
         to: &Entry,
@@ -567,6 +570,9 @@ impl Record {
         tree: &Tree,
         backlog: &Backlog,
     ) -> Option<NodeId> {
+        if self.pending.exchanges {
+            return None;
+        }
         tree.told(to.dir.id, &to.name).iter().copied().find(|id| {
             let arrives = tree.fid(*id).is_some_and(|fid| backlog.under_way(fid).arrivals > 0);
             Some(*id) != known && !arrives
@@ -608,11 +614,16 @@ impl Record {
 
     /// Whether the name leads to another object by now than the one that was written to: who watches
     /// that one would be told. Said until the guest has looked the name up for this record.
-    fn holds_another(&self, node: NodeId, known: Option<NodeId>) -> bool {
-        node.phantom_kind().is_none()
-            && known != Some(node)
-            && self.pending.object.is_some()
-            && !self.looked_up
+    fn holds_another(
+        &self,
+        node: NodeId,
+        known: Option<NodeId>,
+        kind: FileKind,
+        tree: &Tree,
+    ) -> bool {
+        // Of an object that the watcher could not tell, its type is known.
+        let told = self.pending.object.is_some() || !tree.is_of(node, kind);
+        node.phantom_kind().is_none() && known != Some(node) && told && !self.looked_up
     }
 }
 

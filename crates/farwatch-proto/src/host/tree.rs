@@ -170,10 +170,14 @@ impl Tree {
     /// The node of an object of that type. inotify names no object, so what is taken for it may be
     /// what has its name by now, which can be of another type: it has no node.
     pub fn node_of(&self, fid: &Fid, kind: FileKind) -> Option<NodeId> {
-        let id = *self.nodes_of(fid).first()?;
-        let found = self.kind(id)?;
-        let fits = found == kind || (kind == FileKind::Unknown && found != FileKind::Directory);
-        fits.then_some(id)
+        self.nodes_of(fid).first().copied().filter(|id| self.is_of(*id, kind))
+    }
+
+    /// Whether a known node is of that type; any that is no directory may be of an unknown one.
+    pub fn is_of(&self, id: NodeId, kind: FileKind) -> bool {
+        self.kind(id).is_some_and(|found| {
+            found == kind || (kind == FileKind::Unknown && found != FileKind::Directory)
+        })
     }
 
     /// The known directories.

@@ -19,7 +19,8 @@
 //! it by the kernel. For a name that cannot be: each report is announced once, and two that are equal
 //! have another between them. If the call then fails, the report was somebody else's, and the
 //! directory is compared. For an object it can: a report that is taken after the
-//! call has ended is a [`Doubt`], which the object's `ctime` settles.
+//! call has ended is a [`Doubt`], which the object's `ctime` settles. What another does between two calls
+//! about an object cannot be told from the second by that: only what is reported besides is told.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -53,7 +54,7 @@ pub struct Doubt {
     pub object: Fid,
     /// What was reported.
     pub mask: Mask,
-    /// The object's `ctime` after the call. If it has another now, somebody else has changed it.
+    /// The object's `ctime` after the last call. If it has another now, somebody else has changed it.
     pub changed: SystemTime,
 }
 
@@ -117,6 +118,14 @@ impl Echo {
         let Some(call) = self.calls.get_mut(&id) else { return Vec::new() };
         call.ended = Some(self.count);
         call.changed = changed;
+        for what in &call.about {
+            if let Expected::Object(object) = what
+                && let Some(doubt) = self.doubts.get_mut(object)
+            {
+                // It was the guest that has changed it since.
+                doubt.changed = changed.unwrap_or(doubt.changed);
+            }
+        }
         if succeeded {
             return Vec::new();
         }
@@ -159,19 +168,25 @@ impl Echo {
             return true;
         }
         for object in objects {
-            if let Some(id) = self.take(&Expected::Object((*object).clone()), event) {
-                let call = self.calls.get(&id);
-                let changed = call.and_then(|call| call.changed.filter(|_| call.ended.is_some()));
-                if let Some(changed) = changed {
+            let what = Expected::Object((*object).clone());
+            if let Some(id) = self.take(&what, event) {
+                if self.calls.get(&id).is_some_and(|call| call.ended.is_some())
+                    && let Some(changed) = self.changed_last(&what)
+                {
                     let (entry, object) = (entry.clone(), (*object).clone());
                     let new = Doubt { entry, object: object.clone(), mask: event, changed };
-                    // The first one's time stays: what has changed since is in doubt.
                     self.doubts.entry(object).or_insert(new).mask |= event;
                 }
                 return true;
             }
         }
         false
+    }
+
+    /// When an object was changed, after the last call about it that has ended.
+    fn changed_last(&self, what: &Expected) -> Option<SystemTime> {
+        let calls = self.by_expected.get(what)?.iter().filter_map(|id| self.calls.get(id));
+        calls.filter_map(|call| call.ended.zip(call.changed)).max().map(|(_, changed)| changed)
     }
 
     /// The same for an event of a directory itself.
