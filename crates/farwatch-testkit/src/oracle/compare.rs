@@ -159,39 +159,42 @@ pub(super) fn unpaced(wanted: &[Event], told: &[Event]) -> Option<String> {
 }
 
 /// The normal form of each directory's events. A cookie is written as what it leads to: the other
-/// half's name, if that was told.
+/// half's name, if that was told and not merged with another.
 fn by_directory(events: &[Event]) -> BTreeMap<String, Vec<String>> {
-    let mut halves: BTreeMap<usize, Vec<&Event>> = BTreeMap::new();
-    for event in events {
-        halves.entry(event.cookie.unwrap_or_default()).or_default().push(event);
-    }
-    let mate = |event: &Event| {
-        let cookie = event.cookie?;
-        let other = halves.get(&cookie)?.iter().find(|half| half.kind != event.kind);
-        Some(other.map_or_else(|| "nowhere".to_owned(), |other| other.object.clone()))
-    };
     let mut directories: BTreeMap<String, Vec<Event>> = BTreeMap::new();
     for event in events.iter().filter(|event| !is_of_a_directory(event)) {
         directories.entry(directory(event)).or_default().push(event.clone());
     }
-    let line = |event: &Event| match mate(event) {
-        Some(mate) => format!("{} with {mate}", Event { cookie: None, ..event.clone() }),
-        None => event.to_string(),
-    };
     // inotify's own merging does not look at cookies: `inotify_merge()`.
     let merge = |events: &mut Vec<Event>| {
         events.dedup_by_key(|event| (event.kind, event.is_dir, event.object.clone()));
     };
-    let normal = |mut events: Vec<Event>| -> Vec<String> {
+    let normal = |mut events: Vec<Event>| {
         merge(&mut events);
         let AmongWriters { mut order, mut entries } = merge_allowed_among_writers(&events);
         merge(&mut order);
         entries.values_mut().for_each(merge);
-        let entries =
-            entries.values().flatten().map(|event| format!("{} (of this entry)", line(event)));
-        order.iter().map(line).chain(entries).collect()
+        AmongWriters { order, entries }
     };
-    directories.into_iter().map(|(directory, events)| (directory, normal(events))).collect()
+    let directories: BTreeMap<String, AmongWriters> =
+        directories.into_iter().map(|(directory, events)| (directory, normal(events))).collect();
+    let mut halves: BTreeMap<usize, Vec<&Event>> = BTreeMap::new();
+    for event in directories.values().flat_map(|events| &events.order) {
+        halves.entry(event.cookie.unwrap_or_default()).or_default().push(event);
+    }
+    let line = |event: &Event| {
+        let Some(cookie) = event.cookie else { return event.to_string() };
+        let other = halves.get(&cookie).and_then(|halves| {
+            halves.iter().find(|half| half.kind != event.kind).map(|half| half.object.as_str())
+        });
+        format!("{} with {}", Event { cookie: None, ..event.clone() }, other.unwrap_or("nowhere"))
+    };
+    let lines = |events: &AmongWriters| {
+        let entries = events.entries.values().flatten();
+        let entries = entries.map(|event| format!("{} (of this entry)", line(event)));
+        events.order.iter().map(line).chain(entries).collect()
+    };
+    directories.iter().map(|(directory, events)| (directory.clone(), lines(events))).collect()
 }
 
 /// What may be missing: what was written to files without a name, or that were deleted or replaced, of
@@ -258,6 +261,14 @@ mod tests {
         let one = stream(&format!("CREATE d/f; CLOSE_WRITE d/f; {end}"));
         let two = stream(&format!("CREATE d/f; {end}"));
         assert_eq!(unpaced(&one, &two), None, "what had replaced it was moved away");
+    }
+
+    #[test]
+    fn the_mate_of_a_half_that_was_merged_is_nowhere() {
+        let one = stream("MOVED_FROM a/x c1; MOVED_FROM a/x c2; MOVED_TO b/y c2");
+        let two = stream("MOVED_FROM a/x c1; MOVED_TO b/y c2");
+        assert_eq!(unpaced(&one, &two), None);
+        assert!(unpaced(&one, &stream("MOVED_FROM a/x c2; MOVED_TO b/y c2")).is_some());
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub(super) enum Type {
 }
 
 /// See the module's documentation. A file is known by a number, under whatever names.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Model {
     entries: BTreeMap<PathBuf, (Type, u32)>,
     /// What slots hold; 0 is a file without a name.
@@ -26,10 +26,16 @@ pub(super) struct Model {
     next: u32,
     /// Names of files that were open when they lost them.
     lost: BTreeSet<OsString>,
+    /// Those files: they may have been opened under the name that they have lost.
+    bereft: BTreeSet<u32>,
     /// Files that have come to one of these names since.
     successors: BTreeSet<u32>,
     /// Which names there have been, if several processes work on the tree.
     had: BTreeSet<OsString>,
+    /// Which of them files with several names have had.
+    links: BTreeSet<(u32, OsString)>,
+    /// Files that were made without a name.
+    unnamed: BTreeSet<u32>,
     /// Whether several processes work on the tree: then nobody knows what is open elsewhere.
     shared: bool,
     /// Whether the host's watcher tells names and not objects (inotify).
@@ -39,9 +45,7 @@ pub(super) struct Model {
 impl Model {
     /// An empty tree.
     pub(super) fn new(shared: bool, by_name: bool) -> Self {
-        let (entries, open, watched) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        let (lost, successors, had) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        Self { entries, open, watched, next: 1, lost, successors, had, shared, by_name }
+        Self { next: 1, shared, by_name, ..Self::default() }
     }
 
     pub(super) fn entries(&self) -> impl Iterator<Item = (&PathBuf, Type)> {
@@ -67,12 +71,13 @@ impl Model {
             // Nor for one where something is replaced; and an open file that has left the share is
             // told of nowhere.
             Op::Rename(from, to) => {
+                let comes_back = self.has_been_linked_as(from, to);
                 let leaves = !is_inside(to) && self.below(from).any(|id| self.is_open(id));
                 let replaces = self.entries.get(to).map(|entry| entry.0);
                 let covers = replaces == Some(Type::Directory) && self.has_nameless();
                 let hides = self.by_name && self.is_directory(from) && self.was_lost(to);
                 let unknown = hides || self.is_mistaken(from, to) || self.is_stale_in_mount(from);
-                !(busy(to) || leaves || covers || unknown)
+                !(busy(to) || leaves || covers || unknown || comes_back)
             }
             // A known fault: the CREATE of a file under a name that it has had can be merged with what was
             // told of it there before.
@@ -84,13 +89,13 @@ impl Model {
             Op::RenameNoreplace(from, to) => {
                 !(self.is_mistaken(from, to) || self.is_stale_in_mount(from))
             }
-            Op::Watch(path) => !self.is_mistaken(path, path),
+            // inotify tells of a file by the name that it was opened by, of which that has none.
+            Op::Watch(path) => !(self.is_mistaken(path, path) || self.was_unnamed(path)),
             // inotify tells of the name, which leads to a directory by now.
             Op::Mkdir(path) => !(self.by_name && self.was_lost(path)),
-            // A known fault.
+            // What is open there keeps the name that it had.
             Op::RenameExchange(one, two) => {
-                let known = |id| self.is_watched(id) || self.is_open(id);
-                ![one, two].iter().any(|path| self.below(path).any(known))
+                ![one, two].iter().any(|path| self.below(path).any(|id| self.is_open_in_mount(id)))
             }
             _ => true,
         }
@@ -119,6 +124,14 @@ impl Model {
         path.file_name().is_some_and(|name| self.had.contains(name))
     }
 
+    /// A known fault: a file with several names comes back to one that it has lost, by what happened to
+    /// the name or to the file.
+    fn has_been_linked_as(&self, path: &Path, name: &Path) -> bool {
+        let id = self.entries.get(path).map(|entry| entry.1);
+        id.zip(name.file_name())
+            .is_some_and(|(id, name)| self.links.contains(&(id, name.to_owned())))
+    }
+
     /// Whether inotify would tell of a watched file what is done to another that has lost a name
     /// which it has or had since, or is about to get.
     fn is_mistaken(&self, from: &Path, to: &Path) -> bool {
@@ -131,11 +144,20 @@ impl Model {
             && (replaced || self.was_lost(to) || self.successors.contains(id))
     }
 
+    fn was_unnamed(&self, path: &Path) -> bool {
+        let id = self.entries.get(path).map(|entry| entry.1);
+        self.by_name && id.is_some_and(|id| self.unnamed.contains(&id) && self.is_open(id))
+    }
+
     /// Whether a program in the mount has a file open under a name of which another that is open on
     /// the host may have made a stand-in: it does not hear of the file's next name.
     fn is_stale_in_mount(&self, path: &Path) -> bool {
-        let is_it = |id: &u32| self.entries.get(path).is_some_and(|entry| entry.1 == *id);
-        self.was_lost(path) && self.open.iter().any(|(slot, id)| *slot >= SLOTS && is_it(id))
+        let id = self.entries.get(path).map(|entry| entry.1);
+        self.was_lost(path) && id.is_some_and(|id| self.is_open_in_mount(id))
+    }
+
+    fn is_open_in_mount(&self, id: u32) -> bool {
+        self.open.iter().any(|(slot, open)| *slot >= SLOTS && *open == id)
     }
 
     /// Open in a program on the host.
@@ -145,7 +167,8 @@ impl Model {
 
     fn has_nameless(&self) -> bool {
         let named = |id: u32| self.entries.values().any(|entry| entry.1 == id);
-        self.open.iter().any(|(slot, id)| *slot < SLOTS && !named(*id))
+        let nameless = |id: u32| !named(id) || self.bereft.contains(&id);
+        self.open.iter().any(|(slot, id)| *slot < SLOTS && nameless(*id))
     }
 
     /// The operation has been done.
@@ -159,6 +182,11 @@ impl Model {
                 self.had.extend(path.file_name().map(OsStr::to_owned));
                 path.to_owned()
             });
+            if let Op::Link(from, to) = op {
+                let id = self.entries.get(to).map(|entry| entry.1);
+                let names = [from, to].into_iter().filter_map(|path| path.file_name());
+                self.links.extend(names.filter_map(|name| Some((id?, name.to_owned()))));
+            }
         }
     }
 
@@ -227,6 +255,7 @@ impl Model {
     fn name(&mut self, slot: u8, at: &Path) {
         if self.open.get(&slot) == Some(&0) && self.make(at, Type::File) {
             self.open.insert(slot, self.next - 1);
+            self.unnamed.insert(self.next - 1);
         }
     }
 
@@ -239,8 +268,10 @@ impl Model {
 
     /// A file loses a name while a program on the host may have it open.
     fn remember(&mut self, path: &Path) {
-        if self.below(path).any(|id| self.is_busy(id)) {
+        let busy: Vec<u32> = self.below(path).filter(|id| self.is_busy(*id)).collect();
+        if !busy.is_empty() {
             self.lost.extend(path.file_name().map(OsStr::to_owned));
+            self.bereft.extend(busy);
         }
     }
 
