@@ -556,9 +556,12 @@ fn a_report_that_may_be_anothers_is_settled_by_the_objects_ctime() {
     // While another call is being made the object cannot tell.
     let next = world.expect(&of("f"), &[Mask::ATTRIB]);
     assert_eq!(world.read_empty().1.unwrap().doubts, []);
-    // Nor is what that has changed anybody else's doing.
-    let changed = changed + Duration::from_secs(1);
-    world.observer.end(next, true, Some(changed));
+    // Nor is what that has changed anybody else's doing, or what a link of it has, of which nothing
+    // is reported.
+    let linked = world.expect(&of("f"), &[Mask::empty()]);
+    world.observer.end(next, true, Some(changed + Duration::from_secs(1)));
+    let changed = changed + Duration::from_secs(2);
+    world.observer.end(linked, true, Some(changed));
     let (_, drained) = world.read_empty();
     let doubts = drained.unwrap().doubts;
     assert_eq!(doubts.len(), 1);

@@ -82,6 +82,25 @@ impl Own {
         Call { own: self, id, inode: Some(inode), succeeded: false }.make(call)
     }
 
+    /// Makes a call on the names of an object, of which the `ctime` changes by that: what is told of it
+    /// is held against that.
+    fn on_names<T>(
+        &self,
+        object: impl FnOnce(&State) -> Option<NodeId>,
+        expected: impl FnOnce(&State) -> Announced,
+        call: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        let mut inode = None;
+        let id = self.share.expect(|state| {
+            let id = object(state);
+            inode = id.map(NodeId::get);
+            let fid = id.and_then(|id| state.engine.tree.fid(id));
+            let itself = fid.map(|fid| (Expected::Object(fid.clone()), Mask::empty()));
+            expected(state).into_iter().chain(itself).collect()
+        });
+        Call { own: self, id, inode, succeeded: false }.make(call)
+    }
+
     /// When the object was changed last.
     fn changed(&self, inode: Inode) -> Option<SystemTime> {
         let ctx = Context { uid: 0.into(), gid: 0.into(), pid: 0 };
@@ -125,10 +144,15 @@ fn announced<'a>(
     entries.iter().flat_map(|(dir, name, events)| entry(state, *dir, name, *events))
 }
 
+/// What the guest has under a name.
+fn current(state: &State, dir: Inode, name: &CStr) -> Option<NodeId> {
+    state.engine.tree.current(NodeId::new(dir)?, &Name::parse(name.to_bytes()).ok()?)
+}
+
 /// A directory over which another is renamed says so itself: `fsnotify_link_count()`.
 fn replaced(state: &State, dir: Inode, name: &CStr) -> Option<(Expected, Mask)> {
     let tree = &state.engine.tree;
-    let id = tree.current(NodeId::new(dir)?, &Name::parse(name.to_bytes()).ok()?)?;
+    let id = current(state, dir, name)?;
     let fid = tree.fid(id).filter(|_| tree.kind(id) == Some(FileKind::Directory))?;
     Some((Expected::Object(fid.clone()), Mask::ATTRIB))
 }
@@ -245,8 +269,10 @@ impl FileSystem for Own {
     }
 
     fn unlink(&self, ctx: Context, parent: Inode, name: &CStr) -> io::Result<()> {
-        let call = || self.inner.unlink(ctx, parent, name);
-        self.on_entries(&[(parent, name, Mask::DELETE)], call)
+        let entries = [(parent, name, Mask::DELETE)];
+        let object = |state: &State| current(state, parent, name);
+        let expected = |state: &State| announced(state, &entries).collect();
+        self.on_names(object, expected, || self.inner.unlink(ctx, parent, name))
     }
 
     fn rmdir(&self, ctx: Context, parent: Inode, name: &CStr) -> io::Result<()> {
@@ -272,12 +298,16 @@ impl FileSystem for Own {
             let replaced = if exchange { None } else { replaced(state, newdir, newname) };
             announced(state, entries).chain(replaced).collect()
         };
-        self.expecting(expected, || self.inner.rename(ctx, olddir, oldname, newdir, newname, flags))
+        let object = |state: &State| current(state, olddir, oldname);
+        let call = || self.inner.rename(ctx, olddir, oldname, newdir, newname, flags);
+        self.on_names(object, expected, call)
     }
 
     fn link(&self, ctx: Context, inode: Inode, parent: Inode, name: &CStr) -> io::Result<Entry> {
+        let entries = [(parent, name, Mask::CREATE)];
+        let expected = |state: &State| announced(state, &entries).collect();
         let call = || self.inner.link(ctx, inode, parent, name);
-        self.on_entries(&[(parent, name, Mask::CREATE)], call)
+        self.on_names(|_| NodeId::new(inode), expected, call)
     }
 
     fn open(

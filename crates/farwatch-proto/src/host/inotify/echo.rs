@@ -33,7 +33,8 @@ use crate::{Fid, Mask};
 pub enum Expected {
     /// About an entry of a directory.
     Entry(HostEntry),
-    /// About an object, under whatever name.
+    /// About an object, under whatever name. With an empty mask nothing is reported of it, but its
+    /// `ctime` is changed.
     Object(Fid),
 }
 
