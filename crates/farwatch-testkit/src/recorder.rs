@@ -6,6 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -15,6 +16,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::PATIENCE;
 use crate::event::{Event, Kind, render};
 use crate::share::Share;
+
+/// Of all recorders, since those of one share see each other's sentinels.
+static BARRIERS_MADE: AtomicU32 = AtomicU32::new(0);
 
 /// Room for several hundred events in one read.
 const BUFFER_LEN: usize = 64 * 1024;
@@ -32,7 +36,6 @@ pub struct Recorder {
     /// Watch descriptor → what it watches, relative to the mount side.
     watched: BTreeMap<i32, PathBuf>,
     barrier: i32,
-    barriers_made: u32,
     sentinels: BTreeSet<OsString>,
     events: Vec<Event>,
     /// Kernel cookies in order of appearance.
@@ -72,7 +75,6 @@ impl Recorder {
             recursive: false,
             watched: BTreeMap::new(),
             barrier: wd.get_watch_descriptor_id(),
-            barriers_made: 0,
             sentinels: BTreeSet::new(),
             events: Vec::new(),
             cookies: Vec::new(),
@@ -146,8 +148,8 @@ impl Recorder {
     /// A new file in a directory that only this recorder knows is the last change: once its
     /// creation is seen, everything before has been seen.
     pub fn barrier(&mut self) -> Result<()> {
-        self.barriers_made += 1;
-        let name = OsString::from(format!("sentinel-{}", self.barriers_made));
+        let nth = BARRIERS_MADE.fetch_add(1, Ordering::Relaxed);
+        let name = OsString::from(format!("sentinel-{nth}"));
         let sentinel = self.share.make_sentinel(&name)?;
         self.wait_for_sentinel(&name)?;
         fs::remove_file(&sentinel).context("cannot remove the sentinel")
