@@ -39,7 +39,8 @@ pub(super) struct UnderWay {
 pub(super) struct Backlog {
     queue: VecDeque<Pending>,
     len_max: usize,
-    under_way: BTreeMap<Fid, UnderWay>,
+    /// By the directory of the name, since an object in two places has each event twice.
+    under_way: BTreeMap<Fid, Vec<(NodeId, UnderWay)>>,
     /// Where directories will be that have arrivals under way.
     places: BTreeMap<Fid, Entry>,
     overflow: bool,
@@ -139,9 +140,16 @@ impl Backlog {
         self.count(pending, false);
     }
 
-    /// What is on its way about an object.
-    pub(super) fn under_way(&self, fid: &Fid) -> UnderWay {
-        self.under_way.get(fid).copied().unwrap_or_default()
+    /// What is on its way about an object and names in the directories that `counts` lets pass.
+    pub(super) fn under_way(&self, fid: &Fid, counts: impl Fn(NodeId) -> bool) -> UnderWay {
+        let mut sum = UnderWay::default();
+        let all = self.under_way.get(fid).into_iter().flatten();
+        for (_, here) in all.filter(|(dir, _)| counts(*dir)) {
+            sum.arrivals = sum.arrivals.saturating_add(here.arrivals);
+            sum.links = sum.links.saturating_add(here.links);
+            sum.removals = sum.removals.saturating_add(here.removals);
+        }
+        sum
     }
 
     /// Where a directory will be for the guest, when its last arrival that is under way has been told.
@@ -172,13 +180,14 @@ impl Backlog {
 
     fn count(&mut self, pending: &Pending, add: bool) {
         let Some(fid) = &pending.object else { return };
-        let (arrivals, links, removals) = match &pending.event {
-            GuestEvent::Entry { mask, link, .. } => (
+        let (dir, arrivals, links, removals) = match &pending.event {
+            GuestEvent::Entry { entry, mask, link, .. } => (
+                entry.dir.id,
                 u32::from(mask.intersects(Mask::CREATE.union(Mask::MOVED_TO))),
                 u32::from(*link),
                 u32::from(mask.contains(Mask::DELETE)),
             ),
-            GuestEvent::Rename { .. } => (1, 0, 0),
+            GuestEvent::Rename { to, .. } => (to.dir.id, 1, 0, 0),
             GuestEvent::Object { .. } | GuestEvent::Overflow => return,
         };
         if (arrivals, links, removals) == (0, 0, 0) {
@@ -191,17 +200,25 @@ impl Backlog {
         {
             self.places.insert(fid.clone(), to.clone());
         }
-        let entry = self.under_way.entry(fid.clone()).or_default();
+        let all = self.under_way.entry(fid.clone()).or_default();
+        let nth = all.iter().position(|(at, _)| *at == dir).unwrap_or_else(|| {
+            all.push((dir, UnderWay::default()));
+            all.len() - 1
+        });
         let step = |n: &mut u32, by: u32| {
             *n = if add { n.saturating_add(by) } else { n.saturating_sub(by) };
         };
-        step(&mut entry.arrivals, arrivals);
-        step(&mut entry.links, links);
-        step(&mut entry.removals, removals);
-        if entry.arrivals == 0 {
+        let here = &mut all[nth].1;
+        step(&mut here.arrivals, arrivals);
+        step(&mut here.links, links);
+        step(&mut here.removals, removals);
+        if *here == UnderWay::default() {
+            all.remove(nth);
+        }
+        if all.iter().all(|(_, here)| here.arrivals == 0) {
             self.places.remove(fid);
         }
-        if *entry == UnderWay::default() {
+        if all.is_empty() {
             self.under_way.remove(fid);
         }
     }
@@ -393,10 +410,16 @@ mod tests {
         let fid = create.object.clone().unwrap();
         assert!(backlog.push(create));
         assert!(backlog.push(event("f", Mask::DELETE)));
-        assert_eq!(backlog.under_way(&fid), UnderWay { arrivals: 1, links: 0, removals: 1 });
+        assert_eq!(
+            backlog.under_way(&fid, |_| true),
+            UnderWay { arrivals: 1, links: 0, removals: 1 }
+        );
         let first = backlog.pop().unwrap();
-        assert_eq!(backlog.under_way(&fid).arrivals, 1, "handed out is still under way");
+        assert_eq!(backlog.under_way(&fid, |_| true).arrivals, 1, "handed out is still under way");
         backlog.settled(&first);
-        assert_eq!(backlog.under_way(&fid), UnderWay { arrivals: 0, links: 0, removals: 1 });
+        assert_eq!(
+            backlog.under_way(&fid, |_| true),
+            UnderWay { arrivals: 0, links: 0, removals: 1 }
+        );
     }
 }

@@ -394,7 +394,7 @@ impl Engine {
     }
 
     fn entry_changed(&mut self, entry: &HostEntry, mask: Mask, object: Option<&Fid>) {
-        let (child, kind) = self.child(object, mask.contains(Mask::ISDIR));
+        let kind = self.kind_of_object(object, mask.contains(Mask::ISDIR));
         let isdir = mask.intersection(Mask::ISDIR);
         let wanted = mask.intersection(self.wanted);
         let deleted = wanted.intersection(Mask::DELETE);
@@ -404,6 +404,7 @@ impl Engine {
                 self.backlog.give_up();
                 continue;
             }
+            let child = object.and_then(|fid| self.tree.node_at(fid, kind, dir, &entry.name));
             // Merged by the kernel, the order is lost: an object that was there has been deleted and
             // linked again, one that was not has been created and deleted.
             let was_there = child.is_some_and(|id| self.tree.told(dir, &entry.name).contains(&id));
@@ -426,11 +427,11 @@ impl Engine {
         }
     }
 
-    /// The node of what a change is about, and its type as far as that is known.
-    fn child(&self, object: Option<&Fid>, directory: bool) -> (Option<NodeId>, FileKind) {
+    /// The type of what a change is about, as far as it is known.
+    fn kind_of_object(&self, object: Option<&Fid>, directory: bool) -> FileKind {
         let kind = if directory { FileKind::Directory } else { FileKind::Unknown };
-        let child = object.and_then(|fid| self.tree.node_of(fid, kind));
-        (child, child.and_then(|id| self.tree.kind(id)).unwrap_or(kind))
+        let known = object.and_then(|fid| self.tree.node_of(fid, kind));
+        known.and_then(|id| self.tree.kind(id)).unwrap_or(kind)
     }
 
     fn push_entry(
@@ -442,7 +443,7 @@ impl Engine {
         kind: FileKind,
         link: bool,
     ) {
-        let child = object.and_then(|fid| self.tree.node_of(fid, kind));
+        let child = object.and_then(|fid| self.tree.node_at(fid, kind, dir, name));
         let event = GuestEvent::Entry {
             entry: Entry { dir: self.tree.node(dir), name: name.clone() },
             mask,
@@ -463,6 +464,8 @@ impl Engine {
             return;
         }
         let isdir = if kind == FileKind::Directory { Mask::ISDIR } else { Mask::empty() };
+        let known = || self.tree.node_at(object.as_ref()?, kind, dir, &name);
+        let node = node.or_else(known);
         let event = GuestEvent::Entry {
             entry: Entry { dir: self.tree.node(dir), name },
             mask: mask | isdir,
@@ -545,22 +548,20 @@ impl Engine {
         object: Option<&Fid>,
         directory: bool,
     ) {
-        let dirs = |side: Option<&HostEntry>| {
-            side.map_or_else(Vec::new, |entry| self.tree.nodes_of(&entry.dir).to_vec())
-        };
-        let (from_dirs, to_dirs) = (dirs(from), dirs(to));
-        let (child, kind) = self.child(object, directory);
+        let dirs =
+            |side: Option<&HostEntry>| side.map_or(&[][..], |entry| self.tree.nodes_of(&entry.dir));
+        let kind = self.kind_of_object(object, directory);
         let isdir = if directory { Mask::ISDIR } else { Mask::empty() };
-        for (dir, from) in from_dirs.iter().zip(from.into_iter().cycle()) {
+        for (dir, from) in dirs(from).iter().zip(from.into_iter().cycle()) {
             let (from, moves) = ((*dir, &from.name), Moves { object, directory });
             self.backlog.exchanged(from, &moves);
             self.ledger.exchanged(from, &moves);
         }
-        for i in 0..from_dirs.len().max(to_dirs.len()) {
+        for (from_dir, to_dir) in self.tree.pairs(dirs(from), dirs(to)) {
             // A side that is stale is out of view until its net: what is left is a plain half.
             let in_step =
-                |(entry, dir): &(&HostEntry, &NodeId)| !self.nets.is_stale(**dir, &entry.name);
-            let (old, new) = (from.zip(from_dirs.get(i)), to.zip(to_dirs.get(i)));
+                |(entry, dir): &(&HostEntry, NodeId)| !self.nets.is_stale(*dir, &entry.name);
+            let (old, new) = (from.zip(from_dir), to.zip(to_dir));
             let sides = old.iter().chain(&new).count();
             let (old, new) = (old.filter(in_step), new.filter(in_step));
             if old.iter().chain(&new).count() < sides {
@@ -572,9 +573,11 @@ impl Engine {
                         dir: self.tree.node(dir),
                         name: name.clone(),
                     };
+                    let child =
+                        object.and_then(|fid| self.tree.node_at(fid, kind, from_dir, &from.name));
                     let event = GuestEvent::Rename {
-                        from: entry(*from_dir, &from.name),
-                        to: entry(*to_dir, &to.name),
+                        from: entry(from_dir, &from.name),
+                        to: entry(to_dir, &to.name),
                         child: child.map(|id| self.tree.node(id)),
                         kind,
                     };
@@ -582,11 +585,11 @@ impl Engine {
                 }
                 (Some((from, dir)), None) => {
                     let mask = Mask::MOVED_FROM | isdir;
-                    self.push_entry(*dir, &from.name, mask, object, kind, false);
+                    self.push_entry(dir, &from.name, mask, object, kind, false);
                 }
                 (None, Some((to, dir))) => {
                     let mask = Mask::MOVED_TO | isdir;
-                    self.push_entry(*dir, &to.name, mask, object, kind, false);
+                    self.push_entry(dir, &to.name, mask, object, kind, false);
                 }
                 (None, None) => {}
             }

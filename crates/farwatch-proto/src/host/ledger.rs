@@ -262,21 +262,27 @@ impl Record {
 
     /// The node by which the guest knows the object, if it does now.
     fn known(&self, tree: &Tree) -> Option<NodeId> {
-        let (GuestEvent::Entry { child, kind, .. } | GuestEvent::Rename { child, kind, .. }) =
-            &self.pending.event
+        let (GuestEvent::Entry { child, kind, entry, .. }
+        | GuestEvent::Rename { child, kind, from: entry, .. }) = &self.pending.event
         else {
             return None;
         };
         match &self.pending.object {
-            Some(fid) => tree.node_of(fid, *kind),
+            Some(fid) => tree.node_at(fid, *kind, entry.dir.id, &entry.name),
             None => child.map(|child| child.id).filter(|id| tree.knows(*id)),
         }
     }
 
-    /// Names that the object has lost since this moment, less those it has won.
-    fn links_since(&self, backlog: &Backlog) -> i64 {
+    /// Names that the object has lost since this moment, less those it has won, in the place where it
+    /// is told.
+    fn links_since(&self, tree: &Tree, backlog: &Backlog) -> i64 {
         let Some(fid) = &self.pending.object else { return 0 };
-        let under_way = backlog.under_way(fid);
+        let (GuestEvent::Entry { entry, .. } | GuestEvent::Rename { from: entry, .. }) =
+            &self.pending.event
+        else {
+            return 0;
+        };
+        let under_way = backlog.under_way(fid, |dir| tree.is_beside(dir, entry.dir.id));
         // What this notification has brought is counted until it is done with.
         let linked = matches!(self.pending.event, GuestEvent::Entry { link: true, .. })
             && !self.todo.contains(Mask::CREATE);
@@ -304,7 +310,7 @@ impl Record {
                     return ENOENT;
                 }
                 self.looked_up = true;
-                Answer::Entry(self.object(known, kind, backlog))
+                Answer::Entry(self.object(known, kind, tree, backlog))
             }
             MarkedRequest::Create(dir, name, made)
                 if is(dir, name) && self.todo.contains(Mask::CREATE) =>
@@ -315,7 +321,7 @@ impl Record {
                 self.todo.remove(Mask::CREATE);
                 let known = known.filter(|id| tree.kind(*id) == Some(made));
                 tree.show(dir, name, self.shown(made));
-                Answer::Entry(self.object(known, made, backlog))
+                Answer::Entry(self.object(known, made, tree, backlog))
             }
             MarkedRequest::Link(node, dir, name)
                 if is(dir, name)
@@ -325,7 +331,7 @@ impl Record {
             {
                 self.todo.remove(Mask::CREATE);
                 tree.show(dir, name, self.shown(kind));
-                Answer::Entry(self.object(Some(node), kind, backlog))
+                Answer::Entry(self.object(Some(node), kind, tree, backlog))
             }
             MarkedRequest::Remove(dir, name, directory)
                 if is(dir, name)
@@ -415,14 +421,14 @@ impl Record {
                 if self.second {
                     EPERM
                 } else {
-                    Answer::Entry(self.mover(known, kind, backlog))
+                    Answer::Entry(self.mover(known, kind, tree, backlog))
                 }
             }
             MarkedRequest::Lookup(dir, name) if is(&to, dir, name) => {
                 self.lookup_target(&to, known, tree, backlog)
             }
             MarkedRequest::Lookup(NodeId::LIMBO, _) if self.second => {
-                Answer::Entry(self.mover(known, kind, backlog))
+                Answer::Entry(self.mover(known, kind, tree, backlog))
             }
             MarkedRequest::Lookup(NodeId::LIMBO, _) => ENOENT,
             MarkedRequest::Rename(dir, name, NodeId::LIMBO, _)
@@ -474,7 +480,7 @@ impl Record {
         match request {
             MarkedRequest::Lookup(dir, name) if is(dir, name) => {
                 if out {
-                    Answer::Entry(self.mover(known, kind, backlog))
+                    Answer::Entry(self.mover(known, kind, tree, backlog))
                 } else {
                     self.lookup_target(entry, known, tree, backlog)
                 }
@@ -483,7 +489,7 @@ impl Record {
                 if out {
                     ENOENT
                 } else {
-                    Answer::Entry(self.mover(known, kind, backlog))
+                    Answer::Entry(self.mover(known, kind, tree, backlog))
                 }
             }
             MarkedRequest::Rename(dir, name, NodeId::LIMBO, _) if out && is(dir, name) => {
@@ -550,7 +556,9 @@ impl Record {
     ) -> Answer {
         match self.replaced(to, known, tree, backlog) {
             Some(id) => {
-                let removals = tree.fid(id).map_or(0, |fid| backlog.under_way(fid).removals);
+                let beside = |dir| tree.is_beside(dir, to.dir.id);
+                let removals =
+                    tree.fid(id).map_or(0, |fid| backlog.under_way(fid, beside).removals);
                 Answer::Entry(Object::Known { id, links: 1 + i64::from(removals), here: false })
             }
             None => {
@@ -574,25 +582,39 @@ impl Record {
             return None;
         }
         tree.told(to.dir.id, &to.name).iter().copied().find(|id| {
-            let arrives = tree.fid(*id).is_some_and(|fid| backlog.under_way(fid).arrivals > 0);
+            let beside = |dir| tree.is_beside(dir, to.dir.id);
+            let arrives =
+                tree.fid(*id).is_some_and(|fid| backlog.under_way(fid, beside).arrivals > 0);
             Some(*id) != known && !arrives
         })
     }
 
     /// The object of a CREATE or of a change of content.
-    fn object(&self, known: Option<NodeId>, kind: FileKind, backlog: &Backlog) -> Object {
+    fn object(
+        &self,
+        known: Option<NodeId>,
+        kind: FileKind,
+        tree: &Tree,
+        backlog: &Backlog,
+    ) -> Object {
         let gone = self.todo.contains(Mask::DELETE);
         match known {
-            Some(id) => Object::Known { id, links: self.links_since(backlog), here: !gone },
+            Some(id) => Object::Known { id, links: self.links_since(tree, backlog), here: !gone },
             None if gone || self.pending.object.is_none() => Object::Phantom(kind),
             None => Object::Adopt(kind),
         }
     }
 
     /// The object that a rename moves.
-    fn mover(&self, known: Option<NodeId>, kind: FileKind, backlog: &Backlog) -> Object {
+    fn mover(
+        &self,
+        known: Option<NodeId>,
+        kind: FileKind,
+        tree: &Tree,
+        backlog: &Backlog,
+    ) -> Object {
         match known {
-            Some(id) => Object::Known { id, links: self.links_since(backlog), here: false },
+            Some(id) => Object::Known { id, links: self.links_since(tree, backlog), here: false },
             None => Object::Phantom(kind),
         }
     }

@@ -124,7 +124,7 @@ pub(super) struct Change {
     /// Not yet with ISDIR.
     pub(super) mask: Mask,
     pub(super) object: Option<Fid>,
-    /// The object's node, if the guest knows it.
+    /// The node that the guest was told of under this name, if it is one.
     pub(super) node: Option<NodeId>,
     pub(super) kind: FileKind,
 }
@@ -330,7 +330,7 @@ impl Nets {
                 }
                 return Some((dir, net));
             }
-            difference(&name, held, listed, stale.since, &listing.removed, tree, &mut net.changes);
+            difference(&name, held, listed, stale.since, &listing.removed, &mut net.changes);
             done = Some(name);
         }
         match upto {
@@ -350,8 +350,8 @@ fn held<'a>(
     tree: &'a Tree,
     ledger: &'a Ledger,
 ) -> BTreeMap<&'a Name, Vec<Held>> {
-    let by_object = |object: Option<&Fid>, kind| {
-        let node = object.and_then(|object| tree.nodes_of(object).first().copied());
+    let by_object = |name: &Name, object: Option<&Fid>, kind| {
+        let node = object.and_then(|object| tree.node_at(object, kind, dir, name));
         Held { object: object.cloned(), node, kind }
     };
     let by_node = |id: &NodeId| {
@@ -363,7 +363,7 @@ fn held<'a>(
         if upto.is_some_and(|upto| name > upto) {
             break;
         }
-        let shown = shown.map(|shown| by_object(shown.object.as_ref(), shown.kind));
+        let shown = shown.map(|shown| by_object(name, shown.object.as_ref(), shown.kind));
         held.insert(name, nodes.iter().map(by_node).chain(shown).collect::<Vec<_>>());
     }
     ledger.outstanding(dir, |name, step, object, kind| {
@@ -378,7 +378,7 @@ fn held<'a>(
             Step::Replaces => here.clear(),
         }
         if step != Step::Leaves {
-            here.push(by_object(object, kind));
+            here.push(by_object(name, object, kind));
         }
     });
     held
@@ -391,7 +391,6 @@ fn difference(
     listed: Option<Listed>,
     since: SystemTime,
     removed: &[NodeId],
-    tree: &Tree,
     changes: &mut Vec<Change>,
 ) {
     let (same, gone): (Vec<_>, Vec<_>) =
@@ -412,8 +411,7 @@ fn difference(
         (false, FileKind::Regular) => Mask::CONTENT,
         (false, _) => Mask::ATTRIB,
     };
-    let known = object.as_ref().and_then(|object| tree.nodes_of(object).first().copied());
-    let node = known.or_else(|| same.iter().find_map(|held| held.node));
+    let node = same.iter().find_map(|held| held.node);
     changes.push(Change { name, mask, object, node, kind });
 }
 

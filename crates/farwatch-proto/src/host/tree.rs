@@ -7,6 +7,7 @@
 //! put in only when the guest learns of it.
 
 mod moved;
+mod places;
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
