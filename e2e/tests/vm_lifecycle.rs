@@ -26,7 +26,7 @@ const END_MAX: Duration = Duration::from_secs(1);
 type Test = fn(&Kernel) -> Result<()>;
 
 /// All of them, and what each needs besides the machine.
-const TESTS: [(&str, &[Need], Test); 12] = [
+const TESTS: [(&str, &[Need], Test); 13] = [
     ("a_restarted_guest_gets_events_again", &[], |kernel| {
         with_agent(kernel, a_restarted_guest_gets_events_again)
     }),
@@ -44,6 +44,9 @@ const TESTS: [(&str, &[Need], Test); 12] = [
     ("two_guests_on_one_directory", &[], two_guests_on_one_directory),
     ("one_agent_serves_two_shares", &[], one_agent_serves_two_shares),
     ("a_mount_in_the_share_gets_events", &[], a_mount_in_the_share_gets_events),
+    ("a_tree_that_the_kernel_has_dropped_is_removed_in_order", &[], |kernel| {
+        with_agent(kernel, a_tree_that_the_kernel_has_dropped_is_removed_in_order)
+    }),
     ("an_agent_stays_small_and_quiet", &[], |kernel| {
         with_agent(kernel, an_agent_stays_small_and_quiet)
     }),
@@ -277,6 +280,28 @@ fn a_mount_in_the_share_gets_events(kernel: &Kernel) -> Result<()> {
     let told = line(&recorder.take_events()?);
     let wanted = "CREATE,ISDIR ../below/dir/made|MOVED_FROM,ISDIR ../below/dir/made c|\
                   MOVED_TO,ISDIR ../below/dir/moved c";
+    ensure!(told == wanted, "{told}");
+    Ok(())
+}
+
+/// Their dentries are gone, and each replay looks for its directory; on the host there is none any more.
+fn a_tree_that_the_kernel_has_dropped_is_removed_in_order(vm: &Vm) -> Result<()> {
+    let share = vm.share("dropped")?;
+    share.run_on_host("mkdir -p a/b; touch a/f a/g a/b/h")?;
+    let mut recorder = vm.remote_recorder(&share)?;
+    for dir in [".", "a", "a/b"] {
+        recorder.watch(Path::new(dir))?;
+    }
+    recorder.barrier()?;
+    recorder.take_events()?;
+    vm.run_in_mount(&share, "echo 2 > /proc/sys/vm/drop_caches")?;
+    vm.guest().signal(vm.agent(), Signal::STOP)?;
+    share.run_on_host("rm a/f a/g a/b/h; rmdir a/b a")?;
+    vm.guest().signal(vm.agent(), Signal::CONT)?;
+    recorder.barrier()?;
+    let told = line(&recorder.take_events()?);
+    let wanted = "DELETE a/f|DELETE a/g|DELETE a/b/h|DELETE_SELF [a/b]|IGNORED [a/b]|\
+                  DELETE,ISDIR a/b|DELETE_SELF [a]|IGNORED [a]|DELETE,ISDIR a";
     ensure!(told == wanted, "{told}");
     Ok(())
 }

@@ -154,7 +154,7 @@ impl Interposer {
         Ok(Entry {
             inode: target.id.get(),
             generation: u64::from(target.generation.0),
-            attr,
+            attr: if self.is_agent(&ctx) { attr::on_the_way(attr) } else { attr },
             attr_timeout: timeout,
             entry_timeout: Duration::ZERO,
         })
@@ -299,12 +299,15 @@ impl FileSystem for Interposer {
         self.check_read(inode)?;
         match self.inner.getattr(ctx, inode, handle.filter(|fh| !control::is_ours(*fh))) {
             // Of an object that has gone since: its last events are still being replayed.
-            Err(_) if agent => Ok((self.attr_of(ctx, id, 0, false), Duration::ZERO)),
+            Err(_) if agent => {
+                Ok((attr::on_the_way(self.attr_of(ctx, id, 0, false)), Duration::ZERO))
+            }
             // Nobody but the agent has asked: what is kept of a file could be old when somebody
             // does. Of a directory it is kept for the next permission check.
             Ok((attr, _)) if agent && FileKind::from_mode(attr.mode) != FileKind::Directory => {
                 Ok((attr, Duration::ZERO))
             }
+            Ok((attr, timeout)) if agent => Ok((attr::on_the_way(attr), timeout)),
             reply => reply,
         }
     }

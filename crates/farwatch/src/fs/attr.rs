@@ -19,6 +19,14 @@ pub(super) fn of_reserved(id: NodeId, agent: bool) -> Option<Attr> {
     }
 }
 
+/// What an agent's kernel is to hear of a directory on its way to another one. One without links would
+/// be dead to it as soon as it drops the dentry, and the watches on it would end; that is for the
+/// replay of its removal.
+pub(super) fn on_the_way(attr: Attr) -> Attr {
+    let directory = FileKind::from_mode(attr.mode) == FileKind::Directory;
+    Attr { nlink: if directory { attr.nlink.max(1) } else { attr.nlink }, ..attr }
+}
+
 /// A stand-in of a type; one that is not known is a plain file.
 pub(super) fn phantom(id: NodeId, kind: FileKind) -> Attr {
     match kind {

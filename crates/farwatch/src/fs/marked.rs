@@ -55,7 +55,8 @@ impl Interposer {
             Answer::Refused(Refusal::NotAsked) => {
                 let id = self.reconnect.found(&self.share, dir, name)?;
                 let object = Object::Known { id, links: 0, here: true };
-                Some(self.entry_of(ctx, dir, name, &object))
+                let found = self.entry_of(ctx, dir, name, &object);
+                Some(found.map(|entry| Entry { attr: attr::on_the_way(entry.attr), ..entry }))
             }
             Answer::Refused(refused) => Some(Err(refusal(refused))),
             Answer::Attr(_) | Answer::Opened | Answer::Done => Some(Err(not_asked())),
