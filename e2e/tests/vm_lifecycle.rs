@@ -11,9 +11,10 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use e2e::Need;
 use farwatch_testkit::vm::{Guest, Kernel, Vm, mount_point};
 use farwatch_testkit::{
-    Event, Mount, Objects, Place as _, Record, Recorder, Share, merge_allowed, render,
+    Event, Mount, Objects, PATIENCE, Place as _, Record, Recorder, Share, merge_allowed, render,
 };
 use libtest_mimic::Trial;
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::Signal;
 
@@ -26,7 +27,7 @@ const END_MAX: Duration = Duration::from_secs(1);
 type Test = fn(&Kernel) -> Result<()>;
 
 /// All of them, and what each needs besides the machine.
-const TESTS: [(&str, &[Need], Test); 13] = [
+const TESTS: [(&str, &[Need], Test); 14] = [
     ("a_restarted_guest_gets_events_again", &[], |kernel| {
         with_agent(kernel, a_restarted_guest_gets_events_again)
     }),
@@ -44,6 +45,7 @@ const TESTS: [(&str, &[Need], Test); 13] = [
     ("two_guests_on_one_directory", &[], two_guests_on_one_directory),
     ("one_agent_serves_two_shares", &[], one_agent_serves_two_shares),
     ("a_mount_in_the_share_gets_events", &[], a_mount_in_the_share_gets_events),
+    ("a_mount_comes_and_goes_beneath_a_guest", &[], a_mount_comes_and_goes_beneath_a_guest),
     ("a_tree_that_the_kernel_has_dropped_is_removed_in_order", &[], |kernel| {
         with_agent(kernel, a_tree_that_the_kernel_has_dropped_is_removed_in_order)
     }),
@@ -282,6 +284,44 @@ fn a_mount_in_the_share_gets_events(kernel: &Kernel) -> Result<()> {
                   MOVED_TO,ISDIR ../below/dir/moved c";
     ensure!(told == wanted, "{told}");
     Ok(())
+}
+
+/// The guest's kernel keeps no name, so the next look at one finds what is mounted there; and it forgets
+/// at once what nobody uses.
+fn a_mount_comes_and_goes_beneath_a_guest(kernel: &Kernel) -> Result<()> {
+    let host = Mount::start_device(|host, socket| {
+        let mut command = serve(host, socket)?;
+        // Which does not depend on what of this machine's mounts propagates.
+        command.args(["--cache", "never", "--sandbox", "none"]);
+        Ok(command)
+    })?;
+    let vm = Vm::boot(kernel, host)?;
+    vm.start_agent()?;
+    let share = vm.share("share")?;
+    let below = share.host().join("below");
+    fs::create_dir(&below)?;
+    let mut recorder = vm.remote_recorder(&share)?;
+    recorder.watch(Path::new("."))?;
+    recorder.watch(Path::new("below"))?;
+    let mut told = |step: &str, wanted: &str| {
+        recorder.barrier()?;
+        let told = line(&recorder.take_events()?);
+        ensure!(told == wanted, "{step}: {told}");
+        anyhow::Ok(())
+    };
+    told("before", "")?;
+    let mounted = Submount::tmpfs(&below)?;
+    vm.run_in_mount(&share, "test -z \"$(ls below)\"")?;
+    fs::create_dir(below.join("dir"))?;
+    told("nobody watches it", "")?;
+    vm.run_in_mount(&share, "cd below/dir")?;
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(error) = unmount(&below, UnmountFlags::empty()) {
+        ensure!(error == Errno::BUSY && Instant::now() < deadline, "umount: {error}");
+    }
+    drop(mounted);
+    fs::create_dir(below.join("beneath"))?;
+    told("it has gone", "CREATE,ISDIR below/beneath")
 }
 
 /// Their dentries are gone, and each replay looks for its directory; on the host there is none any more.
