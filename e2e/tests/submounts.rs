@@ -52,9 +52,10 @@ const IN_TWO_PLACES: [&str; 24] = [
 
 fn main() -> ExitCode {
     e2e::enter_own_mount_namespace();
-    let on_each: [(&str, e2e::Test); 7] = [
+    let on_each: [(&str, e2e::Test); 8] = [
         ("who_looks_again_is_told_of_the_new_file_system_and_watches_stay_below_it", covered),
         ("a_file_system_may_come_and_go_again_and_again", again_and_again),
+        ("what_was_beneath_a_mount_has_its_name_again", beneath),
         ("a_part_of_the_share_in_two_places_is_told_in_both", two_places),
         ("the_end_of_a_place_is_not_told_there", end_of_a_place),
         ("a_file_in_two_places_is_told_in_that_of_its_directory_alone", file_in_two_places),
@@ -155,6 +156,33 @@ fn again_and_again(mount: &Mount) -> Result<()> {
             told.step(share, "echo new > below/beneath; rm below/beneath", &mut [&mut outer])?;
         }
         Ok(())
+    })
+}
+
+/// The mount was there first. The kernel does not report that it has gone.
+fn beneath(mount: &Mount) -> Result<()> {
+    const STEPS: [&str; 4] =
+        ["chmod 700 below", "mv below moved", "mkdir below; mv -T moved below", "rmdir below"];
+    told_as_locally(mount, "beneath", |share, told| {
+        fs::create_dir(share.host().join("below"))?;
+        let below = Mounted::tmpfs(&share.host().join("below"))?;
+        let mut inner = recorder(share, &["below"])?;
+        below.detach()?;
+        let mut again = recorder(share, &[".", "below"])?;
+        inner.barrier()?;
+        inner.take_events();
+        for step in STEPS {
+            told.step(share, step, &mut [&mut again, &mut inner])?;
+        }
+        // Another directory, which takes a name that was a mount's.
+        share.run_on_host("mkdir below other")?;
+        let below = Mounted::tmpfs(&share.host().join("below"))?;
+        let mut inner = recorder(share, &["below"])?;
+        below.detach()?;
+        let mut beneath = recorder(share, &["below", "other"])?;
+        inner.barrier()?;
+        inner.take_events();
+        told.step(share, "mv -T other below", &mut [&mut beneath, &mut inner])
     })
 }
 

@@ -172,3 +172,16 @@ fn what_was_moved_out_of_one_place_comes_back_as_the_same_node() {
     let told = [half(1, "f", 20), half(A, "f", 20), told(B, "f", Some(30))];
     assert_eq!(sent(&mut engine), told);
 }
+
+#[test]
+fn what_comes_to_a_name_replaces_what_is_beneath_and_not_what_was_mounted_there() {
+    let mut engine = engine();
+    learn(&mut engine, 1, "below", 40, 5, FileKind::Directory);
+    engine.tree.mounted(id(40));
+    learn(&mut engine, 1, "below", 41, 6, FileKind::Directory);
+    moved(&mut engine, (1, "other"), (1, "below"));
+    assert_eq!(sent(&mut engine).len(), 2);
+    let request = MarkedRequest::Lookup(NodeId::ROOT, &name("below"));
+    let replaced = Answer::Entry(Object::Known { id: id(41), links: 1, here: false });
+    assert_eq!(engine.answer(Some(Seq::FIRST), request), replaced);
+}

@@ -100,6 +100,8 @@ pub struct Identity {
     pub fd: Option<OwnedFd>,
     /// What the host's watcher knows it by: its file handle, where it has one.
     pub fid: Fid,
+    /// It is a directory that is mounted on its name.
+    pub mounted: bool,
 }
 
 impl Share {
@@ -322,6 +324,9 @@ impl Share {
         let mut state = self.lock();
         let Some(kind) = state.engine.tree.kind(id) else { return };
         state.engine.tree.identify(id, identity.fid.clone(), ino);
+        if identity.mounted {
+            state.engine.tree.mounted(id);
+        }
         if let Some(fd) = identity.fd.filter(|_| kind == FileKind::Directory) {
             if !self.mark(&mut state, &fd, &identity.fid) {
                 state.unmarked.insert(id);
@@ -378,6 +383,9 @@ impl Share {
                 observer.learn(fid, attr.nlink, &engine.tree);
             }
             return;
+        }
+        if identity.as_ref().is_some_and(|identity| identity.mounted) {
+            state.engine.tree.mounted(id);
         }
         match identity.and_then(|identity| identity.fd.zip(Some(identity.fid))) {
             Some((fd, fid)) => {

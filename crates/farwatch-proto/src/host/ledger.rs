@@ -581,7 +581,7 @@ impl Record {
         if self.pending.exchanges {
             return None;
         }
-        tree.told(to.dir.id, &to.name).iter().copied().find(|id| {
+        tree.held(to.dir.id, &to.name).find(|id| {
             let beside = |dir| tree.is_beside(dir, to.dir.id);
             let arrives =
                 tree.fid(*id).is_some_and(|fid| backlog.under_way(fid, beside).arrivals > 0);

@@ -69,6 +69,8 @@ struct State {
     /// Entries that lead here, the inverse of `children`.
     names: Vec<(NodeId, Name)>,
     children: BTreeMap<Name, Told>,
+    /// It is mounted on its name.
+    mounted: bool,
 }
 
 /// What the guest was told about one entry.
@@ -474,7 +476,9 @@ impl Tree {
             self.by_fid.entry(fid.clone()).or_default().push(id);
         }
         let (names, children) = (Vec::new(), BTreeMap::new());
-        self.nodes.insert(id, State { kind, ino, fid, nlookup: 0, borrowed: 0, names, children });
+        let (nlookup, borrowed, mounted) = (0, 0, false);
+        let state = State { kind, ino, fid, nlookup, borrowed, names, children, mounted };
+        self.nodes.insert(id, state);
     }
 }
 

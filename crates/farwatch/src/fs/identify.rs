@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use farwatch_proto::{Fid, FileKind, Name, NodeId};
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use virtiofsd::filesystem::{Context, Entry, FileSystem, ZeroCopyWriter};
 use virtiofsd::fuse::Attr;
 use virtiofsd::oslib;
@@ -37,7 +37,7 @@ pub(super) fn root(share: &Share, path: &Path) -> Option<Identity> {
 
 fn identity(share: &Share, fd: OwnedFd) -> io::Result<Identity> {
     let fid = share.fid(fd.as_fd())?;
-    Ok(Identity { fd: Some(fd), fid })
+    Ok(Identity { fd: Some(fd), fid, mounted: false })
 }
 
 impl Interposer {
@@ -45,18 +45,21 @@ impl Interposer {
     pub(super) fn identify(&self, dir: NodeId, name: &Name, entry: &Entry) -> Option<Identity> {
         let directory = FileKind::from_mode(entry.attr.mode) == FileKind::Directory;
         if !directory && let Some(fid) = self.name(dir, name, entry.attr.ino) {
-            return Some(Identity { fd: None, fid });
+            return Some(Identity { fd: None, fid, mounted: false });
         }
-        let found = self.resolve(dir, name).filter(|fd| is_object(fd, &entry.attr));
-        let fd = match found {
+        let above = self.share.dir(dir, || self.open_directory(dir.get()).ok());
+        let found = above.as_ref().and_then(|above| resolve(above, name));
+        let fd = match found.filter(|fd| is_object(fd, &entry.attr)) {
             Some(fd) => fd,
             None if directory => {
                 self.open_directory(entry.inode).ok().filter(|fd| is_object(fd, &entry.attr))?
             }
             None => return None,
         };
+        let mounted = directory && above.is_some_and(|above| mount_id(&above) != mount_id(&fd));
         identity(&self.share, fd)
             .inspect_err(|error| tracing::debug!(%error, "no file handle"))
+            .map(|identity| Identity { mounted, ..identity })
             .ok()
     }
 
@@ -77,11 +80,6 @@ impl Interposer {
         let name = CString::new(name.as_bytes()).ok()?;
         let fid = farwatch_sys::handle::fid_at(dir.as_fd(), &name, fsid).ok()?;
         (named_ino(&fid)? == ino).then_some(fid)
-    }
-
-    fn resolve(&self, dir: NodeId, name: &Name) -> Option<OwnedFd> {
-        let dir = self.share.dir(dir, || self.open_directory(dir.get()).ok())?;
-        rustix::fs::openat(&*dir, name.as_bytes(), PATH_ONLY, Mode::empty()).ok()
     }
 
     /// Opens a directory by its nodeid: the library shows its file to whoever reads from it.
@@ -108,6 +106,17 @@ impl Interposer {
         read?;
         capture.0.ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
+}
+
+fn resolve(dir: &OwnedFd, name: &Name) -> Option<OwnedFd> {
+    rustix::fs::openat(dir, name.as_bytes(), PATH_ONLY, Mode::empty()).ok()
+}
+
+/// In which mount a descriptor was opened. `None` before Linux 5.8.
+fn mount_id(fd: &OwnedFd) -> Option<u64> {
+    let stat = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
+    let told = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::MNT_ID);
+    told.then_some(stat.stx_mnt_id)
 }
 
 /// The inode number in a file handle, where it is known to be. Anywhere else a word that looks like it

@@ -54,7 +54,7 @@ impl Names {
             return Some(slot.now.clone());
         }
         // The oldest: the others are there because the guest has looked ahead of the reports.
-        let told = |dir: &_| tree.told(*dir, &entry.name).first().copied();
+        let told = |dir: &_| tree.held(*dir, &entry.name).next();
         let id = tree.nodes_of(&entry.dir).iter().find_map(told)?;
         tree.fid(id).cloned().map(Some)
     }

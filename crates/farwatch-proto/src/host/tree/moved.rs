@@ -48,7 +48,9 @@ impl Tree {
         for (id, node) in nodes {
             let NodeState { kind, ino, nlookup, borrowed } = *node;
             let (names, children) = (Vec::new(), BTreeMap::new());
-            let state = super::State { kind, ino, fid: None, nlookup, borrowed, names, children };
+            let (fid, mounted) = (None, false);
+            let state =
+                super::State { kind, ino, fid, nlookup, borrowed, names, children, mounted };
             self.nodes.insert(*id, state);
         }
         let mut names: BTreeMap<NodeId, BTreeMap<u32, (NodeId, Name)>> = BTreeMap::new();

@@ -3,6 +3,9 @@
 //! mounted again in another (`mount --bind`). What happens to such an object happens to each of its
 //! nodes, and each is to be told where it is. The tree knows of no mounts; but what is in one place
 //! hangs together below where that is mounted, so of several nodes the nearest one is meant.
+//!
+//! Of a directory it is told that it is mounted on its name: then nothing that happens to the name
+//! happens to it.
 
 use std::cmp::Reverse;
 use std::iter::successors;
@@ -37,6 +40,20 @@ impl Tree {
         }
         // One that was moved out of view may come back.
         nodes.iter().copied().find(|id| self.entry(*id).is_none())
+    }
+
+    /// A directory is mounted on the name that the guest knows it by. Mounts come and go without an
+    /// event; what has happened to a name has happened to what is beneath.
+    pub fn mounted(&mut self, id: NodeId) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.mounted = true;
+        }
+    }
+
+    /// The nodes of [`Tree::told`] to which that can have happened.
+    pub(in super::super) fn held(&self, dir: NodeId, name: &Name) -> impl Iterator<Item = NodeId> {
+        let mounted = |id: &NodeId| self.nodes.get(id).is_some_and(|node| node.mounted);
+        self.told(dir, name).iter().copied().filter(move |id| !mounted(id))
     }
 
     /// Whether one directory is in the place where another is. Most directories are in one place only,
