@@ -68,6 +68,10 @@ fn main() -> ExitCode {
         let name = format!("{name}::{watch}_{handles}");
         trials.push(trial(&name, &[Need::Mount], || busy(watch, handles)));
     }
+    for watch in ["fanotify", "inotify"] {
+        let name = "what_is_mounted_on_a_new_directory_is_not_taken_for_it";
+        trials.push(trial(&format!("{name}::{watch}"), &[Need::Mount], || on_a_new_one(watch)));
+    }
     let needs = [Need::Mount, Need::StockVirtiofsd];
     trials.push(trial("a_mount_is_as_busy_with_a_stock_virtiofsd", &needs, busy_with_stock));
     let name = "a_mount_is_seen_when_the_kernel_looks_its_name_up_again";
@@ -263,15 +267,40 @@ fn root_changed(mount: &Mount) -> Result<()> {
     Ok(())
 }
 
+/// The device is stopped until it is mounted, and then looks what has been made.
+fn on_a_new_one(watch: &'static str) -> Result<()> {
+    let mut served = serve(&["--watch", watch, "--cache", "never"])?;
+    let share = served.share("new")?;
+    share.run_on_host("mkdir a; touch a/f")?;
+    let mut recorder = recorder(&share, &[".", "a"])?;
+    let new = share.host().join("b");
+    served.device().signal(Signal::STOP)?;
+    let mounted = fs::create_dir(&new)
+        .map_err(anyhow::Error::from)
+        .and_then(|()| Mounted::bind(&share.host().join("a"), &new));
+    served.device().signal(Signal::CONT)?;
+    let mounted = mounted?;
+    recorder.barrier()?;
+    is_told(&mut recorder, "CREATE,ISDIR b\n")?;
+    unmounted(&new)?;
+    drop(mounted);
+    share.run_on_host("rmdir b; rm a/f")?;
+    recorder.barrier()?;
+    is_told(&mut recorder, "DELETE,ISDIR b\nDELETE a/f\n")
+}
+
 /// By descriptors of the file server's, with handles too: it opens what they are of.
 fn busy(watch: &'static str, handles: &'static str) -> Result<()> {
-    let served = Mount::start_through_socket(|served, socket| {
+    is_busy_until_forgotten(&serve(&["--watch", watch, "--inode-file-handles", handles])?)
+}
+
+fn serve(options: &[&str]) -> Result<Mount> {
+    Mount::start_through_socket(|served, socket| {
         let mut command = served.farwatch()?;
         command.arg("serve").arg("--socket").arg(socket).arg("--shared-dir").arg(served.host());
-        command.args(["--watch", watch, "--inode-file-handles", handles, "--sandbox", "none"]);
+        command.args(["--sandbox", "none"]).args(options);
         Ok(command)
-    })?;
-    is_busy_until_forgotten(&served)
+    })
 }
 
 fn busy_with_stock() -> Result<()> {

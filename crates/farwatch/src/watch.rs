@@ -13,6 +13,7 @@ mod observe;
 mod passing;
 mod rescan;
 
+use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -25,7 +26,7 @@ use farwatch_proto::{Fid, Mask};
 use farwatch_sys::fanotify::{FAN_EVENT_ON_CHILD, FAN_ONDIR, FAN_RENAME, Fanotify, Level};
 use farwatch_sys::handle;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::fs::StatxTimestamp;
+use rustix::fs::{AtFlags, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
 
 pub use self::groups::Groups;
@@ -269,6 +270,15 @@ impl<'a> Reader<'a> {
             Queue::Inotify(..) => None,
         }
     }
+}
+
+/// In which mount an entry of a directory is, or a descriptor without a `name`. `None` before Linux 5.8,
+/// which does not say it.
+pub(crate) fn mount_id(dir: impl AsFd, name: &CStr) -> Option<u64> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
+    let stat = rustix::fs::statx(dir, name, flags, StatxFlags::MNT_ID).ok()?;
+    let told = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::MNT_ID);
+    told.then_some(stat.stx_mnt_id)
 }
 
 /// Before 1970 is as good as 1970: both are long ago.

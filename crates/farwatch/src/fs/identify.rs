@@ -13,13 +13,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use farwatch_proto::{Fid, FileKind, Name, NodeId};
-use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use virtiofsd::filesystem::{Context, Entry, FileSystem, ZeroCopyWriter};
 use virtiofsd::fuse::Attr;
 use virtiofsd::oslib;
 
 use super::Interposer;
 use crate::share::{Identity, Share};
+use crate::watch::mount_id;
 
 const PATH_ONLY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
@@ -56,7 +57,8 @@ impl Interposer {
             }
             None => return None,
         };
-        let mounted = directory && above.is_some_and(|above| mount_id(&above) != mount_id(&fd));
+        let mounted =
+            directory && above.is_some_and(|above| mount_id(&*above, c"") != mount_id(&fd, c""));
         identity(&self.share, fd)
             .inspect_err(|error| tracing::debug!(%error, "no file handle"))
             .map(|identity| Identity { mounted, ..identity })
@@ -110,13 +112,6 @@ impl Interposer {
 
 fn resolve(dir: &OwnedFd, name: &Name) -> Option<OwnedFd> {
     rustix::fs::openat(dir, name.as_bytes(), PATH_ONLY, Mode::empty()).ok()
-}
-
-/// In which mount a descriptor was opened. `None` before Linux 5.8.
-fn mount_id(fd: &OwnedFd) -> Option<u64> {
-    let stat = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
-    let told = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::MNT_ID);
-    told.then_some(stat.stx_mnt_id)
 }
 
 /// The inode number in a file handle, where it is known to be. Anywhere else a word that looks like it

@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, FileType, StatxFlags};
 
 use super::inotify::Inotify;
 use super::passing::Passing;
-use super::{passed, rescan, time};
+use super::{mount_id, passed, rescan, time};
 use crate::share::Share;
 
 /// Hands in all that there is, until there is no more.
@@ -92,6 +92,10 @@ fn look_up(inotify: &Inotify, share: &Share, looks: Looks) -> Found {
         };
         let Some(dir) = rescan::open(share, id) else { continue };
         let Ok(name) = CString::new(entry.name.as_bytes()) else { continue };
+        if mount_id(&*dir, &name) != mount_id(&*dir, c"") {
+            // What is mounted there is not what was reported: that is beneath.
+            continue;
+        }
         if let Ok(fid) = inotify.fid_at(dir.as_fd(), &name, &entry.dir) {
             if is_directory(&dir, &name) {
                 found.directories.insert(fid.clone());
