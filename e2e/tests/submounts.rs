@@ -225,7 +225,7 @@ fn end_of_a_place(mount: &Mount) -> Result<()> {
 fn file_in_two_places(mount: &Mount) -> Result<()> {
     let share = mount.share("file")?;
     share.run_on_host("mkdir a b; echo old > a/f; touch b/g")?;
-    let _bound = Mounted::bind(&share.host().join("a/f"), &share.host().join("b/g"))?;
+    let bound = Mounted::bind(&share.host().join("a/f"), &share.host().join("b/g"))?;
     let mut first = recorder(&share, &["a/f"])?;
     let mut second = recorder(&share, &["b", "b/g"])?;
     for step in ["chmod 600 a/f", "chmod 640 b/g"] {
@@ -235,7 +235,10 @@ fn file_in_two_places(mount: &Mount) -> Result<()> {
         second.barrier()?;
         is_told(&mut second, "")?;
     }
-    Ok(())
+    bound.detach()?;
+    share.run_on_host("chmod 600 b/g")?;
+    second.barrier()?;
+    is_told(&mut second, "ATTRIB b/g\n")
 }
 
 fn own_changes(mount: &Mount) -> Result<()> {

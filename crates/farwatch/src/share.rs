@@ -100,7 +100,7 @@ pub struct Identity {
     pub fd: Option<OwnedFd>,
     /// What the host's watcher knows it by: its file handle, where it has one.
     pub fid: Fid,
-    /// It is a directory that is mounted on its name.
+    /// It is mounted on its name. Of what is no directory it matters to inotify alone.
     pub mounted: bool,
 }
 
@@ -147,6 +147,11 @@ impl Share {
             Some(Watch::Inotify(inotify)) => inotify.knows_by_handle(),
             Some(Watch::Fanotify(_)) | None => true,
         }
+    }
+
+    /// Whether what is reported of an entry names no object.
+    pub(crate) fn is_told_names_alone(&self) -> bool {
+        matches!(&self.watch, Some(Watch::Inotify(_)))
     }
 
     /// A call for the guest is about to be made, and what it does will be reported as if anybody had
@@ -376,6 +381,9 @@ impl Share {
         let mut state = self.lock();
         let fid = identity.as_ref().map(|identity| identity.fid.clone());
         let new = state.engine.tree.learn(Learned { fid, ..known }, dir, name);
+        if new && identity.as_ref().is_some_and(|identity| identity.mounted) {
+            state.engine.tree.mounted(id);
+        }
         if !new || kind != FileKind::Directory {
             let fid = identity.map(|identity| identity.fid).filter(|_| new);
             let State { engine, observer, .. } = &mut *state;
@@ -383,9 +391,6 @@ impl Share {
                 observer.learn(fid, attr.nlink, &engine.tree);
             }
             return;
-        }
-        if identity.as_ref().is_some_and(|identity| identity.mounted) {
-            state.engine.tree.mounted(id);
         }
         match identity.and_then(|identity| identity.fd.zip(Some(identity.fid))) {
             Some((fd, fid)) => {

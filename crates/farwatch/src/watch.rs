@@ -272,13 +272,15 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// In which mount an entry of a directory is, or a descriptor without a `name`. `None` before Linux 5.8,
-/// which does not say it.
-pub(crate) fn mount_id(dir: impl AsFd, name: &CStr) -> Option<u64> {
-    let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
-    let stat = rustix::fs::statx(dir, name, flags, StatxFlags::MNT_ID).ok()?;
-    let told = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::MNT_ID);
-    told.then_some(stat.stx_mnt_id)
+/// Whether something is mounted on an entry of a directory. It cannot be told before Linux 5.8.
+pub(crate) fn is_mounted(dir: &OwnedFd, name: &CStr) -> bool {
+    let mount = |name: &CStr| {
+        let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
+        let stat = rustix::fs::statx(dir, name, flags, StatxFlags::MNT_ID).ok()?;
+        let told = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::MNT_ID);
+        told.then_some(stat.stx_mnt_id)
+    };
+    mount(name).zip(mount(c"")).is_some_and(|(entry, dir)| entry != dir)
 }
 
 /// Before 1970 is as good as 1970: both are long ago.

@@ -6,7 +6,7 @@
 //! reply is never taken for it. A directory is then reached through the library, by nodeid; for
 //! anything else its events name it by its directory.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,7 +20,7 @@ use virtiofsd::oslib;
 
 use super::Interposer;
 use crate::share::{Identity, Share};
-use crate::watch::mount_id;
+use crate::watch::is_mounted;
 
 const PATH_ONLY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
@@ -45,11 +45,17 @@ impl Interposer {
     /// The object of `entry`, which the file server found under `name` in `dir`.
     pub(super) fn identify(&self, dir: NodeId, name: &Name, entry: &Entry) -> Option<Identity> {
         let directory = FileKind::from_mode(entry.attr.mode) == FileKind::Directory;
-        if !directory && let Some(fid) = self.name(dir, name, entry.attr.ino) {
-            return Some(Identity { fd: None, fid, mounted: false });
-        }
         let above = self.share.dir(dir, || self.open_directory(dir.get()).ok());
-        let found = above.as_ref().and_then(|above| resolve(above, name));
+        let c_name = CString::new(name.as_bytes()).ok()?;
+        let mounted = (directory || self.share.is_told_names_alone())
+            && above.as_ref().is_some_and(|above| is_mounted(above, &c_name));
+        if !directory
+            && !mounted
+            && let Some(fid) = self.name(dir, &c_name, above.as_ref()?, entry.attr.ino)
+        {
+            return Some(Identity { fd: None, fid, mounted });
+        }
+        let found = above.and_then(|above| resolve(&above, &c_name));
         let fd = match found.filter(|fd| is_object(fd, &entry.attr)) {
             Some(fd) => fd,
             None if directory => {
@@ -57,8 +63,6 @@ impl Interposer {
             }
             None => return None,
         };
-        let mounted =
-            directory && above.is_some_and(|above| mount_id(&*above, c"") != mount_id(&fd, c""));
         identity(&self.share, fd)
             .inspect_err(|error| tracing::debug!(%error, "no file handle"))
             .map(|identity| Identity { mounted, ..identity })
@@ -73,14 +77,12 @@ impl Interposer {
 
     /// The quick way, in one system call: the file handles of the common file systems contain the
     /// inode number, so it can be seen whether it is the object of the reply.
-    fn name(&self, dir: NodeId, name: &Name, ino: u64) -> Option<Fid> {
+    fn name(&self, dir: NodeId, name: &CStr, above: &OwnedFd, ino: u64) -> Option<Fid> {
         if !self.share.knows_by_handle() {
             return None;
         }
         let fsid = self.share.lock().engine.tree.fid(dir)?.fsid();
-        let dir = self.share.dir(dir, || self.open_directory(dir.get()).ok())?;
-        let name = CString::new(name.as_bytes()).ok()?;
-        let fid = farwatch_sys::handle::fid_at(dir.as_fd(), &name, fsid).ok()?;
+        let fid = farwatch_sys::handle::fid_at(above.as_fd(), name, fsid).ok()?;
         (named_ino(&fid)? == ino).then_some(fid)
     }
 
@@ -110,8 +112,8 @@ impl Interposer {
     }
 }
 
-fn resolve(dir: &OwnedFd, name: &Name) -> Option<OwnedFd> {
-    rustix::fs::openat(dir, name.as_bytes(), PATH_ONLY, Mode::empty()).ok()
+fn resolve(dir: &OwnedFd, name: &CStr) -> Option<OwnedFd> {
+    rustix::fs::openat(dir, name, PATH_ONLY, Mode::empty()).ok()
 }
 
 /// The inode number in a file handle, where it is known to be. Anywhere else a word that looks like it

@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, FileType, StatxFlags};
 
 use super::inotify::Inotify;
 use super::passing::Passing;
-use super::{mount_id, passed, rescan, time};
+use super::{is_mounted, passed, rescan, time};
 use crate::share::Share;
 
 /// Hands in all that there is, until there is no more.
@@ -92,7 +92,7 @@ fn look_up(inotify: &Inotify, share: &Share, looks: Looks) -> Found {
         };
         let Some(dir) = rescan::open(share, id) else { continue };
         let Ok(name) = CString::new(entry.name.as_bytes()) else { continue };
-        if mount_id(&*dir, &name) != mount_id(&*dir, c"") {
+        if is_mounted(&dir, &name) {
             // What is mounted there is not what was reported: that is beneath.
             continue;
         }

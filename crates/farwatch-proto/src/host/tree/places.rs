@@ -4,7 +4,7 @@
 //! nodes, and each is to be told where it is. The tree knows of no mounts; but what is in one place
 //! hangs together below where that is mounted, so of several nodes the nearest one is meant.
 //!
-//! Of a directory it is told that it is mounted on its name: then nothing that happens to the name
+//! Of a node it may be told that it is mounted on its name: then nothing that happens to the name
 //! happens to it.
 
 use std::cmp::Reverse;
@@ -42,8 +42,8 @@ impl Tree {
         nodes.iter().copied().find(|id| self.entry(*id).is_none())
     }
 
-    /// A directory is mounted on the name that the guest knows it by. Mounts come and go without an
-    /// event; what has happened to a name has happened to what is beneath.
+    /// A node is mounted on the name that the guest knows it by. Mounts come and go without an event;
+    /// what has happened to a name has happened to what is beneath.
     pub fn mounted(&mut self, id: NodeId) {
         if let Some(node) = self.nodes.get_mut(&id) {
             node.mounted = true;
