@@ -19,6 +19,7 @@ pub mod split;
 mod state;
 mod tree;
 
+pub use backlog::Look;
 pub use barrier::{Progress, Ticket};
 pub use change::{HostChange, HostEntry};
 pub use engine::{AttachError, Engine};

@@ -142,6 +142,54 @@ fn a_created_file_is_absent_until_it_has_been_made_and_made_once() {
 }
 
 #[test]
+fn what_was_made_is_looked_at_before_it_is_told_of_and_adopted_as_what_it_is() {
+    let mut host = Host::new();
+    host.changed("l", Mask::CREATE, 9);
+    let look = host.engine.poll_look().expect("its type is not known");
+    assert_eq!((look.dir, &look.name, &look.object), (NodeId::ROOT, &name("l"), &fid(9)));
+    host.engine.handle_look(&look, FileKind::Symlink);
+    assert_eq!(host.engine.poll_look(), None);
+    assert_eq!(host.next().map(|told| told.kind), Some(FileKind::Symlink));
+    let made = MarkedRequest::Create(NodeId::ROOT, &name("l"), FileKind::Symlink);
+    assert_eq!(host.ask(made), Answer::Entry(Object::Adopt(FileKind::Symlink)));
+}
+
+#[test]
+fn what_is_not_found_is_told_of_without_a_type_and_looked_for_once() {
+    let mut host = Host::new();
+    host.changed("a", Mask::CREATE, 8);
+    host.changed("b", Mask::CREATE, 9);
+    let look = host.engine.poll_look().expect("the first");
+    host.engine.handle_look(&look, FileKind::Unknown);
+    assert_eq!(host.engine.poll_look(), None);
+    assert_eq!(host.next().map(|told| told.kind), Some(FileKind::Unknown));
+    // An answer that comes late is about what has gone.
+    host.engine.handle_look(&look, FileKind::Fifo);
+    let second = host.engine.poll_look().expect("the second");
+    assert_eq!(second.object, fid(9));
+    assert_eq!(host.next().map(|told| told.kind), Some(FileKind::Unknown));
+}
+
+#[test]
+fn nothing_is_looked_at_that_is_known_or_was_there_before_or_is_closed() {
+    let mut host = Host::new();
+    host.knows_file("known", 5);
+    host.changed("further", Mask::CREATE, 5);
+    host.changed("dir", Mask::CREATE | Mask::ISDIR, 7);
+    host.changed("file", Mask::CREATE, 8);
+    host.changed("file", Mask::CLOSE_WRITE, 8);
+    host.changed("old", Mask::ATTRIB, 9);
+    host.moved(Some((1, "old")), Some((1, "new")), 9);
+    let mut sent = 0;
+    while host.engine.has_next() {
+        assert_eq!(host.engine.poll_look(), None, "before notification {sent}");
+        host.next();
+        sent += 1;
+    }
+    assert_eq!(sent, 6);
+}
+
+#[test]
 fn requests_that_the_notification_did_not_ask_for_are_refused() {
     let mut host = Host::new();
     host.knows_file("g", 5);

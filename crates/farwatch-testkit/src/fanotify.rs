@@ -86,17 +86,19 @@ impl Objects {
 
     /// What to do on the host in a directory with a file `f`, and what is told of each: events, the
     /// name, the number of the object.
-    pub const DAY: [(&str, u64, &str, usize); 10] = [
+    pub const DAY: [(&str, u64, &str, usize); 12] = [
         ("touch n", Self::CREATE | Self::CLOSE_WRITE, "n", 1),
-        ("ln -s n l", Self::CREATE, "l", Self::STAND_IN),
-        ("mkfifo p", Self::CREATE, "p", Self::STAND_IN),
-        ("chmod 600 p", Self::ATTRIB, "p", 2),
-        ("mv p q", Self::RENAME, "q", 2),
-        ("truncate -s 1 f", Self::MODIFY | Self::CLOSE_WRITE, "f", 3),
-        ("mkdir d", Self::CREATE, "d", 4),
-        ("rm q", Self::DELETE, "q", 2),
-        ("rmdir d", Self::DELETE, "d", 4),
-        ("mv f g", Self::RENAME, "g", 3),
+        ("ln -s n l", Self::CREATE, "l", 2),
+        ("mkfifo p", Self::CREATE, "p", 3),
+        ("mknod c c 1 3", Self::CREATE, "c", 4),
+        ("mknod b b 7 0", Self::CREATE, "b", 5),
+        ("chmod 600 p", Self::ATTRIB, "p", 3),
+        ("mv p q", Self::RENAME, "q", 3),
+        ("truncate -s 1 f", Self::MODIFY | Self::CLOSE_WRITE, "f", 6),
+        ("mkdir d", Self::CREATE, "d", 7),
+        ("rm q", Self::DELETE, "q", 3),
+        ("rmdir d", Self::DELETE, "d", 7),
+        ("mv f g", Self::RENAME, "g", 6),
     ];
 
     /// Marks the directory's inode, in a group that names the objects of events

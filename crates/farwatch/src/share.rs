@@ -259,23 +259,49 @@ impl Share {
         if state.engine.link() == Some(link) {
             state.engine.handle_asked();
         }
-        while state.engine.link() == Some(link) && state.delivery == Some(Delivery::Reads) {
-            while bytes.len() + Notification::LEN_MAX <= len_max
-                && let Some(notification) = state.engine.send()
-            {
-                tracing::trace!(?notification, "sent");
+        let reads = |state: &State| {
+            state.engine.link() == Some(link) && state.delivery == Some(Delivery::Reads)
+        };
+        while reads(&state) {
+            while bytes.len() + Notification::LEN_MAX <= len_max {
+                let (locked, notification) = self.send(state, reads);
+                state = locked;
+                let Some(notification) = notification else { break };
                 bytes.extend(notification.encode(&mut [0; Notification::LEN_MAX]).iter());
             }
             self.wake_for_rescan(&state);
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let Some(left) = left.filter(|left| !left.is_zero()) else { break };
-            if !bytes.is_empty() || state.hurried != hurried {
+            if !bytes.is_empty() || state.hurried != hurried || !reads(&state) {
                 break;
             }
             let waited = self.news.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         bytes
+    }
+
+    /// The next notification, as long as `goes` says that it is to go there. What it tells of is looked
+    /// at first, without the lock.
+    fn send<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        goes: impl Fn(&State) -> bool,
+    ) -> (MutexGuard<'a, State>, Option<Notification>) {
+        while goes(&state) {
+            let Some(look) = state.engine.poll_look() else {
+                let notification = state.engine.send();
+                if let Some(notification) = &notification {
+                    tracing::trace!(?notification, "sent");
+                }
+                return (state, notification);
+            };
+            drop(state);
+            let found = watch::kind_of(self, &look);
+            state = self.lock();
+            state.engine.handle_look(&look, found);
+        }
+        (state, None)
     }
 
     fn wake_for_rescan(&self, state: &State) {
@@ -528,16 +554,13 @@ impl Share {
 
 impl NotificationSource for Share {
     fn next(&self, buf: &mut [u8; Notification::LEN_MAX]) -> Option<usize> {
-        let mut state = self.lock();
-        if state.delivery != Some(Delivery::Queue) {
-            return None;
+        let queued = |state: &State| state.delivery == Some(Delivery::Queue);
+        let (state, notification) = self.send(self.lock(), queued);
+        if queued(&state) {
+            self.wake_for_rescan(&state);
         }
-        let notification = state.engine.send();
-        self.wake_for_rescan(&state);
         drop(state);
-        let notification = notification?;
-        tracing::trace!(?notification, "sent");
-        Some(notification.encode(buf).len())
+        Some(notification?.encode(buf).len())
     }
 
     fn progress(

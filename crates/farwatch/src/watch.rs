@@ -33,6 +33,7 @@ pub use self::groups::Groups;
 pub(crate) use self::groups::Marked;
 pub use self::inotify::Inotify;
 use self::passing::Passing;
+pub(crate) use self::rescan::kind_of;
 use crate::share::Share;
 
 /// How changes on the host are seen.

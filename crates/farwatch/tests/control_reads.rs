@@ -23,7 +23,7 @@ use std::path::Path;
 use farwatch_proto::host::Ticket;
 use farwatch_proto::wire::Notification;
 use farwatch_proto::wire::sync::{Answer, State};
-use farwatch_proto::{Mask, NodeId};
+use farwatch_proto::{FileKind, Mask, NodeId};
 use guest::{AGENT_TID, Caller, Guest, ROOT, nodeid};
 use requests::Request;
 use rustix::io::Errno;
@@ -63,18 +63,44 @@ fn messages(mut bytes: &[u8]) -> Vec<Notification> {
 
 /// The names and masks of all that is told up to the barrier's change, read by read.
 fn told(host: &mut Host, guest: &mut Guest, file: u64) -> Vec<(String, Mask)> {
+    let told = told_with_types(host, guest, file).into_iter();
+    told.map(|(name, mask, _)| (name, mask)).collect()
+}
+
+fn told_with_types(host: &mut Host, guest: &mut Guest, file: u64) -> Vec<(String, Mask, FileKind)> {
     host.run(&format!("chmod 600 {}", Host::BARRIER));
     let mut told = Vec::new();
     loop {
         for message in messages(&guest.send(Caller::agent(0), &read(file, 4096)).unwrap()) {
             let Some(name) = message.name else { continue };
-            told.push((String::from_utf8(name.as_bytes().to_vec()).unwrap(), message.mask));
+            let name = String::from_utf8(name.as_bytes().to_vec()).unwrap();
+            told.push((name, message.mask, message.kind));
         }
-        if let Some(at) = told.iter().position(|(name, _)| name == Host::BARRIER) {
+        if let Some(at) = told.iter().position(|(name, ..)| name == Host::BARRIER) {
             told.remove(at);
             return told;
         }
     }
+}
+
+#[test]
+fn what_was_made_is_told_of_with_its_type_if_it_is_still_there() {
+    if skip_without_root() {
+        return;
+    }
+    let (mut host, mut guest, file) = reading();
+    host.run("ln -s nowhere link; mkfifo pipe; mkfifo brief; ln -s nowhere other; mkfifo new");
+    // An inode that is still linked is not used again.
+    host.run("ln brief further; rm brief; mv new other");
+    let told = told_with_types(&mut host, &mut guest, file);
+    let made = |name: &str| {
+        let made = told.iter().filter(|(it, mask, _)| it == name && mask.contains(Mask::CREATE));
+        made.map(|(.., kind)| *kind).collect::<Vec<_>>()
+    };
+    assert_eq!(made("link"), [FileKind::Symlink]);
+    assert_eq!(made("pipe"), [FileKind::Fifo]);
+    assert_eq!(made("brief"), [FileKind::Unknown]);
+    assert_eq!(made("other"), [FileKind::Unknown]);
 }
 
 #[test]

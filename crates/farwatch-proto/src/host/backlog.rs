@@ -23,6 +23,18 @@ pub(super) struct Pending {
     pub(super) exchanges: bool,
 }
 
+/// What to look at: an object that was made, and of which the next event tells. What is wanted is its
+/// type, if the name still leads to it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Look {
+    /// The directory.
+    pub dir: NodeId,
+    /// The name in it.
+    pub name: Name,
+    /// The object.
+    pub object: Fid,
+}
+
 /// How many events that have not reached the guest bring an object to a name, or take it from one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct UnderWay {
@@ -38,6 +50,8 @@ pub(super) struct UnderWay {
 #[derive(Debug)]
 pub(super) struct Backlog {
     queue: VecDeque<Pending>,
+    /// The first event's object has been looked at.
+    looked: bool,
     len_max: usize,
     /// By the directory of the name, since an object in two places has each event twice.
     under_way: BTreeMap<Fid, Vec<(NodeId, UnderWay)>>,
@@ -51,6 +65,7 @@ impl Default for Backlog {
     fn default() -> Self {
         Self {
             queue: VecDeque::new(),
+            looked: false,
             len_max: Self::LEN_MAX,
             under_way: BTreeMap::new(),
             places: BTreeMap::new(),
@@ -117,9 +132,34 @@ impl Backlog {
         self.forgotten = self.forgotten.saturating_add(1);
     }
 
+    /// What is to be looked at before the next event is taken. A file that was closed is known to be
+    /// one, so when many are made few are looked at.
+    pub(super) fn look(&self) -> Option<Look> {
+        let Pending { event, object, .. } = self.queue.front().filter(|_| !self.looked)?;
+        let GuestEvent::Entry { entry, mask, kind: FileKind::Unknown, .. } = event else {
+            return None;
+        };
+        let object = object.clone().filter(|_| mask.contains(Mask::CREATE))?;
+        Some(Look { dir: entry.dir.id, name: entry.name.clone(), object })
+    }
+
+    /// What came of that look; nothing if something else is next by now.
+    pub(super) fn looked(&mut self, look: &Look, found: FileKind) {
+        if self.look().as_ref() != Some(look) {
+            return;
+        }
+        self.looked = true;
+        if let Some(Pending { event: GuestEvent::Entry { kind, .. }, .. }) = self.queue.front_mut()
+            && found != FileKind::Directory
+        {
+            *kind = found;
+        }
+    }
+
     /// Takes the next event. An overflow is told of when the queue has been delivered up to where it
     /// happened.
     pub(super) fn pop(&mut self) -> Option<Pending> {
+        self.looked = false;
         match self.queue.pop_front() {
             Some(pending) => Some(pending),
             None if self.overflow => {

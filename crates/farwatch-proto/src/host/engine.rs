@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 
 use thiserror::Error;
 
-use super::backlog::{Backlog, Moves, Pending};
+use super::backlog::{Backlog, Look, Moves, Pending};
 use super::barrier::{Barriers, Progress, Ticket};
 use super::change::{HostChange, HostEntry};
 use super::ledger::{Answer, Ledger, MarkedRequest, Object, Refusal};
@@ -303,6 +303,17 @@ impl Engine {
     /// Whether [`Engine::send`] would give a notification.
     pub fn has_next(&self) -> bool {
         self.is_listening() && (self.second_half.is_some() || !self.backlog.is_empty())
+    }
+
+    /// What to look at before the next notification is sent, so that the guest makes an object of the
+    /// right type and can be given the real one. The answer is [`Engine::handle_look`].
+    pub fn poll_look(&self) -> Option<Look> {
+        if self.second_half.is_some() { None } else { self.backlog.look() }
+    }
+
+    /// The type of what was to be looked at; unknown if it is not under its name any more.
+    pub fn handle_look(&mut self, look: &Look, found: FileKind) {
+        self.backlog.looked(look, found);
     }
 
     /// The next notification, for which a buffer is at hand: it counts as sent.

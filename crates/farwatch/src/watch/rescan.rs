@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Lists the directories that the engine asks for, when single events about them were given up.
+//! Looks at what the engine asks for: lists directories, when single events about them were given up,
+//! and says of which type an object is that was made.
 //!
-//! Which, and what follows from the listing, is decided by `farwatch_proto::host`. The watch thread
-//! does the work, between two reads of the kernel's queue and without the share's lock, so no event
-//! is handed in while a directory is being listed.
+//! Which, and what follows from it, is decided by `farwatch_proto::host`. The watch thread lists,
+//! between two reads of the kernel's queue and without the share's lock, so no event is handed in
+//! while a directory is being listed. For types, whoever is about to send asks.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -11,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use farwatch_proto::host::{Listed, Listing, Rescan};
+use farwatch_proto::host::{Listed, Listing, Look, Rescan};
 use farwatch_proto::{FileKind, Name, NodeId};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
@@ -44,6 +45,13 @@ pub(super) fn run(share: &Share) -> bool {
         }
     }
     true
+}
+
+/// The type of an object of which the engine asks, if it is still under its name.
+pub(crate) fn kind_of(share: &Share, wanted: &Look) -> FileKind {
+    let found = open(share, wanted.dir).and_then(|dir| look(share, &dir, wanted.name.clone()).ok());
+    let is_it = |found: &Listed| found.object.as_ref() == Some(&wanted.object);
+    found.filter(is_it).map_or(FileKind::Unknown, |found| found.kind)
 }
 
 fn list(share: &Share, rescan: &Rescan) -> io::Result<Listing> {
