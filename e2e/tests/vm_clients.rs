@@ -2,6 +2,7 @@
 //! Clients that are small enough for a virtual machine, with each stock kernel: changes on the host, told in the
 //! guest. One machine for all of them. `docs/CLIENTS.md` has the versions.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -9,19 +10,23 @@ use e2e::Need;
 use farwatch_testkit::vm::{Kernel, Vm};
 use farwatch_testkit::{Place as _, Share};
 
+const SYSTEMD: &str = "/usr/lib/systemd/systemd";
+
 /// What every guest runs.
-const CLIENTS: [fn(&Vm) -> Result<()>; 5] = [
+const CLIENTS: [fn(&Vm) -> Result<()>; 6] = [
     inotifywait_in_a_guest,
     entr_in_a_guest,
     tail_in_a_guest,
     reflex_in_a_guest,
     notify_in_a_guest,
+    path_units_of_systemd_in_a_guest,
 ];
 
 fn main() -> ExitCode {
     let trial = |version: &'static str, with_fanotify: bool| {
-        let programs = ["inotifywait", "fsnotifywait", "entr", "tail", "reflex"].map(Need::Program);
-        let needs = [&[Need::Mount, Need::Vm(version)], &programs[..]].concat();
+        let programs =
+            ["inotifywait", "fsnotifywait", "entr", "tail", "reflex", SYSTEMD].map(Need::Program);
+        let needs = [&[Need::Mount, Need::Python, Need::Vm(version)], &programs[..]].concat();
         let name = format!("clients_in_a_guest_report_what_the_host_does_on_{version}");
         e2e::trial(&name, &needs, move || {
             let vm = Vm::start(&Kernel::find(version).context("the kernel has gone")?)?;
@@ -127,6 +132,29 @@ fn notify_in_a_guest(vm: &Vm) -> Result<()> {
     client.step("echo one > sub/deep", &["create-file sub/deep", "close-write sub/deep"])?;
     client.step("mkdir d", &["create-folder d"])?;
     client.step("rm b", &["remove-file b"])
+}
+
+/// A user's manager. It comes with its libraries through the share, and wants control groups. One event
+/// that counts for each step but the last of a unit, which watches nothing while its service runs.
+fn path_units_of_systemd_in_a_guest(vm: &Vm) -> Result<()> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/programs/systemd.sh");
+    let setup = format!(
+        r"mkdir -p day/spool root; printf '1\n2\n3\n' | tee day/log > day/page; cp {} .
+        programs='{SYSTEMD} /usr/bin/systemctl'
+        cp --parents -L $programs $(ldd $programs | grep -o '/[^ :]*' | sort -u) root",
+        script.display()
+    );
+    let command = "unshare -m sh -c 'tar c -C root . | tar x -C / \
+        && mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec sh systemd.sh \"$PWD/day\" guest'";
+    let client = Client::start(vm, "systemd", &setup, command)?;
+    client.told("ready")?;
+    let truncate = r#"python3 -c 'import os; os.truncate("day/log", 4)'"#;
+    client.step(truncate, &["ran modified 2"])?;
+    client.step("echo 4 >> day/page", &["ran changed 4"])?;
+    client.step("touch day/flag", &["ran exists"])?;
+    client.step("touch day/spool/a", &["ran not-empty"])?;
+    client.step("echo 5 > new; mv new day/log", &["ran modified 5"])?;
+    client.step("echo 5 > new; mv new day/page", &["ran changed 5"])
 }
 
 fn fsnotifywait_in_a_guest(vm: &Vm) -> Result<()> {

@@ -1,6 +1,7 @@
 #!/bin/sh
 # The path units of systemd: sh systemd.sh DIR runs a user's manager, with one for each of the four kinds.
 # Prints `ready`, and then `ran UNIT …` when a unit has started its service and waits again.
+# With DIR and an id it does so in the namespaces of its caller, where no other has this id.
 set -eu
 
 # In namespaces of its own, so that it touches no systemd of this machine, and all ends with this process.
