@@ -16,6 +16,9 @@ use virtiofsd::soft_idmap::Id;
 
 use super::{Handle, Inode, Interposer, attr, control, entry, node};
 
+/// Over before anybody can look, and yet a lifetime.
+const BRIEF: Duration = Duration::from_nanos(1);
+
 /// The number of the notification that a request belongs to: the agent's fsgid.
 fn seq(ctx: &Context) -> Option<Seq> {
     Seq::new(ctx.gid.into_inner())
@@ -246,11 +249,15 @@ impl Interposer {
         id: NodeId,
         links: i64,
     ) -> Option<Entry> {
-        let generation = {
+        let (generation, kind) = {
             let tree = &mut self.share.lock().engine.tree;
-            tree.lend(id, dir, name).then_some(tree.generation())?
+            (tree.lend(id, dir, name).then_some(tree.generation())?, tree.kind(id)?)
         };
-        Some(attr::passing(id, generation, self.attr_of(ctx, id, links, false)))
+        let entry = attr::passing(id, generation, self.attr_of(ctx, id, links, false));
+        // virtiofs drops a dentry that was never to be kept with its last user (`fuse_dentry_delete()`),
+        // and what is below a directory in limbo is found by its dentry alone.
+        let brief = if kind == FileKind::Directory { BRIEF } else { Duration::ZERO };
+        Some(Entry { entry_timeout: brief, ..entry })
     }
 
     fn kind_of(&self, ctx: &Context) -> FileKind {
