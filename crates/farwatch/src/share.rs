@@ -9,8 +9,9 @@
 //! nothing that can wait for the guest. "Mark" stands for inotify's watches too.
 
 mod barrier;
+mod unmarked;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -30,6 +31,7 @@ use virtiofsd::fuse::Attr;
 
 use crate::device::NotificationSource;
 use crate::watch::{self, Marked, Watch};
+use unmarked::Unmarked;
 
 /// What to do when inotify has no room for another directory (`inotify_add_watch(2)`, ENOSPC).
 const MORE_WATCHES: &str = "raise fs.inotify.max_user_watches by sysctl(8), and in a user namespace \
@@ -56,8 +58,8 @@ pub struct State {
     /// What inotify's reports mean, where it is that which watches.
     pub(crate) observer: Option<Observer>,
     dirs: Dirs,
-    /// Known directories that could not be marked: one is tried again when there may be room.
-    unmarked: BTreeSet<NodeId>,
+    /// Known directories that could not be marked.
+    unmarked: Unmarked,
     /// How the agent that listens wants its notifications.
     delivery: Option<Delivery>,
     /// How often those that wait were told not to.
@@ -338,7 +340,7 @@ impl Share {
         let mut state = self.lock();
         state.dirs = Dirs::default();
         self.unmark_all(&mut state);
-        state.unmarked.clear();
+        state.unmarked = Unmarked::default();
         let (fd, fid) = root.map(|root| (root.fd, root.fid)).unzip();
         begin(&mut state.engine, fid.clone());
         if let (Some(fd), Some(fid)) = (fd.flatten(), fid) {
@@ -458,7 +460,7 @@ impl Share {
 
     /// Something was forgotten, so there may be room for the mark of a directory that has none.
     fn mark_late(&self, state: &mut State, open: impl Fn(NodeId) -> Option<OwnedFd>) {
-        while let Some(id) = state.unmarked.pop_first() {
+        while let Some(id) = state.unmarked.pop() {
             let Some(fid) = state.engine.tree.fid(id).cloned() else { continue };
             let dir = state.dirs.open.get(&id).cloned().or_else(|| open(id).map(Arc::new));
             let Some(dir) = dir else { continue };
