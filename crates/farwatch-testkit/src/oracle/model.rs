@@ -93,9 +93,11 @@ impl Model {
             Op::Watch(path) => !(self.is_mistaken(path, path) || self.was_unnamed(path)),
             // inotify tells of the name, which leads to a directory by now.
             Op::Mkdir(path) => !(self.by_name && self.was_lost(path)),
-            // What is open there keeps the name that it had.
+            // What is open there keeps the name that it had. By inotify it is only guessed what several
+            // programs have exchanged.
             Op::RenameExchange(one, two) => {
-                ![one, two].iter().any(|path| self.below(path).any(|id| self.is_open_in_mount(id)))
+                let open = |path: &PathBuf| self.below(path).any(|id| self.is_open_in_mount(id));
+                !(self.by_name && self.shared || open(one) || open(two))
             }
             _ => true,
         }
