@@ -17,6 +17,7 @@
 mod echo;
 mod halves;
 mod links;
+mod movers;
 mod names;
 mod objects;
 mod twice;
@@ -147,6 +148,10 @@ pub struct Observer {
     twice: Twice,
     /// The last to come from out of view.
     came: Option<Came>,
+    /// What the second rename of an exchange moves, of which the first was told.
+    second: Option<Fid>,
+    /// What has come to the old name of a rename, and stays there.
+    stays: Option<Fid>,
     /// The watch thread has read something, or is about to, and has not handed it in.
     in_hand: bool,
 }
@@ -165,6 +170,8 @@ impl Observer {
             batch: Vec::new(),
             twice: Twice::default(),
             came: None,
+            second: None,
+            stays: None,
             in_hand: false,
         }
     }
@@ -346,7 +353,7 @@ impl Observer {
         let batch = std::mem::take(&mut self.batch);
         let objects = objects(&batch, found);
         let mut changes = Vec::with_capacity(batch.len());
-        let mut exchanged = None;
+        self.second = None;
         for (i, (seen, object)) in batch.iter().zip(objects).enumerate() {
             match seen {
                 Seen::Entry { entry, mask } => {
@@ -368,28 +375,9 @@ impl Observer {
                     changes.extend(self.moved(None, Some(to), object, *directory, tree));
                 }
                 Seen::Move { from, to, directory } => {
-                    let (mut mover, mut stays) = (exchanged.take(), None);
-                    if mover.is_none() && is_reverse(seen, batch.get(i + 1)) {
-                        (mover, exchanged) = self.exchange(from, to, &found.names, tree).unzip();
-                    } else if mover.is_none() {
-                        mover = self.exchanged(from, to, &found.names, tree);
-                    }
-                    // What was under the old name: the new one may have been given away since.
-                    let (was, other) = self.leaving(from, *directory, tree);
-                    if exchanged.is_none() {
-                        // The second of an exchange leaves there what the first has brought.
-                        let there =
-                            mover.as_ref().and_then(|_| self.names.at(from, tree).flatten());
-                        stays = there.or(other);
-                    }
-                    let object = mover.or(was).or(object);
-                    if exchanged.is_none() && stays.is_none() {
-                        self.replaced(to, object.as_ref(), tree);
-                    }
-                    changes.extend(self.moved(Some(from), Some(to), object, *directory, tree));
-                    if stays.is_some() {
-                        self.names.arrived(from, stays, tree);
-                    }
+                    let reverse = is_reverse(seen, batch.get(i + 1));
+                    let object = self.mover(from, to, *directory, reverse, found, tree).or(object);
+                    changes.extend(self.moved_within(from, to, object, *directory, tree));
                 }
                 Seen::Overflow => {
                     self.names.clear();
@@ -505,44 +493,20 @@ impl Observer {
         (!told.is_empty()).then(|| HostChange::Object { object: dir.clone(), mask })
     }
 
-    /// What leaves a name. If what is there is not of that kind, it has come in an exchange and stays,
-    /// which is the second of the two; then it is what was there before.
-    fn leaving(
-        &self,
-        from: &HostEntry,
-        directory: bool,
-        tree: &Tree,
-    ) -> (Option<Fid>, Option<Fid>) {
-        let at = self.names.at(from, tree).flatten();
-        let fits = |object: &Fid| self.is_directory(object, tree) == directory;
-        let before = || self.names.past(from).iter().rev().find(|object| fits(object)).cloned();
-        match at {
-            Some(at) if !fits(&at) => match before() {
-                Some(before) => (Some(before), Some(at)),
-                None => (Some(at), None),
-            },
-            at => (at, None),
-        }
-    }
-
-    /// What was there, or what was before something came from out of view and is there still.
-    fn left_view(
+    fn moved_within(
         &mut self,
         from: &HostEntry,
+        to: &HostEntry,
+        object: Option<Fid>,
         directory: bool,
-        found: &Found,
         tree: &Tree,
     ) -> Option<HostChange> {
-        let at = self.names.at(from, tree).flatten();
-        let came = self.came.take_if(|came| came.to == *from);
-        let there = at.as_ref().is_some_and(|at| found.names.get(from) == Some(at));
-        let (object, stays) = match came {
-            Some(Came { was, .. }) if there => (was, at),
-            Some(_) | None => self.leaving(from, directory, tree),
-        };
-        let change = self.moved(Some(from), None, object.clone(), directory, tree);
+        let stays = self.stays.take();
+        if self.second.is_none() && stays.is_none() {
+            self.replaced(to, object.as_ref(), tree);
+        }
+        let change = self.moved(Some(from), Some(to), object, directory, tree);
         if stays.is_some() {
-            object.iter().for_each(|object| self.links.linked(object));
             self.names.arrived(from, stays, tree);
         }
         change
@@ -586,42 +550,5 @@ impl Observer {
         if let Some(was) = was.filter(|was| Some(was) != by) {
             self.links.unlinked(&was);
         }
-    }
-
-    /// Two renames, there and back, may be an exchange (`RENAME_EXCHANGE`): then the second moves
-    /// another object, as the directories show. Returns what the first moves, and what the second.
-    fn exchange(
-        &self,
-        from: &HostEntry,
-        to: &HostEntry,
-        found: &BTreeMap<HostEntry, Fid>,
-        tree: &Tree,
-    ) -> Option<(Fid, Fid)> {
-        let was = |entry: &HostEntry| self.names.at(entry, tree).flatten();
-        let (at_from, at_to) = (found.get(from)?, found.get(to)?);
-        let (was_from, was_to) = (was(from), was(to));
-        let fits =
-            was_from.is_none_or(|was| was == *at_to) && was_to.is_none_or(|was| was == *at_from);
-        (fits && at_from != at_to).then(|| (at_to.clone(), at_from.clone()))
-    }
-
-    /// Whether a rename may bring back what came from there last. Then it may as well be the second of
-    /// an exchange, of which the first was read before.
-    fn goes_back(&self, from: &HostEntry, to: &HostEntry, tree: &Tree) -> bool {
-        let before = self.names.before(to);
-        before.is_some() && self.names.at(from, tree).flatten().as_ref() == before
-    }
-
-    /// What the second of an exchange moves: what came with the first is still there.
-    fn exchanged(
-        &self,
-        from: &HostEntry,
-        to: &HostEntry,
-        found: &BTreeMap<HostEntry, Fid>,
-        tree: &Tree,
-    ) -> Option<Fid> {
-        let (at_from, at_to) = (found.get(from)?, found.get(to)?);
-        let stays = self.goes_back(from, to, tree) && self.names.before(to) == Some(at_from);
-        (stays && at_from != at_to).then(|| at_to.clone())
     }
 }

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Which object a rename moves. That is what was under the old name, but for an exchange
+//! (`RENAME_EXCHANGE`), which is reported as two renames, there and back: after the first the old name of the
+//! second has what came, and the second moves what was there before.
+
+use std::collections::BTreeMap;
+
+use super::super::change::{HostChange, HostEntry};
+use super::super::tree::Tree;
+use super::{Came, Found, Observer};
+use crate::Fid;
+
+impl Observer {
+    /// What a rename moves, as far as is known. If the `reverse` of it follows, that may be the second of
+    /// an exchange; if it has followed, this is the second.
+    pub(super) fn mover(
+        &mut self,
+        from: &HostEntry,
+        to: &HostEntry,
+        directory: bool,
+        reverse: bool,
+        found: &Found,
+        tree: &Tree,
+    ) -> Option<Fid> {
+        let mut mover = self.second.take();
+        if mover.is_none() && reverse {
+            (mover, self.second) = self.exchange(from, to, &found.names, tree).unzip();
+        } else if mover.is_none() {
+            mover = self.exchanged(from, to, &found.names, tree);
+        }
+        // What was under the old name: the new one may have been given away since.
+        let (was, other) = self.leaving(from, directory, tree);
+        if self.second.is_none() {
+            // The second of an exchange leaves there what the first has brought.
+            let there = mover.as_ref().and_then(|_| self.names.at(from, tree).flatten());
+            self.stays = there.or(other);
+        }
+        mover.or(was)
+    }
+
+    /// What leaves a name. If what is there is not of that kind, it has come in an exchange and stays,
+    /// which is the second of the two; then it is what was there before.
+    fn leaving(
+        &self,
+        from: &HostEntry,
+        directory: bool,
+        tree: &Tree,
+    ) -> (Option<Fid>, Option<Fid>) {
+        let at = self.names.at(from, tree).flatten();
+        let fits = |object: &Fid| self.is_directory(object, tree) == directory;
+        let before = || self.names.past(from).iter().rev().find(|object| fits(object)).cloned();
+        match at {
+            Some(at) if !fits(&at) => match before() {
+                Some(before) => (Some(before), Some(at)),
+                None => (Some(at), None),
+            },
+            at => (at, None),
+        }
+    }
+
+    /// What was there, or what was before something came from out of view and is there still.
+    pub(super) fn left_view(
+        &mut self,
+        from: &HostEntry,
+        directory: bool,
+        found: &Found,
+        tree: &Tree,
+    ) -> Option<HostChange> {
+        let at = self.names.at(from, tree).flatten();
+        let came = self.came.take_if(|came| came.to == *from);
+        let there = at.as_ref().is_some_and(|at| found.names.get(from) == Some(at));
+        let (object, stays) = match came {
+            Some(Came { was, .. }) if there => (was, at),
+            Some(_) | None => self.leaving(from, directory, tree),
+        };
+        let change = self.moved(Some(from), None, object.clone(), directory, tree);
+        if stays.is_some() {
+            object.iter().for_each(|object| self.links.linked(object));
+            self.names.arrived(from, stays, tree);
+        }
+        change
+    }
+
+    /// Two renames, there and back, may be an exchange (`RENAME_EXCHANGE`): then the second moves
+    /// another object, as the directories show. Returns what the first moves, and what the second.
+    fn exchange(
+        &self,
+        from: &HostEntry,
+        to: &HostEntry,
+        found: &BTreeMap<HostEntry, Fid>,
+        tree: &Tree,
+    ) -> Option<(Fid, Fid)> {
+        let was = |entry: &HostEntry| self.names.at(entry, tree).flatten();
+        let (at_from, at_to) = (found.get(from)?, found.get(to)?);
+        let (was_from, was_to) = (was(from), was(to));
+        let fits =
+            was_from.is_none_or(|was| was == *at_to) && was_to.is_none_or(|was| was == *at_from);
+        (fits && at_from != at_to).then(|| (at_to.clone(), at_from.clone()))
+    }
+
+    /// Whether a rename may bring back what came from there last. Then it may as well be the second of
+    /// an exchange, of which the first was read before.
+    pub(super) fn goes_back(&self, from: &HostEntry, to: &HostEntry, tree: &Tree) -> bool {
+        let before = self.names.before(to);
+        before.is_some() && self.names.at(from, tree).flatten().as_ref() == before
+    }
+
+    /// What the second of an exchange moves: what came with the first is still there.
+    fn exchanged(
+        &self,
+        from: &HostEntry,
+        to: &HostEntry,
+        found: &BTreeMap<HostEntry, Fid>,
+        tree: &Tree,
+    ) -> Option<Fid> {
+        let (at_from, at_to) = (found.get(from)?, found.get(to)?);
+        let stays = self.goes_back(from, to, tree) && self.names.before(to) == Some(at_from);
+        (stays && at_from != at_to).then(|| at_to.clone())
+    }
+}
