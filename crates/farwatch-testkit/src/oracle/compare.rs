@@ -91,10 +91,7 @@ impl Saboteur {
 
 /// What is different, in words; `None` when nothing is.
 pub(super) fn paced(wanted: &[Event], told: &[Event]) -> Option<String> {
-    let [one, two] = [wanted, told].map(|events| {
-        let exchanged = events.iter().filter(|event| event.kind == Kind::MoveSelf).count() > 1;
-        events.iter().map(|event| without_number(event, exchanged)).collect()
-    });
+    let [one, two] = [wanted, told].map(|events| events.iter().map(without_number).collect());
     let same = without_repeats(one) == without_repeats(two);
     (!same).then(|| format!("  locally:\n{}  in the mount:\n{}", render(wanted), render(told)))
 }
@@ -105,11 +102,9 @@ fn without_repeats(mut events: Vec<Event>) -> Vec<Event> {
     events
 }
 
-/// A file without a name is told of by its inode number, which is another in another directory. What is
-/// `exchanged` is called by its old name or its new one, depending on when the recorder looks at that.
-fn without_number(event: &Event, exchanged: bool) -> Event {
+/// A file without a name is told of by its inode number, which is another in another directory.
+fn without_number(event: &Event) -> Event {
     let object = match event.object.rsplit_once('/') {
-        _ if exchanged && event.kind == Kind::MoveSelf => "[exchanged]".to_owned(),
         _ if !is_unnamed(&event.object) => event.object.clone(),
         Some((directory, _)) => format!("{directory}/#"),
         None => "#".to_owned(),

@@ -93,11 +93,15 @@ impl Model {
             Op::Watch(path) => !(self.is_mistaken(path, path) || self.was_unnamed(path)),
             // inotify tells of the name, which leads to a directory by now.
             Op::Mkdir(path) => !(self.by_name && self.was_lost(path)),
-            // What is open there keeps the name that it had. By inotify it is only guessed what several
-            // programs have exchanged.
+            // What is open in the mount keeps the name that it had, and by inotify it is only guessed
+            // what several programs have exchanged. A recorder of all below calls a directory by its old
+            // name or its new one, depending on when it looks.
             Op::RenameExchange(one, two) => {
-                let open = |path: &PathBuf| self.below(path).any(|id| self.is_open_in_mount(id));
-                !(self.by_name && self.shared || open(one) || open(two))
+                let known = |id| self.is_watched(id) || self.is_open(id);
+                let is_fair = |path: &PathBuf| {
+                    (self.shared || !self.is_directory(path)) && !self.below(path).any(known)
+                };
+                is_fair(one) && is_fair(two)
             }
             _ => true,
         }
