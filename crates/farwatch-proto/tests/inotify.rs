@@ -572,6 +572,20 @@ fn a_report_that_may_be_anothers_is_settled_by_the_objects_ctime() {
 }
 
 #[test]
+fn a_report_is_the_calls_own_if_the_object_was_not_changed_until_it_was_read() {
+    let mut world = World::new(true).known("a/f", "f", 9);
+    let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(5);
+    let call = world.expect(&of("f"), &[Mask::MODIFY]);
+    world.observer.end(call, true, Some(changed));
+    assert_eq!(world.read([report(A, "f", Mask::MODIFY)]), []);
+    let doubts = world.observer.doubts();
+    assert_eq!(doubts.iter().map(|doubt| doubt.changed).collect::<Vec<_>>(), [changed]);
+    world.observer.settled(&fid("f"));
+    assert_eq!(world.observer.doubts(), []);
+    assert_eq!(world.read_empty().1.unwrap().doubts, [], "whatever happens to it later");
+}
+
+#[test]
 fn calls_whose_end_nobody_reads_are_forgotten_the_oldest_first() {
     let mut world = World::new(true);
     world.has("a/f0", "f");

@@ -296,6 +296,18 @@ impl Observer {
         self.halves.has_popped(position)
     }
 
+    /// What was taken for the daemon's own and is in doubt. One whose object has not been changed since
+    /// is to be handed back to [`Observer::settled`], before the changes that came with it are told: by
+    /// then somebody may change the object who has waited for them.
+    pub fn doubts(&self) -> Vec<Doubt> {
+        self.echo.doubts()
+    }
+
+    /// The object has not been changed by anybody else.
+    pub fn settled(&mut self, object: &Fid) {
+        self.echo.settled(object);
+    }
+
     /// The queue was empty after `mark`, and all that follows has been told. `None` while something
     /// still waits for its mate.
     pub fn drained(&mut self, mark: Mark) -> Option<Drained> {

@@ -46,10 +46,23 @@ pub(super) fn read(
             observer.looks(&state.engine.tree)
         };
         let found = look_up(inotify, share, looks);
+        let mut locked = share.lock();
+        let state = &mut *locked;
+        let Some(observer) = &mut state.observer else { return Ok(()) };
+        let changes = observer.changes(&state.engine.tree, &found);
+        let doubts = observer.doubts();
+        if !doubts.is_empty() {
+            drop(locked);
+            let unchanged = |doubt: &Doubt| ctime(inotify, share, doubt) == Some(doubt.changed);
+            let own: Vec<_> = doubts.into_iter().filter(unchanged).map(|it| it.object).collect();
+            locked = share.lock();
+            let observer = locked.observer.as_mut();
+            observer.into_iter().for_each(|it| own.iter().for_each(|object| it.settled(object)));
+        }
         let (news, drained, told) = {
-            let state = &mut *share.lock();
+            let state = &mut *locked;
             let Some(observer) = &mut state.observer else { return Ok(()) };
-            for change in observer.changes(&state.engine.tree, &found) {
+            for change in changes {
                 tracing::trace!(?change, "observed");
                 state.engine.handle_change(change);
             }
@@ -62,6 +75,7 @@ pub(super) fn read(
             let told = passing.passes() && observer.has_told(passing.position(position));
             (state.engine.has_next(), drained, told)
         };
+        drop(locked);
         if news {
             share.announce();
             deliver();
@@ -127,18 +141,25 @@ fn link_count(inotify: &Inotify, share: &Share, object: &Fid) -> Option<u32> {
 
 /// Tells the change once more if it was not, or not only, the daemon's own.
 fn settle(inotify: &Inotify, share: &Share, doubt: Doubt, deliver: &impl Fn()) {
+    let ctime = ctime(inotify, share, &doubt);
     let Doubt { entry, object, mask, changed } = doubt;
-    let Some(id) = share.lock().engine.tree.nodes_of(&entry.dir).first().copied() else { return };
-    let Some(dir) = rescan::open(share, id) else { return };
-    let Ok(name) = CString::new(entry.name.as_bytes()) else { return };
-    let flags = AtFlags::SYMLINK_NOFOLLOW;
-    let Ok(stat) = rustix::fs::statx(&*dir, &name, flags, StatxFlags::CTIME) else { return };
-    let is_it = inotify.fid_at(dir.as_fd(), &name, &entry.dir).is_ok_and(|fid| fid == object);
-    if is_it && time(stat.stx_ctime) != changed {
+    if ctime.is_some_and(|ctime| ctime != changed) {
         tracing::debug!(?object, ?mask, "changed by somebody else at the same time");
         let change = HostChange::Entry { entry, mask, object: Some(object) };
         share.lock().engine.handle_change(change);
         share.announce();
         deliver();
     }
+}
+
+/// When the object in doubt was changed last, if it is still there.
+fn ctime(inotify: &Inotify, share: &Share, doubt: &Doubt) -> Option<SystemTime> {
+    let Doubt { entry, object, .. } = doubt;
+    let id = share.lock().engine.tree.nodes_of(&entry.dir).first().copied()?;
+    let dir = rescan::open(share, id)?;
+    let name = CString::new(entry.name.as_bytes()).ok()?;
+    let flags = AtFlags::SYMLINK_NOFOLLOW;
+    let stat = rustix::fs::statx(&*dir, &name, flags, StatxFlags::CTIME).ok()?;
+    let is_it = inotify.fid_at(dir.as_fd(), &name, &entry.dir).is_ok_and(|fid| fid == *object);
+    is_it.then(|| time(stat.stx_ctime))
 }

@@ -159,6 +159,17 @@ impl Echo {
         (settled.iter().filter_map(|object| self.doubts.remove(object)).collect(), again)
     }
 
+    /// What is in doubt. If the object has not been changed since, it was the call: who changes it from
+    /// now on is reported for himself.
+    pub(super) fn doubts(&self) -> Vec<Doubt> {
+        self.doubts.values().cloned().collect()
+    }
+
+    /// It was the call.
+    pub(super) fn settled(&mut self, object: &Fid) {
+        self.doubts.remove(object);
+    }
+
     /// Whether one event of an entry was announced, by the entry or by one of the objects that it
     /// may stand for.
     pub(super) fn takes(&mut self, entry: &HostEntry, objects: &[&Fid], event: Mask) -> bool {
