@@ -173,7 +173,8 @@ impl Model {
 
     fn has_nameless(&self) -> bool {
         let named = |id: u32| self.entries.values().any(|entry| entry.1 == id);
-        let nameless = |id: u32| !named(id) || self.bereft.contains(&id);
+        let nameless =
+            |id: u32| !named(id) || self.bereft.contains(&id) || self.unnamed.contains(&id);
         self.open.iter().any(|(slot, id)| *slot < SLOTS && nameless(*id))
     }
 
