@@ -6,15 +6,14 @@ use std::fs;
 use std::os::fd::{AsRawFd as _, IntoRawFd as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::Need;
-use farwatch_testkit::{Mount, PATIENCE, Process, Recorder, Share, render};
+use farwatch_testkit::{Mount, PATIENCE, Process, Recorder, Share, Submount, render};
 use rustix::fs::XattrFlags;
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::Signal;
 
 /// An ordinary user; it needs no entry in the password file.
@@ -197,19 +196,11 @@ fn a_user_who_cannot_have_namespaces_is_told_what_to_do() -> Result<()> {
 }
 
 fn events_come_from_a_file_system_mounted_in_the_share() -> Result<()> {
-    struct Mounted(PathBuf);
-    impl Drop for Mounted {
-        fn drop(&mut self) {
-            // There is nobody to tell.
-            let _gone = unmount(&self.0, UnmountFlags::DETACH);
-        }
-    }
     let mut below = None;
     let served = Mount::start_through_socket(|served, socket| {
         let dir = served.host().join("below");
         fs::create_dir(&dir)?;
-        mount("farwatch-test", &dir, "tmpfs", MountFlags::empty(), None)?;
-        below = Some(Mounted(dir.clone()));
+        below = Some(Submount::tmpfs(&dir)?);
         fs::create_dir(dir.join("dir"))?;
         serve(served, socket, &["--announce-submounts", "--log-level", "warn"])
     })?;

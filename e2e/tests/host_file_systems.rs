@@ -3,17 +3,16 @@
 //! `farwatch doctor` and the log say where one has less to give.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::Need;
 use farwatch_testkit::{
-    FileSystem, FsType, Mount, Place, Record, Recorder, Scenario, Share, render,
+    FileSystem, FsType, Mount, Place, Record, Recorder, Scenario, Share, Submount, render,
 };
 use libtest_mimic::Trial;
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use FsType::{Btrfs, BtrfsSubvolume, Ext4, IndexedOverlay, Overlay, Tmpfs, Xfs};
 
@@ -152,8 +151,7 @@ fn mounted_below(fs: &FileSystem) -> Result<()> {
     let share = served.share("share")?;
     let below = share.host().join("below");
     fs::create_dir(&below)?;
-    mount("farwatch-test", &below, "tmpfs", MountFlags::empty(), None)?;
-    let _below = Mounted(below.clone());
+    let _below = Submount::tmpfs(&below)?;
     let mut recorder = Recorder::new(&share, Recorder::CHANGES)?;
     for dir in [".", "below"] {
         recorder.watch(Path::new(dir))?;
@@ -275,16 +273,6 @@ fn told(recorder: &mut Recorder, wanted: &str) -> Result<()> {
     let told: String = told.lines().map(|line| format!("{}\n", line.trim())).collect();
     ensure!(told == wanted, "expected:\n{wanted}told:\n{told}");
     Ok(())
-}
-
-/// Unmounted before the directories are removed.
-struct Mounted(PathBuf);
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        // There is nobody to tell.
-        let _gone = unmount(&self.0, UnmountFlags::DETACH);
-    }
 }
 
 /// An overlay on which all that a scenario sets up lies in the lower layer when it begins.

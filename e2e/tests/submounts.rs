@@ -6,20 +6,18 @@
 //! (`--cache never`), so that a name leads to a new file system at once.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::{Need, trial};
 use farwatch_testkit::{
-    Event, FileSystem, FsType, Mount, PATIENCE, Recorder, Share, merge_allowed, render,
+    Event, FileSystem, FsType, Mount, PATIENCE, Recorder, Share, Submount, merge_allowed, render,
 };
 use libtest_mimic::Trial;
 use rustix::io::Errno;
-use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, unmount,
-};
+use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use rustix::process::Signal;
 
 /// In a part of the share that is in two places. What is told in each place is compared.
@@ -121,9 +119,9 @@ fn covered(mount: &Mount) -> Result<()> {
         ["echo newer > below/f", "rm below/sub/f", "mv below moved", "rm -r moved"];
     told_as_locally(mount, "covered", |share, told| {
         share.run_on_host("mkdir -p below/sub $OUT/view")?;
-        let view = Mounted::bind(share.host(), &share.outside().join("view"))?;
+        let view = Submount::bind(share.host(), &share.outside().join("view"))?;
         let mut outer = recorder(share, &[".", "below", "below/sub"])?;
-        let below = Mounted::tmpfs(&share.host().join("below"))?;
+        let below = Submount::tmpfs(&share.host().join("below"))?;
         fs::create_dir(share.host().join("below/dir"))?;
         let mut inner = recorder(share, &["below", "below/dir"])?;
         for step in WHILE_COVERED {
@@ -151,7 +149,7 @@ fn again_and_again(mount: &Mount) -> Result<()> {
         fs::create_dir(share.host().join("below"))?;
         let mut outer = recorder(share, &[".", "below"])?;
         for _ in 0..3 {
-            let below = Mounted::tmpfs(&share.host().join("below"))?;
+            let below = Submount::tmpfs(&share.host().join("below"))?;
             fs::write(share.host().join("below/f"), "")?;
             let mut inner = recorder(share, &["below", "below/f"])?;
             let mut all = [&mut outer, &mut inner];
@@ -169,7 +167,7 @@ fn beneath(mount: &Mount) -> Result<()> {
         ["chmod 700 below", "mv below moved", "mkdir below; mv -T moved below", "rmdir below"];
     told_as_locally(mount, "beneath", |share, told| {
         fs::create_dir(share.host().join("below"))?;
-        let below = Mounted::tmpfs(&share.host().join("below"))?;
+        let below = Submount::tmpfs(&share.host().join("below"))?;
         let mut inner = recorder(share, &["below"])?;
         below.detach()?;
         let mut again = recorder(share, &[".", "below"])?;
@@ -180,7 +178,7 @@ fn beneath(mount: &Mount) -> Result<()> {
         }
         // Another directory, which takes a name that was a mount's.
         share.run_on_host("mkdir below other")?;
-        let below = Mounted::tmpfs(&share.host().join("below"))?;
+        let below = Submount::tmpfs(&share.host().join("below"))?;
         let mut inner = recorder(share, &["below"])?;
         below.detach()?;
         let mut beneath = recorder(share, &["below", "other"])?;
@@ -225,7 +223,7 @@ fn end_of_a_place(mount: &Mount) -> Result<()> {
 fn file_in_two_places(mount: &Mount) -> Result<()> {
     let share = mount.share("file")?;
     share.run_on_host("mkdir a b; echo old > a/f; touch b/g")?;
-    let bound = Mounted::bind(&share.host().join("a/f"), &share.host().join("b/g"))?;
+    let bound = Submount::bind(&share.host().join("a/f"), &share.host().join("b/g"))?;
     let mut first = recorder(&share, &["a/f"])?;
     let mut second = recorder(&share, &["b", "b/g"])?;
     for step in ["chmod 600 a/f", "chmod 640 b/g"] {
@@ -258,7 +256,7 @@ fn root_changed(mount: &Mount) -> Result<()> {
     let share = mount.share("root")?;
     fs::create_dir(share.host().join("below"))?;
     let mut above = recorder(&share, &["."])?;
-    let _below = Mounted::tmpfs(&share.host().join("below"))?;
+    let _below = Submount::tmpfs(&share.host().join("below"))?;
     let mut root = recorder(&share, &["below"])?;
     share.run_on_host("chmod 700 below")?;
     for (recorder, wanted) in
@@ -280,7 +278,7 @@ fn on_a_new_one(watch: &'static str) -> Result<()> {
     served.device().signal(Signal::STOP)?;
     let mounted = fs::create_dir(&new)
         .map_err(anyhow::Error::from)
-        .and_then(|()| Mounted::bind(&share.host().join("a"), &new));
+        .and_then(|()| Submount::bind(&share.host().join("a"), &new));
     served.device().signal(Signal::CONT)?;
     let mounted = mounted?;
     recorder.barrier()?;
@@ -333,7 +331,7 @@ fn sandboxed(propagates: bool) -> Result<()> {
     let dir = share.host().join("below");
     fs::create_dir(&dir)?;
     let mut beneath = recorder(&share, &[".", "below"])?;
-    let _below = Mounted::tmpfs(&dir)?;
+    let _below = Submount::tmpfs(&dir)?;
     let mut inner = recorder(&share, &["below"])?;
     fs::create_dir(dir.join("inner"))?;
     inner.barrier()?;
@@ -355,7 +353,7 @@ fn seen_later() -> Result<()> {
     let share = served.share("later")?;
     fs::create_dir(share.host().join("below"))?;
     let mut covered = recorder(&share, &[".", "below"])?;
-    let _below = Mounted::tmpfs(&share.host().join("below"))?;
+    let _below = Submount::tmpfs(&share.host().join("below"))?;
     fs::create_dir(share.host().join("below/dir"))?;
     let deadline = Instant::now() + PATIENCE;
     while !share.mount().join("below/dir").exists() {
@@ -384,8 +382,8 @@ fn unseen() -> Result<()> {
         served.agent().signal(Signal::TERM)?;
         served.agent().wait()?;
         below = match below {
-            None => Some(Mounted::tmpfs(&share.host().join("below"))?),
-            Some(mounted) => Mounted::detach(mounted).map(|()| None)?,
+            None => Some(Submount::tmpfs(&share.host().join("below"))?),
+            Some(mounted) => Submount::detach(mounted).map(|()| None)?,
         };
         served.start_agent(&[])?;
         served.sync()?;
@@ -405,7 +403,7 @@ fn is_busy_until_forgotten(served: &Mount) -> Result<()> {
     let share = served.share("busy")?;
     let dir = share.host().join("below");
     fs::create_dir(&dir)?;
-    let _below = Mounted::tmpfs(&dir)?;
+    let _below = Submount::tmpfs(&dir)?;
     fs::create_dir(dir.join("dir"))?;
     // Without a barrier: a stock virtiofsd sends no events.
     let mut watching = Recorder::new(&share, Recorder::CHANGES)?;
@@ -432,10 +430,10 @@ fn unmounted(dir: &Path) -> Result<()> {
 }
 
 /// `b` is `a` again.
-fn in_two_places(share: &Share) -> Result<Mounted> {
+fn in_two_places(share: &Share) -> Result<Submount> {
     share
         .run_on_host("mkdir -p a/sub a/d/dd b; for f in f g l d/dd/f; do echo old > a/$f; done")?;
-    Mounted::bind(&share.host().join("a"), &share.host().join("b"))
+    Submount::bind(&share.host().join("a"), &share.host().join("b"))
 }
 
 /// Nothing of what has happened before is told to it.
@@ -504,31 +502,4 @@ fn told_as_locally(
     }
     ensure!(local.len() == mounted.len() && !local.is_empty(), "some steps were not compared");
     Ok(())
-}
-
-/// Unmounted before the directories are removed.
-struct Mounted(PathBuf);
-
-impl Mounted {
-    fn tmpfs(dir: &Path) -> Result<Self> {
-        mount("farwatch-test", dir, "tmpfs", MountFlags::empty(), None)?;
-        Ok(Self(dir.to_owned()))
-    }
-
-    fn bind(what: &Path, dir: &Path) -> Result<Self> {
-        mount_bind(what, dir)?;
-        Ok(Self(dir.to_owned()))
-    }
-
-    /// `umount --lazy`: the name leads to what is beneath, whoever has the mount open.
-    fn detach(self) -> Result<()> {
-        unmount(&self.0, UnmountFlags::DETACH).context("umount --lazy")
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        // It may be done, and there is nobody to tell.
-        let _gone = unmount(&self.0, UnmountFlags::DETACH);
-    }
 }

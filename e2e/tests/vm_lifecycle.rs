@@ -3,7 +3,7 @@
 //! daemon; containers; programs with fanotify; a second machine. With each stock kernel.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -11,11 +11,12 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use e2e::Need;
 use farwatch_testkit::vm::{Guest, Kernel, Vm, mount_point};
 use farwatch_testkit::{
-    Event, Mount, Objects, PATIENCE, Place as _, Record, Recorder, Share, merge_allowed, render,
+    Event, Mount, Objects, PATIENCE, Place as _, Record, Recorder, Share, Submount, merge_allowed,
+    render,
 };
 use libtest_mimic::Trial;
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::Signal;
 
 const KERNELS: [&str; 2] = ["6.1", "6.12"];
@@ -344,23 +345,6 @@ fn a_tree_that_the_kernel_has_dropped_is_removed_in_order(vm: &Vm) -> Result<()>
                   DELETE,ISDIR a/b|DELETE_SELF [a]|IGNORED [a]|DELETE,ISDIR a";
     ensure!(told == wanted, "{told}");
     Ok(())
-}
-
-/// A tmpfs, for as long as this exists.
-struct Submount(PathBuf);
-
-impl Submount {
-    fn tmpfs(dir: &Path) -> Result<Self> {
-        mount("farwatch-test", dir, "tmpfs", MountFlags::empty(), None)?;
-        Ok(Self(dir.to_owned()))
-    }
-}
-
-impl Drop for Submount {
-    fn drop(&mut self) {
-        // There is nobody to tell.
-        let _gone = unmount(&self.0, UnmountFlags::DETACH);
-    }
 }
 
 fn one_agent_serves_two_shares(kernel: &Kernel) -> Result<()> {

@@ -24,6 +24,7 @@ mod process;
 mod recorder;
 mod scenario;
 mod share;
+mod submount;
 pub mod vm;
 
 use std::time::Duration;
@@ -39,6 +40,7 @@ pub use process::Process;
 pub use recorder::Recorder;
 pub use scenario::{Expectation, Scenario, Step, Watch};
 pub use share::{Share, shell};
+pub use submount::Submount;
 
 /// How long a test waits for something that must happen. Generous: only a failing test waits so long.
 pub const PATIENCE: Duration = Duration::from_secs(20);
