@@ -563,10 +563,12 @@ impl Engine {
             |side: Option<&HostEntry>| side.map_or(&[][..], |entry| self.tree.nodes_of(&entry.dir));
         let kind = self.kind_of_object(object, directory);
         let isdir = if directory { Mask::ISDIR } else { Mask::empty() };
-        for (dir, from) in dirs(from).iter().zip(from.into_iter().cycle()) {
-            let (from, moves) = ((*dir, &from.name), Moves { object, directory });
-            self.backlog.exchanged(from, &moves);
-            self.ledger.exchanged(from, &moves);
+        let moves = Moves { object, directory };
+        if let Some(HostEntry { dir, name }) = from {
+            for dir in self.tree.nodes_of(dir) {
+                self.backlog.exchanged((*dir, name), &moves);
+                self.ledger.exchanged((*dir, name), &moves);
+            }
         }
         for (from_dir, to_dir) in self.tree.pairs(dirs(from), dirs(to)) {
             // A side that is stale is out of view until its net: what is left is a plain half.

@@ -150,8 +150,6 @@ pub struct Observer {
     came: Option<Came>,
     /// What the second rename of an exchange moves, of which the first was told.
     second: Option<Fid>,
-    /// What has come to the old name of a rename, and stays there.
-    stays: Option<Fid>,
     /// The watch thread has read something, or is about to, and has not handed it in.
     in_hand: bool,
 }
@@ -171,7 +169,6 @@ impl Observer {
             twice: Twice::default(),
             came: None,
             second: None,
-            stays: None,
             in_hand: false,
         }
     }
@@ -388,8 +385,13 @@ impl Observer {
                 }
                 Seen::Move { from, to, directory } => {
                     let reverse = is_reverse(seen, batch.get(i + 1));
-                    let object = self.mover(from, to, *directory, reverse, found, tree).or(object);
-                    changes.extend(self.moved_within(from, to, object, *directory, tree));
+                    let (mover, stays) = self.mover(from, to, *directory, reverse, found, tree);
+                    let object = mover.or(object);
+                    if self.second.is_none() && stays.is_none() {
+                        self.replaced(to, object.as_ref(), tree);
+                    }
+                    changes.extend(self.moved(Some(from), Some(to), object, *directory, tree));
+                    self.stayed(from, stays, tree);
                 }
                 Seen::Overflow => {
                     self.names.clear();
@@ -503,25 +505,6 @@ impl Observer {
         }
         let mask = told | Mask::ISDIR;
         (!told.is_empty()).then(|| HostChange::Object { object: dir.clone(), mask })
-    }
-
-    fn moved_within(
-        &mut self,
-        from: &HostEntry,
-        to: &HostEntry,
-        object: Option<Fid>,
-        directory: bool,
-        tree: &Tree,
-    ) -> Option<HostChange> {
-        let stays = self.stays.take();
-        if self.second.is_none() && stays.is_none() {
-            self.replaced(to, object.as_ref(), tree);
-        }
-        let change = self.moved(Some(from), Some(to), object, directory, tree);
-        if stays.is_some() {
-            self.names.arrived(from, stays, tree);
-        }
-        change
     }
 
     fn moved(

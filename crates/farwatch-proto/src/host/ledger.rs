@@ -10,7 +10,7 @@ mod opened;
 
 use std::collections::VecDeque;
 
-use super::backlog::{Backlog, Moves, Pending, exchanged};
+use super::backlog::{Backlog, Moves, Pending, UnderWay, exchanged};
 use super::tree::{Shown, Tree};
 use crate::{Entry, Fid, FileKind, GuestEvent, Mask, Name, NodeId, Seq};
 use opened::Opened;
@@ -282,7 +282,7 @@ impl Record {
         else {
             return 0;
         };
-        let under_way = backlog.under_way(fid, |dir| tree.is_beside(dir, entry.dir.id));
+        let under_way = under_way(fid, entry.dir.id, tree, backlog);
         // What this notification has brought is counted until it is done with.
         let linked = matches!(self.pending.event, GuestEvent::Entry { link: true, .. })
             && !self.todo.contains(Mask::CREATE);
@@ -556,9 +556,8 @@ impl Record {
     ) -> Answer {
         match self.replaced(to, known, tree, backlog) {
             Some(id) => {
-                let beside = |dir| tree.is_beside(dir, to.dir.id);
                 let removals =
-                    tree.fid(id).map_or(0, |fid| backlog.under_way(fid, beside).removals);
+                    tree.fid(id).map_or(0, |fid| under_way(fid, to.dir.id, tree, backlog).removals);
                 Answer::Entry(Object::Known { id, links: 1 + i64::from(removals), here: false })
             }
             None => {
@@ -582,9 +581,9 @@ impl Record {
             return None;
         }
         tree.held(to.dir.id, &to.name).find(|id| {
-            let beside = |dir| tree.is_beside(dir, to.dir.id);
-            let arrives =
-                tree.fid(*id).is_some_and(|fid| backlog.under_way(fid, beside).arrivals > 0);
+            let arrives = tree
+                .fid(*id)
+                .is_some_and(|fid| under_way(fid, to.dir.id, tree, backlog).arrivals > 0);
             Some(*id) != known && !arrives
         })
     }
@@ -647,6 +646,11 @@ impl Record {
         let told = self.pending.object.is_some() || !tree.is_of(node, kind);
         node.phantom_kind().is_none() && known != Some(node) && told && !self.looked_up
     }
+}
+
+/// What is on its way about an object in the place where a directory is.
+fn under_way(fid: &Fid, place: NodeId, tree: &Tree, backlog: &Backlog) -> UnderWay {
+    backlog.under_way(fid, |dir| tree.is_beside(dir, place))
 }
 
 /// Whether a request on `node` is about an entry.

@@ -11,8 +11,8 @@ use super::{Came, Found, Observer};
 use crate::Fid;
 
 impl Observer {
-    /// What a rename moves, as far as is known. If the `reverse` of it follows, that may be the second of
-    /// an exchange; if it has followed, this is the second.
+    /// What a rename moves, as far as is known, and what has come to its old name and stays there. If the
+    /// `reverse` of it follows, that may be the second of an exchange; if it has followed, this is the second.
     pub(super) fn mover(
         &mut self,
         from: &HostEntry,
@@ -21,7 +21,7 @@ impl Observer {
         reverse: bool,
         found: &Found,
         tree: &Tree,
-    ) -> Option<Fid> {
+    ) -> (Option<Fid>, Option<Fid>) {
         let mut mover = self.second.take();
         if mover.is_none() && reverse {
             (mover, self.second) = self.exchange(from, to, &found.names, tree).unzip();
@@ -30,12 +30,17 @@ impl Observer {
         }
         // What was under the old name: the new one may have been given away since.
         let (was, other) = self.leaving(from, directory, tree);
-        if self.second.is_none() {
-            // The second of an exchange leaves there what the first has brought.
-            let there = mover.as_ref().and_then(|_| self.names.at(from, tree).flatten());
-            self.stays = there.or(other);
+        // The second of an exchange leaves there what the first has brought.
+        let there = || mover.as_ref().and_then(|_| self.names.at(from, tree).flatten());
+        let stays = if self.second.is_none() { there().or(other) } else { None };
+        (mover.or(was), stays)
+    }
+
+    /// What has come to the old name of a rename that was told is there again.
+    pub(super) fn stayed(&mut self, from: &HostEntry, stays: Option<Fid>, tree: &Tree) {
+        if stays.is_some() {
+            self.names.arrived(from, stays, tree);
         }
-        mover.or(was)
     }
 
     /// What leaves a name. If what is there is not of that kind, it has come in an exchange and stays,
@@ -76,8 +81,8 @@ impl Observer {
         let change = self.moved(Some(from), None, object.clone(), directory, tree);
         if stays.is_some() {
             object.iter().for_each(|object| self.links.linked(object));
-            self.names.arrived(from, stays, tree);
         }
+        self.stayed(from, stays, tree);
         change
     }
 
