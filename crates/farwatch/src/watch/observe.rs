@@ -6,17 +6,18 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
+use std::sync::MutexGuard;
 use std::time::{Instant, SystemTime};
 
-use farwatch_proto::Fid;
-use farwatch_proto::host::HostChange;
 use farwatch_proto::host::inotify::{Doubt, Found, Looks};
-use rustix::fs::{AtFlags, FileType, StatxFlags};
+use farwatch_proto::host::{HostChange, HostEntry};
+use farwatch_proto::{Fid, NodeId};
+use rustix::fs::{AtFlags, FileType, Statx, StatxFlags};
 
 use super::inotify::Inotify;
 use super::passing::Passing;
 use super::{is_mounted, passed, rescan, time};
-use crate::share::Share;
+use crate::share::{Share, State};
 
 /// Hands in all that there is, until there is no more.
 pub(super) fn read(
@@ -53,11 +54,7 @@ pub(super) fn read(
         let doubts = observer.doubts();
         if !doubts.is_empty() {
             drop(locked);
-            let unchanged = |doubt: &Doubt| ctime(inotify, share, doubt) == Some(doubt.changed);
-            let own: Vec<_> = doubts.into_iter().filter(unchanged).map(|it| it.object).collect();
-            locked = share.lock();
-            let observer = locked.observer.as_mut();
-            observer.into_iter().for_each(|it| own.iter().for_each(|object| it.settled(object)));
+            locked = settle_unchanged(inotify, share, doubts);
         }
         let (news, drained, told) = {
             let state = &mut *locked;
@@ -127,16 +124,43 @@ fn is_directory(dir: impl AsFd, name: &CStr) -> bool {
 
 /// By the name under which the guest knows the object, if it is there.
 fn link_count(inotify: &Inotify, share: &Share, object: &Fid) -> Option<u32> {
-    let (dir, name, known) = {
+    let (dir, entry) = {
         let tree = &share.lock().engine.tree;
         let (dir, name) = tree.entry(*tree.nodes_of(object).first()?)?;
-        (dir, CString::new(name.as_bytes()).ok()?, tree.fid(dir)?.clone())
+        (dir, HostEntry { dir: tree.fid(dir)?.clone(), name: name.clone() })
     };
+    stat_of(inotify, share, dir, &entry, object, StatxFlags::NLINK).map(|stat| stat.stx_nlink)
+}
+
+/// What an entry of a directory says of an object, if it leads to that.
+fn stat_of(
+    inotify: &Inotify,
+    share: &Share,
+    dir: NodeId,
+    entry: &HostEntry,
+    object: &Fid,
+    wanted: StatxFlags,
+) -> Option<Statx> {
     let dir = rescan::open(share, dir)?;
-    let stat =
-        rustix::fs::statx(&*dir, &name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::NLINK).ok()?;
-    let is_it = inotify.fid_at(dir.as_fd(), &name, &known).is_ok_and(|fid| fid == *object);
-    is_it.then_some(stat.stx_nlink)
+    let name = CString::new(entry.name.as_bytes()).ok()?;
+    let stat = rustix::fs::statx(&*dir, &name, AtFlags::SYMLINK_NOFOLLOW, wanted).ok()?;
+    let is_it = inotify.fid_at(dir.as_fd(), &name, &entry.dir).is_ok_and(|fid| fid == *object);
+    is_it.then_some(stat)
+}
+
+/// What nobody has changed since is the daemon's own. Returns with the lock.
+fn settle_unchanged<'a>(
+    inotify: &Inotify,
+    share: &'a Share,
+    doubts: Vec<Doubt>,
+) -> MutexGuard<'a, State> {
+    let unchanged = |doubt: &Doubt| ctime(inotify, share, doubt) == Some(doubt.changed);
+    let own: Vec<_> = doubts.into_iter().filter(unchanged).map(|doubt| doubt.object).collect();
+    let mut state = share.lock();
+    if let Some(observer) = &mut state.observer {
+        own.iter().for_each(|object| observer.settled(object));
+    }
+    state
 }
 
 /// Tells the change once more if it was not, or not only, the daemon's own.
@@ -156,10 +180,6 @@ fn settle(inotify: &Inotify, share: &Share, doubt: Doubt, deliver: &impl Fn()) {
 fn ctime(inotify: &Inotify, share: &Share, doubt: &Doubt) -> Option<SystemTime> {
     let Doubt { entry, object, .. } = doubt;
     let id = share.lock().engine.tree.nodes_of(&entry.dir).first().copied()?;
-    let dir = rescan::open(share, id)?;
-    let name = CString::new(entry.name.as_bytes()).ok()?;
-    let flags = AtFlags::SYMLINK_NOFOLLOW;
-    let stat = rustix::fs::statx(&*dir, &name, flags, StatxFlags::CTIME).ok()?;
-    let is_it = inotify.fid_at(dir.as_fd(), &name, &entry.dir).is_ok_and(|fid| fid == *object);
-    is_it.then(|| time(stat.stx_ctime))
+    let stat = stat_of(inotify, share, id, entry, object, StatxFlags::CTIME)?;
+    Some(time(stat.stx_ctime))
 }
