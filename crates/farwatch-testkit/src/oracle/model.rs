@@ -114,6 +114,11 @@ impl Model {
         below.filter(|(_, entry)| entry.0 != Type::Directory).map(|(_, entry)| entry.1)
     }
 
+    /// The number of what is under a path.
+    fn id(&self, path: &Path) -> Option<u32> {
+        self.entries.get(path).map(|entry| entry.1)
+    }
+
     fn is_watched(&self, id: u32) -> bool {
         self.watched.contains(&id)
     }
@@ -133,8 +138,8 @@ impl Model {
     /// A known fault: a file with several names comes back to one that it has lost, by what happened to
     /// the name or to the file.
     fn has_been_linked_as(&self, path: &Path, name: &Path) -> bool {
-        let id = self.entries.get(path).map(|entry| entry.1);
-        id.zip(name.file_name())
+        self.id(path)
+            .zip(name.file_name())
             .is_some_and(|(id, name)| self.links.contains(&(id, name.to_owned())))
     }
 
@@ -151,15 +156,14 @@ impl Model {
     }
 
     fn was_unnamed(&self, path: &Path) -> bool {
-        let id = self.entries.get(path).map(|entry| entry.1);
-        self.by_name && id.is_some_and(|id| self.unnamed.contains(&id) && self.is_open(id))
+        self.by_name
+            && self.id(path).is_some_and(|id| self.unnamed.contains(&id) && self.is_open(id))
     }
 
     /// Whether a program in the mount has a file open under a name of which another that is open on
     /// the host may have made a stand-in: it does not hear of the file's next name.
     fn is_stale_in_mount(&self, path: &Path) -> bool {
-        let id = self.entries.get(path).map(|entry| entry.1);
-        self.was_lost(path) && id.is_some_and(|id| self.is_open_in_mount(id))
+        self.was_lost(path) && self.id(path).is_some_and(|id| self.is_open_in_mount(id))
     }
 
     fn is_open_in_mount(&self, id: u32) -> bool {
@@ -190,7 +194,7 @@ impl Model {
                 path.to_owned()
             });
             if let Op::Link(from, to) = op {
-                let id = self.entries.get(to).map(|entry| entry.1);
+                let id = self.id(to);
                 let names = [from, to].into_iter().filter_map(|path| path.file_name());
                 self.links.extend(names.filter_map(|name| Some((id?, name.to_owned()))));
             }
