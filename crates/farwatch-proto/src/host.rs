@@ -9,6 +9,7 @@
 mod backlog;
 mod barrier;
 mod change;
+mod contested;
 mod engine;
 mod hold;
 pub mod inotify;
@@ -22,7 +23,8 @@ mod tree;
 pub use backlog::Look;
 pub use barrier::{Progress, Ticket};
 pub use change::{HostChange, HostEntry};
-pub use engine::{AttachError, Engine};
+pub use contested::{Check, Checked};
+pub use engine::{AttachError, Engine, OwnChange, ReadMark};
 pub use hold::Hold;
 pub use ledger::{Answer, MarkedRequest, Object, Opening, Refusal};
 pub use net::{Listed, Listing, Rescan};

@@ -4,9 +4,11 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use farwatch_proto::host::{Engine, HostChange, HostEntry, Learned, Listing, Progress, Ticket};
+use farwatch_proto::host::{
+    Answer, Engine, HostChange, HostEntry, Learned, Listing, MarkedRequest, Progress, Ticket,
+};
 use farwatch_proto::wire::Notification;
-use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId};
+use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId, Seq};
 
 fn name(text: &str) -> Name {
     Name::parse(text.as_bytes()).expect("a name")
@@ -20,12 +22,14 @@ fn fid(number: u8) -> Fid {
 struct Host {
     engine: Engine,
     now: Instant,
+    /// Notifications of this link.
+    sent: u32,
 }
 
 impl Host {
     #[expect(clippy::disallowed_methods, reason = "a test has to begin somewhere in time")]
     fn new() -> Self {
-        let mut host = Self { engine: Engine::default(), now: Instant::now() };
+        let mut host = Self { engine: Engine::default(), now: Instant::now(), sent: 0 };
         host.engine.limit_backlog(4);
         host.engine.reset(Some(fid(1)));
         let id = NodeId::new(2).expect("not 0");
@@ -38,6 +42,7 @@ impl Host {
     fn listen(&mut self) {
         self.engine.attach(42).expect("nobody is attached");
         self.engine.listen(SystemTime::UNIX_EPOCH);
+        self.sent = 0;
     }
 
     fn ask(&mut self) -> Ticket {
@@ -46,10 +51,10 @@ impl Host {
 
     /// The watch thread reads all that there is.
     fn read(&mut self) {
-        if let Some(ticket) = self.engine.barrier_to_read() {
-            self.engine.handle_read(ticket);
+        if let Some(mark) = self.engine.to_read() {
+            self.engine.handle_read(mark);
         }
-        self.engine.poll_barriers();
+        self.engine.poll_probes(self.now);
     }
 
     fn changed(&mut self, entry: &str) {
@@ -57,14 +62,28 @@ impl Host {
         self.engine.handle_change(HostChange::Entry { entry, mask: Mask::CREATE, object: None });
     }
 
-    /// The agent takes one message and replays it; `true` if it was a probe.
+    /// The agent takes one message and replays it; `true` if it was a probe that something waited for.
     fn replay(&mut self) -> bool {
-        let sent = self.engine.send().expect("something is to be sent");
+        let sent = self.send();
         self.replayed(&sent)
     }
 
+    fn send(&mut self) -> Notification {
+        self.sent += 1;
+        self.engine.send().expect("something is to be sent")
+    }
+
     fn replayed(&mut self, sent: &Notification) -> bool {
-        sent.node.is_some_and(|node| self.engine.handle_probe(node.id))
+        let Some(node) = sent.node else { return false };
+        if let Some(name) = &sent.name {
+            let call = if sent.mask.contains(Mask::MOVED_FROM) {
+                MarkedRequest::Rename(node.id, name, NodeId::LIMBO, name)
+            } else {
+                MarkedRequest::Create(node.id, name, FileKind::Regular)
+            };
+            self.engine.answer(Seq::new(self.sent), call);
+        }
+        self.engine.handle_probe(node.id)
     }
 
     /// The watch thread lists a piece of a directory, which is empty.
@@ -72,7 +91,7 @@ impl Host {
         self.now += Duration::from_secs(2);
         self.engine.poll_rescan(self.now).expect("one is stale");
         self.engine.handle_listing(self.now, Listing::default());
-        self.engine.poll_barriers();
+        self.engine.poll_probes(self.now);
     }
 }
 
@@ -99,11 +118,14 @@ fn a_rename_is_replayed_with_its_second_half_which_comes_before_the_probe() {
     let (from, to) = (side("a"), side("b"));
     let object = None;
     host.engine.handle_change(HostChange::Move { from, to, object, directory: false });
-    let first = host.engine.send().expect("the first half");
+    let first = host.send();
     let ticket = host.ask();
     host.read();
-    let second = host.engine.send().expect("the second half");
+    let second = host.send();
     assert!(first.mask.contains(Mask::MOVED_FROM) && second.mask.contains(Mask::MOVED_TO));
+    let (old, new) = (name("a"), name("b"));
+    let renamed = MarkedRequest::Rename(NodeId::ROOT, &old, NodeId::ROOT, &new);
+    assert_eq!(host.engine.answer(Some(Seq::FIRST), renamed), Answer::Done);
     assert_eq!(host.engine.progress(ticket), Progress::Sent);
     assert!(host.replay());
     assert_eq!(host.engine.progress(ticket), Progress::Reached);
@@ -113,10 +135,10 @@ fn a_rename_is_replayed_with_its_second_half_which_comes_before_the_probe() {
 fn what_was_asked_for_after_the_queue_was_looked_at_waits_for_the_next_look() {
     let mut host = Host::new();
     host.ask();
-    let looked_at = host.engine.barrier_to_read().expect("one was asked for");
+    let looked_at = host.engine.to_read().expect("one was asked for");
     let late = host.ask();
     host.engine.handle_read(looked_at);
-    host.engine.poll_barriers();
+    host.engine.poll_probes(host.now);
     assert!(host.replay());
     assert_eq!(host.engine.progress(late), Progress::Unread);
     host.read();
@@ -171,7 +193,7 @@ fn however_many_ask_the_backlog_has_few_probes_and_each_is_reached() {
     assert!(host.engine.backlog_len() <= 16, "{}", host.engine.backlog_len());
     while host.engine.has_next() {
         host.replay();
-        host.engine.poll_barriers();
+        host.engine.poll_probes(host.now);
     }
     assert!(tickets.iter().all(|t| host.engine.progress(*t) == Progress::Reached));
 }
@@ -197,12 +219,13 @@ fn of_too_many_that_wait_for_a_stale_directory_the_last_go_together() {
 fn the_end_of_a_link_is_the_end_of_its_barriers_and_no_probe_of_it_counts() {
     let mut host = Host::new();
     let ticket = host.ask();
+    let mark = host.engine.to_read().expect("one was asked for");
     host.read();
-    let probe = host.engine.send().expect("the probe");
+    let probe = host.send();
     host.engine.detach();
     assert_eq!(host.engine.progress(ticket), Progress::Void);
     assert_eq!(host.engine.ask_barrier(), None);
-    host.engine.handle_read(ticket);
+    host.engine.handle_read(mark);
     host.listen();
     assert!(!host.replayed(&probe));
     assert_eq!(host.engine.progress(ticket), Progress::Void);

@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use farwatch_proto::host::OwnChange;
 use farwatch_proto::wire::abi::MARKER_UID;
 use farwatch_proto::{FileKind, Name, NameError, NodeId};
 use rustix::io::Errno;
@@ -114,6 +115,15 @@ impl Interposer {
         let Some(id) = NodeId::new(entry.inode) else { return entry };
         self.share.learn(id, &entry.attr, dir, name, || self.identify(dir, name, &entry));
         self.stamped(entry)
+    }
+
+    /// The same for what the guest has made itself.
+    fn made(&self, dir: NodeId, name: &Name, entry: Entry) -> Entry {
+        let entry = self.learn(dir, name, entry);
+        if let Some(id) = NodeId::new(entry.inode) {
+            self.share.lock().engine.handle_own(OwnChange::Made(dir, name, id));
+        }
+        entry
     }
 
     /// With the generation of this session (S1).
@@ -340,7 +350,7 @@ impl FileSystem for Interposer {
         }
         let (dir, name_) = self.check_entry(&ctx, parent, name)?;
         let entry = self.inner.symlink(ctx, linkname, parent, name, extensions)?;
-        Ok(self.learn(dir, &name_, entry))
+        Ok(self.made(dir, &name_, entry))
     }
 
     fn mknod(
@@ -358,7 +368,7 @@ impl FileSystem for Interposer {
         }
         let (dir, name_) = self.check_entry(&ctx, parent, name)?;
         let entry = self.inner.mknod(ctx, parent, name, mode, rdev, umask, extensions)?;
-        Ok(self.learn(dir, &name_, entry))
+        Ok(self.made(dir, &name_, entry))
     }
 
     fn mkdir(
@@ -375,7 +385,7 @@ impl FileSystem for Interposer {
         }
         let (dir, name_) = self.check_entry(&ctx, parent, name)?;
         let entry = self.inner.mkdir(ctx, parent, name, mode, umask, extensions)?;
-        Ok(self.learn(dir, &name_, entry))
+        Ok(self.made(dir, &name_, entry))
     }
 
     fn link(&self, ctx: Context, inode: Inode, parent: Inode, name: &CStr) -> io::Result<Entry> {
@@ -385,7 +395,7 @@ impl FileSystem for Interposer {
         let (dir, name_) = self.check_entry(&ctx, parent, name)?;
         check_node(inode)?;
         let entry = self.inner.link(ctx, inode, parent, name)?;
-        Ok(self.learn(dir, &name_, entry))
+        Ok(self.made(dir, &name_, entry))
     }
 
     fn create(
@@ -402,7 +412,7 @@ impl FileSystem for Interposer {
         let (dir, name_) = self.check_entry(&ctx, parent, name)?;
         let (entry, handle, options) =
             self.inner.create(ctx, parent, name, mode, kill_priv, flags, umask, extensions)?;
-        Ok((self.learn(dir, &name_, entry), handle, options))
+        Ok((self.made(dir, &name_, entry), handle, options))
     }
 
     fn unlink(&self, ctx: Context, parent: Inode, name: &CStr) -> io::Result<()> {
@@ -411,7 +421,7 @@ impl FileSystem for Interposer {
         }
         let (dir, name_) = self.check_entry(&ctx, parent, name)?;
         settled(|| self.inner.unlink(ctx, parent, name))?;
-        self.share.lock().engine.tree.cleared(dir, &name_);
+        self.share.lock().engine.handle_own(OwnChange::Removed(dir, &name_));
         Ok(())
     }
 
@@ -421,7 +431,7 @@ impl FileSystem for Interposer {
         }
         let (dir, name_) = self.check_entry(&ctx, parent, name)?;
         settled(|| self.inner.rmdir(ctx, parent, name))?;
-        self.share.lock().engine.tree.cleared(dir, &name_);
+        self.share.lock().engine.handle_own(OwnChange::Removed(dir, &name_));
         Ok(())
     }
 
@@ -440,12 +450,11 @@ impl FileSystem for Interposer {
         let (old, old_name) = self.check_entry(&ctx, olddir, oldname)?;
         let (new, new_name) = self.check_entry(&ctx, newdir, newname)?;
         self.inner.rename(ctx, olddir, oldname, newdir, newname, flags)?;
-        let tree = &mut self.share.lock().engine.tree;
-        if flags & rustix::fs::RenameFlags::EXCHANGE.bits() != 0 {
-            tree.exchanged((old, &old_name), (new, &new_name));
-        } else {
-            tree.renamed((old, &old_name), (new, &new_name));
-        }
+        let (old, new) = ((old, &old_name), (new, &new_name));
+        let exchange = flags & rustix::fs::RenameFlags::EXCHANGE.bits() != 0;
+        let change =
+            if exchange { OwnChange::Exchanged(old, new) } else { OwnChange::Renamed(old, new) };
+        self.share.lock().engine.handle_own(change);
         Ok(())
     }
 

@@ -113,8 +113,12 @@ impl Share {
             Some(Watch::Inotify(inotify)) => Some(Observer::new(inotify.joins())),
             Some(Watch::Fanotify(_)) | None => None,
         };
+        let mut engine = Engine::default();
+        if matches!(&watch, Some(Watch::Fanotify(_))) {
+            engine.expect_merges();
+        }
         Self {
-            state: Mutex::new(State { observer, ..State::default() }),
+            state: Mutex::new(State { engine, observer, ..State::default() }),
             watch,
             unwatched: AtomicU64::new(0),
             work: OnceLock::new(),
@@ -312,7 +316,7 @@ impl Share {
         }
     }
 
-    fn wake(&self) {
+    pub(crate) fn wake(&self) {
         if let Some(eventfd) = self.work.get() {
             // An eventfd that already counts is as good as one that counts now.
             let _counted = rustix::io::write(&**eventfd, &1u64.to_ne_bytes());

@@ -193,7 +193,9 @@ fn run(
             in_step = false;
         }
         let listed = rescan::run(share);
-        if share.lock().engine.poll_barriers() || listed {
+        rescan::check(share);
+        let more = share.lock().engine.to_read().is_some();
+        if share.lock().engine.poll_probes(Instant::now()) || listed {
             share.announce();
             deliver();
         }
@@ -202,13 +204,14 @@ fn run(
             tracing::info!(forgotten, "no directory is stale any more");
             in_step = true;
         }
-        patience = if listed {
+        patience = if listed || more {
             Some(Duration::ZERO)
         } else {
             let state = share.lock();
             let observer = state.observer.as_ref();
             let half_until = observer.and_then(|observer| observer.poll_timeout());
-            let next = [state.engine.rescan_timeout(), half_until, reader.poll_timeout()];
+            let check_at = state.engine.check_timeout();
+            let next = [state.engine.rescan_timeout(), check_at, half_until, reader.poll_timeout()];
             let next = next.into_iter().flatten().min();
             next.map(|at| at.saturating_duration_since(Instant::now()))
         };
@@ -384,7 +387,7 @@ fn passed(share: &Share, passing: &mut Passing, deliver: &impl Fn()) {
     let news = {
         let engine = &mut share.lock().engine;
         engine.handle_read(barrier);
-        engine.poll_barriers()
+        engine.poll_probes(Instant::now()) || engine.has_next()
     };
     if news {
         share.announce();

@@ -65,8 +65,10 @@ fn known(host: &Host) -> usize {
 }
 
 /// Which directory and name each notification is about, and what happened.
+/// Without probes, which are about nodes that nobody has.
 fn entries(told: &Told) -> Vec<(u64, &str, Mask)> {
     told.iter()
+        .filter(|(_, notification)| notification.node.is_some_and(|node| !node.id.is_reserved()))
         .map(|(_, notification)| {
             let name = notification.name.as_ref().map_or(&b""[..], |name| name.as_bytes());
             let node = notification.node.unwrap().id.get();

@@ -21,6 +21,8 @@ pub(super) struct Pending {
     /// What has the new name of this rename is not replaced: it is moved away next
     /// (`RENAME_EXCHANGE`, which is told as two renames).
     pub(super) exchanges: bool,
+    /// This rename is the second of an exchange: what came to its old name with the first stays there.
+    pub(super) second: bool,
 }
 
 /// What to look at: an object that was made, and of which the next event tells. What is wanted is its
@@ -116,10 +118,10 @@ impl Backlog {
     }
 
     /// Something is moved from an entry. If another has been moved there just before, the two are
-    /// exchanged.
-    pub(super) fn exchanged(&mut self, from: (NodeId, &Name), moves: &Moves<'_>) {
+    /// exchanged: `true`.
+    pub(super) fn exchanged(&mut self, from: (NodeId, &Name), moves: &Moves<'_>) -> bool {
         let latest = self.queue.iter_mut().rev().take(Self::EXCHANGE_MAX);
-        exchanged(latest, from, moves);
+        exchanged(latest, from, moves)
     }
 
     /// Adds the probe of a barrier at the end, of which there are few: it is never given up.
@@ -266,7 +268,7 @@ impl Backlog {
 
 impl Pending {
     pub(super) fn new(event: GuestEvent, object: Option<Fid>) -> Self {
-        Self { event, object, exchanges: false }
+        Self { event, object, exchanges: false, second: false }
     }
 
     /// Whether the entry has got or lost an object by this, and if so whether by a rename to it.
@@ -341,13 +343,14 @@ pub(super) fn exchanged<'a>(
     latest: impl IntoIterator<Item = &'a mut Pending>,
     (dir, name): (NodeId, &Name),
     moves: &Moves<'_>,
-) {
+) -> bool {
     for pending in latest {
         if let Some(arrives) = pending.turns_over(dir, name) {
             pending.exchanges |= arrives && pending.is_about_another(moves);
-            return;
+            return pending.exchanges;
         }
     }
+    false
 }
 
 /// Whether everything in `later` comes after, or repeats the last of, what is in `earlier`.

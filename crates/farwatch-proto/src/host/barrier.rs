@@ -20,7 +20,6 @@
 
 use std::collections::VecDeque;
 
-use super::net::Nets;
 use crate::NodeId;
 
 /// Stands for the moment at which it was asked for. Tickets count up for the daemon's life.
@@ -37,6 +36,14 @@ impl Ticket {
     pub fn get(self) -> u64 {
         self.0
     }
+}
+
+/// What was owed to the guest at some moment, beside what was queued: directories to rescan and entries to
+/// compare, as the marks of [`Nets`](super::net::Nets) and [`Contested`](super::contested::Contested).
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Owed {
+    pub(super) stale: u64,
+    pub(super) contested: u64,
 }
 
 /// How far a barrier is.
@@ -63,8 +70,8 @@ pub(super) struct Barriers {
     void: u64,
     /// The last one that the kernel's queue has been read up to.
     read: u64,
-    /// The mark of the nets at that time.
-    mark: u64,
+    /// What was owed at that time.
+    owed: Owed,
     /// In order. The last one's ticket is `read`, unless there was no room for it.
     steps: VecDeque<Step>,
     reached: u64,
@@ -73,8 +80,8 @@ pub(super) struct Barriers {
 #[derive(Debug)]
 struct Step {
     ticket: u64,
-    /// What was stale up to this mark must not be any more.
-    mark: u64,
+    /// This must not be owed any more.
+    owed: Owed,
     /// The node of the probe that was sent.
     probe: Option<NodeId>,
 }
@@ -93,18 +100,26 @@ impl Barriers {
         (self.asked > self.read).then_some(Ticket(self.asked))
     }
 
-    pub(super) fn handle_read(&mut self, ticket: Ticket, nets: &Nets) {
+    pub(super) fn handle_read(&mut self, ticket: Ticket, owed: Owed) {
         if ticket.0 > self.read.max(self.void) {
             self.read = ticket.0;
-            self.mark = nets.mark();
+            self.owed = owed;
             self.step();
         }
     }
 
-    /// Whether a probe may be sent now; the caller then does.
-    pub(super) fn is_due(&mut self, nets: &Nets) -> bool {
+    /// Whether a probe may be sent now; the caller then does. `is_owed` says whether something is owed still.
+    pub(super) fn is_due(&mut self, is_owed: impl FnOnce(Owed) -> bool) -> bool {
         self.step();
-        self.next().is_some_and(|step| !nets.has_before(step.mark))
+        self.next().is_some_and(|step| !is_owed(step.owed))
+    }
+
+    /// The probe was not behind all that its barrier waits for: another is to be sent, when what is `owed` by
+    /// now has been settled.
+    pub(super) fn postpone(&mut self, probe: NodeId, owed: Owed) {
+        for step in self.steps.iter_mut().filter(|step| step.probe == Some(probe)) {
+            (step.probe, step.owed) = (None, owed);
+        }
     }
 
     /// The probe that was due goes out, about this node.
@@ -160,7 +175,7 @@ impl Barriers {
         if last.unwrap_or_default().max(self.reached).max(self.void) >= self.read {
             return;
         }
-        let step = Step { ticket: self.read, mark: self.mark, probe: None };
+        let step = Step { ticket: self.read, owed: self.owed, probe: None };
         if self.steps.len() < Self::STEPS_MAX {
             self.steps.push_back(step);
         } else if let Some(last) = self.steps.back_mut().filter(|last| last.probe.is_none()) {

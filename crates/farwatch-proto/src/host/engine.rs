@@ -2,18 +2,19 @@
 //! [`Engine`]: host changes in, notifications out, and an answer for every marked request.
 
 use std::num::NonZeroU32;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use thiserror::Error;
 
 use super::backlog::{Backlog, Look, Moves, Pending};
-use super::barrier::{Barriers, Progress, Ticket};
+use super::barrier::{Barriers, Owed, Progress, Ticket};
 use super::change::{HostChange, HostEntry};
+use super::contested::{Check, Checked, Contested, Difference, Reported};
 use super::ledger::{Answer, Ledger, MarkedRequest, Object, Refusal};
-use super::net::{Change, Listing, Net, Nets, Rescan};
+use super::net::{Change, Listed, Listing, Net, Nets, Rescan};
 use super::split::{Split, split};
 use super::state::State;
-use super::tree::Tree;
+use super::tree::{Shown, Tree};
 use crate::wire::Notification;
 use crate::wire::abi::FARWATCH_LIMBO_NAME;
 use crate::{Cookie, Entry, Fid, FileKind, Generation, GuestEvent, Mask, Name, Node, NodeId, Seq};
@@ -38,6 +39,7 @@ pub struct Engine {
     nets: Nets,
     ledger: Ledger,
     barriers: Barriers,
+    contested: Contested,
     agent: Option<Agent>,
     cookie: Cookie,
     seq: Seq,
@@ -50,6 +52,31 @@ pub struct Engine {
     in_step: SystemTime,
     /// An agent of this session has gone, so the next one is owed the difference.
     owes: bool,
+    /// The host's watcher merges equal events with others between them.
+    merges: bool,
+    /// The last notification of which a change of a name has not been replayed, and since when that is so.
+    stuck: Option<(Seq, Instant)>,
+}
+
+/// What the guest has done to names of a directory, and what its kernel tells its watchers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OwnChange<'a> {
+    /// An object came to a name: it was made, or linked.
+    Made(NodeId, &'a Name, NodeId),
+    /// A name has gone.
+    Removed(NodeId, &'a Name),
+    /// What was under the first name is under the second, and replaced what was there.
+    Renamed((NodeId, &'a Name), (NodeId, &'a Name)),
+    /// Two have changed places (`RENAME_EXCHANGE`).
+    Exchanged((NodeId, &'a Name), (NodeId, &'a Name)),
+}
+
+/// Up to where the kernel's queue is to be read: a moment after which nothing that happened before is
+/// missing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReadMark {
+    ticket: Option<Ticket>,
+    touch: u64,
 }
 
 /// The agent that has the control node open.
@@ -67,6 +94,9 @@ impl Default for Engine {
             nets: Nets::default(),
             ledger: Ledger::default(),
             barriers: Barriers::default(),
+            contested: Contested::default(),
+            merges: false,
+            stuck: None,
             agent: None,
             cookie: Cookie(NonZeroU32::MIN),
             seq: Seq::FIRST,
@@ -81,6 +111,9 @@ impl Default for Engine {
 }
 
 impl Engine {
+    /// How long a replay may take before it is found out, by a probe, whether it came to its end.
+    const STUCK_AFTER: Duration = Duration::from_millis(200);
+
     /// A session begins (FUSE_INIT) or ends: nothing of the one before is left.
     pub fn reset(&mut self, root: Option<Fid>) {
         let generation = Generation(self.tree.generation().0.wrapping_add(1).max(1));
@@ -157,6 +190,12 @@ impl Engine {
         }
     }
 
+    /// The host's watcher merges equal events with others between them, renames too, as fanotify does
+    /// (`fanotify_merge()`): what follows from a rename is compared with the host.
+    pub fn expect_merges(&mut self) {
+        self.merges = true;
+    }
+
     /// Has the client told of these events alone, [`Mask::DEFAULT`] unless this is called.
     pub fn want(&mut self, events: Mask) {
         self.wanted = events;
@@ -167,6 +206,8 @@ impl Engine {
         self.backlog.clear();
         self.ledger.clear();
         self.barriers.clear();
+        self.contested.clear();
+        self.stuck = None;
         self.second_half = None;
         self.seq = Seq::FIRST;
     }
@@ -216,8 +257,7 @@ impl Engine {
 
     /// A nodeid for a stand-in of a type. It is never given out twice within any guest's memory.
     pub fn phantom(&mut self, kind: FileKind) -> NodeId {
-        self.phantoms = self.phantoms.wrapping_add(1);
-        NodeId::phantom(kind, self.phantoms)
+        phantom(&mut self.phantoms, kind)
     }
 
     /// Takes in one change on the host.
@@ -225,6 +265,7 @@ impl Engine {
         if !self.is_listening() {
             return;
         }
+        self.observed(&change);
         match change {
             HostChange::Entry { entry, mask, object } => {
                 self.entry_changed(&entry, mask, object.as_ref());
@@ -349,33 +390,223 @@ impl Engine {
         self.barriers.progress(ticket)
     }
 
-    /// The barrier up to which the kernel's queue is to be read, if there is one.
-    pub fn barrier_to_read(&self) -> Option<Ticket> {
-        self.barriers.to_read()
+    /// Up to where the kernel's queue is to be read, if anything waits for that.
+    pub fn to_read(&self) -> Option<ReadMark> {
+        let (ticket, touch) = (self.barriers.to_read(), self.contested.to_read());
+        let touch_now = self.contested.mark();
+        (ticket.is_some() || touch.is_some()).then_some(ReadMark { ticket, touch: touch_now })
     }
 
-    /// What was in the kernel's queue at some time after `ticket` was asked for has been handed in.
-    pub fn handle_read(&mut self, ticket: Ticket) {
-        self.barriers.handle_read(ticket, &self.nets);
+    /// What was in the kernel's queue at some time after [`Engine::to_read`] gave this has been handed in.
+    pub fn handle_read(&mut self, ReadMark { ticket, touch }: ReadMark) {
+        if let Some(ticket) = ticket {
+            let owed = self.owed();
+            self.barriers.handle_read(ticket, owed);
+        }
+        let idle = self.is_idle();
+        for difference in self.contested.handle_read(touch, idle) {
+            self.push_difference(difference);
+        }
     }
 
-    /// Puts the probes of barriers behind what is to be sent before them. `true` when it did.
-    pub fn poll_barriers(&mut self) -> bool {
+    /// Nothing is on its way to the guest.
+    fn is_idle(&self) -> bool {
+        self.second_half.is_none()
+            && self.backlog.is_empty()
+            && self.ledger.last_unfinished().is_none()
+    }
+
+    fn owed(&self) -> Owed {
+        Owed { stale: self.nets.mark(), contested: self.contested.mark() }
+    }
+
+    /// Puts probes behind what is to be sent before them: those of barriers, of contested entries, and of
+    /// replays that do not come to their end. `true` when it did.
+    pub fn poll_probes(&mut self, now: Instant) -> bool {
+        if !self.is_listening() {
+            return false;
+        }
         let mut sent = false;
-        while self.barriers.is_due(&self.nets) {
-            let id = self.phantom(FileKind::Unknown);
-            self.barriers.handle_sent(id);
-            let node = Node { id, generation: self.tree.generation() };
-            let event = GuestEvent::Object { node, mask: Mask::ATTRIB };
-            self.backlog.push_probe(Pending::new(event, None));
+        let (nets, contested) = (&self.nets, &self.contested);
+        let is_owed =
+            |owed: Owed| nets.has_before(owed.stale) || contested.has_before(owed.contested);
+        while self.barriers.is_due(is_owed) {
+            let probe = probe(&mut self.phantoms, &mut self.backlog, self.tree.generation());
+            self.barriers.handle_sent(probe);
+            sent = true;
+        }
+        if self.contested.wants_probe() || self.is_stuck(now) {
+            let probe = probe(&mut self.phantoms, &mut self.backlog, self.tree.generation());
+            self.contested.probe_sent(probe);
+            self.stuck = None;
             sent = true;
         }
         sent
     }
 
-    /// The agent looks for a node that nobody has. `true` when a barrier was reached by that.
+    /// Whether the last replay of a name has not come to its end for some time, and nothing follows that
+    /// would show that it never will.
+    fn is_stuck(&mut self, now: Instant) -> bool {
+        let last = self.ledger.last_unfinished().filter(|_| !self.has_next());
+        let Some(last) = last.filter(|_| !self.contested.is_probing()) else {
+            self.stuck = None;
+            return false;
+        };
+        match self.stuck {
+            Some((seq, since)) if seq == last => {
+                now.saturating_duration_since(since) >= Self::STUCK_AFTER
+            }
+            Some(_) | None => {
+                self.stuck = Some((last, now));
+                false
+            }
+        }
+    }
+
+    /// When to call [`Engine::poll_probes`] or [`Engine::poll_check`] again, though nothing happens.
+    pub fn check_timeout(&self) -> Option<Instant> {
+        let stuck = self.stuck.and_then(|(_, since)| since.checked_add(Self::STUCK_AFTER));
+        [stuck, self.contested.retry_at()].into_iter().flatten().min()
+    }
+
+    /// The agent looks for a node that nobody has. `true` when there is something to do by that.
     pub fn handle_probe(&mut self, node: NodeId) -> bool {
-        self.barriers.handle_probe(node)
+        self.ledger.probed(node, &mut self.backlog);
+        if self.take_unfinished() {
+            let owed = self.owed();
+            self.barriers.postpone(node, owed);
+        }
+        let settled = self.contested.handle_probe(node);
+        self.barriers.handle_probe(node) || settled
+    }
+
+    /// Replays that did not come to their end are in doubt. `true` when there are any.
+    fn take_unfinished(&mut self) -> bool {
+        let unfinished = self.ledger.take_unfinished();
+        for (dir, name) in &unfinished {
+            self.doubt(*dir, name);
+        }
+        !unfinished.is_empty()
+    }
+
+    fn doubt(&mut self, dir: NodeId, name: &Name) {
+        if !dir.is_reserved() && !self.contested.doubt(dir, name) {
+            self.nets.gave_up(dir, Mask::empty(), &self.tree);
+        }
+    }
+
+    /// The guest has changed names itself: the call has succeeded on the host, and the guest's kernel still
+    /// holds the lock of the directories.
+    pub fn handle_own(&mut self, change: OwnChange<'_>) {
+        match change {
+            OwnChange::Made(dir, name, id) => self.own(dir, name, Some(id)),
+            OwnChange::Removed(dir, name) => {
+                self.tree.cleared(dir, name);
+                self.own(dir, name, None);
+            }
+            OwnChange::Renamed(from, to) => {
+                let id = self.tree.current(from.0, from.1);
+                self.tree.renamed(from, to);
+                self.own(from.0, from.1, None);
+                self.own_arrival(to, id);
+            }
+            OwnChange::Exchanged(one, two) => {
+                let ids = [one, two].map(|(dir, name)| self.tree.current(dir, name));
+                self.tree.exchanged(one, two);
+                self.own_arrival(two, ids[0]);
+                self.own_arrival(one, ids[1]);
+            }
+        }
+    }
+
+    fn own_arrival(&mut self, (dir, name): (NodeId, &Name), id: Option<NodeId>) {
+        match id {
+            Some(id) => self.own(dir, name, Some(id)),
+            // The server does not know what the guest has moved.
+            None => self.doubt(dir, name),
+        }
+    }
+
+    fn own(&mut self, dir: NodeId, name: &Name, id: Option<NodeId>) {
+        if !self.is_listening() {
+            return;
+        }
+        let shown = |id| Shown {
+            object: self.tree.fid(id).cloned(),
+            kind: self.tree.kind(id).unwrap_or_default(),
+        };
+        let reported = id.map_or(Reported::Absent, |id| Reported::Present(shown(id)));
+        if !self.contested.guest_changed(dir, name, reported) {
+            self.nets.gave_up(dir, Mask::empty(), &self.tree);
+        }
+    }
+
+    /// The next entry that is to be looked at on the host. The answer is [`Engine::handle_checked`] or
+    /// [`Engine::handle_unchecked`].
+    pub fn poll_check(&mut self, now: Instant) -> Option<Check> {
+        let tree = &self.tree;
+        self.contested.poll_check(now, |dir, name| {
+            let directory = |id: &NodeId| tree.kind(*id) == Some(FileKind::Directory);
+            tree.told(dir, name).iter().copied().filter(directory).collect()
+        })
+    }
+
+    /// Whether there is something for [`Engine::poll_check`] or [`Engine::poll_probes`].
+    pub fn wants_check(&self) -> bool {
+        self.is_listening() && (self.contested.wants_check() || self.contested.wants_probe())
+    }
+
+    /// What is under the name. What watchers were told and is not so is told them.
+    pub fn handle_checked(&mut self, now: Instant, check: Check, checked: Checked) {
+        self.contested.handle_checked(now, check, checked);
+    }
+
+    /// The entry could not be looked at, for a reason that may pass.
+    pub fn handle_unchecked(&mut self, now: Instant, check: Check) {
+        let known = self.tree.knows(check.dir);
+        self.contested.handle_unchecked(now, check, known);
+    }
+
+    fn push_difference(&mut self, difference: Difference) {
+        let Difference { dir, name, reported, checked: Checked { found, removed } } = difference;
+        let gone = match reported {
+            Reported::Absent => Vec::new(),
+            Reported::Present(shown) => {
+                let node = shown
+                    .object
+                    .as_ref()
+                    .and_then(|object| self.tree.node_at(object, shown.kind, dir, &name));
+                vec![(node, shown)]
+            }
+            Reported::Unknown => {
+                let shown = |id: &NodeId| {
+                    let kind = self.tree.kind(*id).unwrap_or_default();
+                    (Some(*id), Shown { object: self.tree.fid(*id).cloned(), kind })
+                };
+                let mut gone: Vec<_> = self.tree.told(dir, &name).iter().map(shown).collect();
+                if gone.is_empty() {
+                    gone.push((None, Shown { object: None, kind: FileKind::Regular }));
+                }
+                gone
+            }
+        };
+        let is_found = |shown: &Shown| found.as_ref().is_some_and(|found| shown.is(found));
+        for (node, shown) in gone.into_iter().filter(|(_, shown)| !is_found(shown)) {
+            let Shown { object, kind } = shown;
+            // A replayed rmdir(2) leaves a dead directory behind, wherever it was moved.
+            let moved =
+                kind == FileKind::Directory && node.is_some_and(|id| !removed.contains(&id));
+            let mask = if moved { Mask::MOVED_FROM } else { Mask::DELETE };
+            self.push_change(dir, Change { name: name.clone(), mask, object, node, kind });
+        }
+        if let Some(Listed { object, kind, .. }) = found {
+            let mask = if kind == FileKind::Regular {
+                Mask::CREATE | Mask::MODIFY | Mask::CLOSE_WRITE
+            } else {
+                Mask::CREATE
+            };
+            self.push_change(dir, Change { name, mask, object, node: None, kind });
+        }
     }
 
     /// Answers a request with an agent's marks. `seq` is the number that it carries.
@@ -389,8 +620,71 @@ impl Engine {
             return Answer::Entry(Object::Limbo);
         }
         match seq {
-            Some(seq) => self.ledger.answer(seq, request, &mut self.tree, &mut self.backlog),
+            Some(seq) => {
+                let answer = self.ledger.answer(seq, request, &mut self.tree, &mut self.backlog);
+                self.replayed(seq, request, &answer);
+                self.take_unfinished();
+                answer
+            }
             None => Answer::Refused(Refusal::NotAsked),
+        }
+    }
+
+    /// The guest's kernel raises the event of a call when it has this answer.
+    fn replayed(&mut self, seq: Seq, request: MarkedRequest<'_>, answer: &Answer) {
+        if self.contested.is_empty() || !matches!(answer, Answer::Entry(_) | Answer::Done) {
+            return;
+        }
+        let ledger = &self.ledger;
+        let present =
+            |kind| Reported::Present(Shown { object: ledger.object_of(seq).cloned(), kind });
+        let kind = || ledger.kind_of(seq).unwrap_or_default();
+        let contested = &mut self.contested;
+        match request {
+            MarkedRequest::Create(dir, name, kind) => {
+                contested.replayed(dir, name, || present(kind));
+            }
+            MarkedRequest::Link(_, dir, name) => {
+                contested.replayed(dir, name, || present(kind()));
+            }
+            MarkedRequest::Remove(dir, name, _) => {
+                contested.replayed(dir, name, || Reported::Absent);
+            }
+            MarkedRequest::Rename(from, old, to, new) => {
+                if !ledger.is_second_of_exchange(seq) {
+                    contested.replayed(from, old, || Reported::Absent);
+                }
+                contested.replayed(to, new, || present(kind()));
+            }
+            MarkedRequest::Lookup(..) | MarkedRequest::SetTimes(..) | MarkedRequest::Open(..) => {}
+        }
+    }
+
+    /// Notes which names a change of the host concerns.
+    fn observed(&mut self, change: &HostChange) {
+        let (names, merged): (Vec<&HostEntry>, bool) = match change {
+            HostChange::Entry { entry, mask, .. } => {
+                let names = mask.intersection(Mask::CREATE | Mask::DELETE);
+                if names.is_empty() {
+                    return;
+                }
+                (vec![entry], names == Mask::CREATE | Mask::DELETE)
+            }
+            HostChange::Move { from, to, .. } => (from.iter().chain(to).collect(), true),
+            HostChange::Object { .. } | HostChange::Overflow => return,
+        };
+        let merged = merged && self.merges;
+        if !merged && self.contested.is_empty() {
+            return;
+        }
+        for HostEntry { dir, name } in names {
+            for dir in self.tree.nodes_of(dir).to_vec() {
+                if merged {
+                    self.doubt(dir, name);
+                } else {
+                    self.contested.host_changed(dir, name);
+                }
+            }
         }
     }
 
@@ -454,6 +748,19 @@ impl Engine {
         kind: FileKind,
         link: bool,
     ) {
+        let pending = self.pending_entry(dir, name, mask, object, kind, link);
+        self.push(pending);
+    }
+
+    fn pending_entry(
+        &self,
+        dir: NodeId,
+        name: &Name,
+        mask: Mask,
+        object: Option<&Fid>,
+        kind: FileKind,
+        link: bool,
+    ) -> Pending {
         let child = object.and_then(|fid| self.tree.node_at(fid, kind, dir, name));
         let event = GuestEvent::Entry {
             entry: Entry { dir: self.tree.node(dir), name: name.clone() },
@@ -462,7 +769,7 @@ impl Engine {
             kind,
             link,
         };
-        self.push(Pending::new(event, object.cloned()));
+        Pending::new(event, object.cloned())
     }
 
     /// An event of a net. A further name of a known object is created like a first one: to link it
@@ -564,10 +871,11 @@ impl Engine {
         let kind = self.kind_of_object(object, directory);
         let isdir = if directory { Mask::ISDIR } else { Mask::empty() };
         let moves = Moves { object, directory };
+        let mut second = false;
         if let Some(HostEntry { dir, name }) = from {
             for dir in self.tree.nodes_of(dir) {
-                self.backlog.exchanged((*dir, name), &moves);
-                self.ledger.exchanged((*dir, name), &moves);
+                second |= self.backlog.exchanged((*dir, name), &moves);
+                second |= self.ledger.exchanged((*dir, name), &moves);
             }
         }
         for (from_dir, to_dir) in self.tree.pairs(dirs(from), dirs(to)) {
@@ -594,11 +902,12 @@ impl Engine {
                         child: child.map(|id| self.tree.node(id)),
                         kind,
                     };
-                    self.push(Pending::new(event, object.cloned()));
+                    self.push(Pending { second, ..Pending::new(event, object.cloned()) });
                 }
                 (Some((from, dir)), None) => {
                     let mask = Mask::MOVED_FROM | isdir;
-                    self.push_entry(dir, &from.name, mask, object, kind, false);
+                    let half = self.pending_entry(dir, &from.name, mask, object, kind, false);
+                    self.push(Pending { second, ..half });
                 }
                 (None, Some((to, dir))) => {
                     let mask = Mask::MOVED_TO | isdir;
@@ -608,6 +917,20 @@ impl Engine {
             }
         }
     }
+}
+
+fn phantom(count: &mut u64, kind: FileKind) -> NodeId {
+    *count = count.wrapping_add(1);
+    NodeId::phantom(kind, *count)
+}
+
+/// Puts a probe at the end of the backlog: an event of a node that nobody has, for which the agent's kernel
+/// must ask when it comes to it.
+fn probe(phantoms: &mut u64, backlog: &mut Backlog, generation: Generation) -> NodeId {
+    let id = phantom(phantoms, FileKind::Unknown);
+    let event = GuestEvent::Object { node: Node { id, generation }, mask: Mask::ATTRIB };
+    backlog.push_probe(Pending::new(event, None));
+    id
 }
 
 /// What is to be told of a regular file, since the agent opens and closes nothing else for writing, and

@@ -105,6 +105,8 @@ const ESTALE: Answer = Answer::Refused(Refusal::Stale);
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     records: VecDeque<Record>,
+    /// Entries of which a replay came or went unfinished: watchers were not told, or it is not known what.
+    unfinished: Vec<(NodeId, Name)>,
 }
 
 #[derive(Debug)]
@@ -141,7 +143,7 @@ impl Ledger {
         if self.records.len() >= Self::LEN_MAX
             && let Some(oldest) = self.records.pop_front()
         {
-            oldest.settle(backlog);
+            self.retire(&oldest, 0, backlog);
         }
         let todo = match &pending.event {
             GuestEvent::Entry { mask, .. } | GuestEvent::Object { mask, .. } => *mask,
@@ -162,14 +164,42 @@ impl Ledger {
     }
 
     /// As [`Backlog::exchanged`], for what has been handed out.
-    pub(super) fn exchanged(&mut self, from: (NodeId, &Name), moves: &Moves<'_>) {
+    pub(super) fn exchanged(&mut self, from: (NodeId, &Name), moves: &Moves<'_>) -> bool {
         let latest = self.records.iter_mut().rev().take(Backlog::EXCHANGE_MAX);
-        exchanged(latest.map(|record| &mut record.pending), from, moves);
+        exchanged(latest.map(|record| &mut record.pending), from, moves)
+    }
+
+    /// Whether notification `seq` is the second rename of an exchange.
+    pub(super) fn is_second_of_exchange(&self, seq: Seq) -> bool {
+        self.records.iter().any(|record| record.seq == seq && record.pending.second)
     }
 
     /// Drops every record: the agent is gone, and nothing that it may still ask for is answered.
     pub(super) fn clear(&mut self) {
         self.records.clear();
+        self.unfinished.clear();
+    }
+
+    /// The last of the notifications that were handed out and whose change of a name has not been replayed.
+    pub(super) fn last_unfinished(&self) -> Option<Seq> {
+        let names = Mask::CREATE.union(Mask::DELETE).union(Mask::MOVE);
+        let waits = |record: &&Record| !record.second && record.todo.intersects(names);
+        self.records.iter().rev().find(waits).map(|record| record.seq)
+    }
+
+    /// The agent has carried out, or tried to, all that was handed out before the probe of this node.
+    pub(super) fn probed(&mut self, node: NodeId, backlog: &mut Backlog) {
+        let is_probe = |record: &Record| matches!(&record.pending.event, GuestEvent::Object { node: probe, .. } if probe.id == node);
+        for _ in 0..self.records.iter().position(is_probe).unwrap_or_default() {
+            if let Some(record) = self.records.pop_front() {
+                self.retire(&record, 0, backlog);
+            }
+        }
+    }
+
+    /// Takes the entries of which a replay was not finished.
+    pub(super) fn take_unfinished(&mut self) -> Vec<(NodeId, Name)> {
+        std::mem::take(&mut self.unfinished)
     }
 
     /// The object that notification `seq` is about, as the host names it.
@@ -238,22 +268,52 @@ impl Ledger {
         }
     }
 
+    /// Those behind the last that is before `seq` are not looked at: records are in order.
     fn retire_before(&mut self, seq: Seq, backlog: &mut Backlog) {
         let half = Seq::MAX.get() / 2;
-        self.records.retain(|record| {
+        let mut at = 0;
+        while let Some(record) = self.records.get(at) {
             let age = seq.since(record.seq);
-            let before = age > 0 && age < half;
-            let waits = record.todo.intersects(Mask::MOVE) && age <= Self::HALF_KEPT_MAX;
-            if before && !waits {
-                record.settle(backlog);
-                return false;
+            if age == 0 || age >= half {
+                break;
             }
-            true
-        });
+            if record.todo.intersects(Mask::MOVE) && age <= Self::HALF_KEPT_MAX {
+                at += 1;
+            } else if let Some(record) = self.records.remove(at) {
+                self.retire(&record, at, backlog);
+            }
+        }
+    }
+
+    /// `at` is where the record was.
+    fn retire(&mut self, record: &Record, at: usize, backlog: &mut Backlog) {
+        let next = self.records.get(at).filter(|next| next.seq == record.seq.next());
+        self.unfinished.extend(record.left(next));
+        record.settle(backlog);
     }
 }
 
 impl Record {
+    /// The entries whose name a replay was to change and did not. `mate` is the record of the next
+    /// notification, which is the other half if this is a rename.
+    fn left(&self, mate: Option<&Self>) -> Vec<(NodeId, Name)> {
+        let names = Mask::CREATE.union(Mask::DELETE).union(Mask::MOVE);
+        if self.second || !self.todo.intersects(names) {
+            return Vec::new();
+        }
+        let at = |entry: &Entry| (entry.dir.id, entry.name.clone());
+        match &self.pending.event {
+            GuestEvent::Entry { entry, .. } => vec![at(entry)],
+            GuestEvent::Rename { to, .. } if self.todo == Mask::MOVED_TO => {
+                // It was moved out, and in again by the number of its second half.
+                let done = mate.is_some_and(|mate| mate.second && mate.todo.is_empty());
+                if done { Vec::new() } else { vec![at(to)] }
+            }
+            GuestEvent::Rename { from, to, .. } => vec![at(from), at(to)],
+            GuestEvent::Object { .. } | GuestEvent::Overflow => Vec::new(),
+        }
+    }
+
     fn settle(&self, backlog: &mut Backlog) {
         if !self.second {
             backlog.settled(&self.pending);

@@ -12,6 +12,7 @@ mod places;
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
 
+use super::net::Listed;
 use crate::{Fid, FileKind, Generation, Name, Node, NodeId};
 
 /// What a reply told the guest about a node.
@@ -102,6 +103,20 @@ struct Lookout {
     dir: NodeId,
     after: Option<Name>,
     first: Option<Name>,
+}
+
+impl Shown {
+    /// Whether a listed entry is this object, as far as can be told.
+    pub(super) fn is(&self, listed: &Listed) -> bool {
+        match (&self.object, &listed.object) {
+            (Some(shown), Some(listed)) => shown == listed,
+            (None, _) | (_, None) => {
+                let directory = FileKind::Directory;
+                self.kind == listed.kind
+                    || (self.kind == FileKind::Unknown && listed.kind != directory)
+            }
+        }
+    }
 }
 
 impl Told {

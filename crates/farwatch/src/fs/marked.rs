@@ -39,7 +39,13 @@ fn not_asked() -> io::Error {
 
 impl Interposer {
     fn ask(&self, ctx: &Context, request: MarkedRequest<'_>) -> Answer {
-        let answer = self.share.lock().engine.answer(seq(ctx), request);
+        let (answer, wakes) = {
+            let engine = &mut self.share.lock().engine;
+            (engine.answer(seq(ctx), request), engine.wants_check() || engine.to_read().is_some())
+        };
+        if wakes {
+            self.share.wake();
+        }
         tracing::trace!(seq = ctx.gid.into_inner(), ?request, ?answer, "marked");
         answer
     }

@@ -4,14 +4,14 @@
 //! What was in the queue when the barrier was asked for is counted, not waited for to be over: a host
 //! that never pauses could keep the queue from ever being empty.
 
-use farwatch_proto::host::Ticket;
+use farwatch_proto::host::ReadMark;
 
 use crate::share::Share;
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub(super) struct Passing {
-    barrier: Option<Ticket>,
+    barrier: Option<ReadMark>,
     /// What is to be read yet, in the queue's unit.
     left: u64,
     /// For an observer that holds back what was read: its position when all was.
@@ -22,7 +22,7 @@ impl Passing {
     /// The queue is about to be read. `queued` says what is in it, after a barrier was asked for.
     pub(super) fn begin(&mut self, share: &Share, queued: impl FnOnce() -> u64) {
         if self.barrier.is_none() {
-            self.barrier = share.lock().engine.barrier_to_read();
+            self.barrier = share.lock().engine.to_read();
             if self.barrier.is_some() {
                 (self.left, self.position) = (queued(), None);
             }
@@ -55,7 +55,7 @@ impl Passing {
     }
 
     /// All that has been read is handed in. The barrier that has passed with it.
-    pub(super) fn handed_in(&mut self) -> Option<Ticket> {
+    pub(super) fn handed_in(&mut self) -> Option<ReadMark> {
         if self.passes() { self.barrier.take() } else { None }
     }
 }

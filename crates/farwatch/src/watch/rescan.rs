@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use farwatch_proto::host::{Listed, Listing, Look, Rescan};
+use farwatch_proto::host::{Checked, Listed, Listing, Look, Rescan};
 use farwatch_proto::{FileKind, Name, NodeId};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
@@ -52,6 +52,29 @@ pub(crate) fn kind_of(share: &Share, wanted: &Look) -> FileKind {
     let found = open(share, wanted.dir).and_then(|dir| look(share, &dir, wanted.name.clone()).ok());
     let is_it = |found: &Listed| found.object.as_ref() == Some(&wanted.object);
     found.filter(is_it).map_or(FileKind::Unknown, |found| found.kind)
+}
+
+/// Looks at the entries that the engine wants to compare.
+pub(super) fn check(share: &Share) {
+    loop {
+        let now = Instant::now();
+        let Some(check) = share.lock().engine.poll_check(now) else { return };
+        let checked =
+            open(share, check.dir).ok_or(io::ErrorKind::NotFound.into()).and_then(|dir| {
+                let found = gone_is_none(look(share, &dir, check.name.clone()))?;
+                let removed = |id: &NodeId| is_removed(share, *id);
+                Ok(Checked {
+                    found,
+                    removed: check.subdirs.iter().copied().filter(removed).collect(),
+                })
+            });
+        let engine = &mut share.lock().engine;
+        tracing::debug!(?check, ?checked, "compared");
+        match checked {
+            Ok(checked) => engine.handle_checked(now, check, checked),
+            Err::<_, io::Error>(_) => engine.handle_unchecked(now, check),
+        }
+    }
 }
 
 fn list(share: &Share, rescan: &Rescan) -> io::Result<Listing> {
