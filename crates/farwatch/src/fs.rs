@@ -86,8 +86,7 @@ impl Interposer {
     }
 
     fn is_agent_thread(&self, ctx: &Context) -> bool {
-        let tid = self.share.lock().engine.agent_tid();
-        tid.is_some() && tid == u32::try_from(ctx.pid).ok()
+        self.share.is_agent_thread(ctx.pid)
     }
 
     /// Lets through what has no mark and names a node of the share.
@@ -109,6 +108,13 @@ impl Interposer {
         entry(dir, name)
     }
 
+    /// Notes in the tree that a program in the guest has made `entry` under `name`.
+    fn made(&self, dir: NodeId, name: &Name, entry: Entry) -> Entry {
+        let Some(id) = NodeId::new(entry.inode) else { return entry };
+        self.share.guest_made(id, &entry.attr, dir, name, || self.identify(dir, name, &entry));
+        self.stamped(entry)
+    }
+
     /// Notes in the tree that the guest learns of `entry` under `name`.
     fn learn(&self, dir: NodeId, name: &Name, entry: Entry) -> Entry {
         let Some(id) = NodeId::new(entry.inode) else { return entry };
@@ -118,7 +124,7 @@ impl Interposer {
 
     /// With the generation of this session (S1).
     fn stamped(&self, mut entry: Entry) -> Entry {
-        entry.generation = u64::from(self.share.lock().engine.tree.generation().0);
+        entry.generation = u64::from(self.share.generation().0);
         entry
     }
 
@@ -135,15 +141,8 @@ impl Interposer {
         if parent && self.is_agent(&ctx) {
             self.reconnect.begin(id);
         }
-        let target = {
-            let mut state = self.share.lock();
-            let tree = &mut state.engine.tree;
-            let target = if parent { tree.parent(id).unwrap_or(NodeId::ROOT) } else { id };
-            if !tree.lend_dot(target) {
-                return Err(Errno::STALE.into());
-            }
-            tree.node(target)
-        };
+        let lent = if parent { self.share.lend_parent(id) } else { self.share.lend_dot(id) };
+        let target = lent.ok_or(Errno::STALE)?;
         let (attr, timeout) = match self.inner.getattr(ctx, target.id.get(), None) {
             Ok(reply) => reply,
             Err(error) => {
@@ -259,7 +258,7 @@ impl FileSystem for Interposer {
         }
         // An agent of before the session, with what it was sent then: it must not teach the guest what
         // it is about to be told.
-        if ctx.uid.into_inner() == MARKER_UID && self.share.lock().engine.agent_tid().is_none() {
+        if ctx.uid.into_inner() == MARKER_UID && self.share.agent_tid().is_none() {
             return Err(Errno::PERM.into());
         }
         check_node(parent)?;
@@ -267,7 +266,7 @@ impl FileSystem for Interposer {
             Ok(entry) => Ok(self.learn(dir, &name_, entry)),
             Err(error) => {
                 if error.raw_os_error() == Some(Errno::NOENT.raw_os_error()) {
-                    self.share.lock().engine.tree.tell_current(dir, &name_, None);
+                    self.share.learn_missing(dir, &name_);
                 }
                 Err(error)
             }
@@ -340,7 +339,7 @@ impl FileSystem for Interposer {
         }
         let (dir, name_) = self.check_entry(&ctx, parent, name)?;
         let entry = self.inner.symlink(ctx, linkname, parent, name, extensions)?;
-        Ok(self.learn(dir, &name_, entry))
+        Ok(self.made(dir, &name_, entry))
     }
 
     fn mknod(
@@ -358,7 +357,7 @@ impl FileSystem for Interposer {
         }
         let (dir, name_) = self.check_entry(&ctx, parent, name)?;
         let entry = self.inner.mknod(ctx, parent, name, mode, rdev, umask, extensions)?;
-        Ok(self.learn(dir, &name_, entry))
+        Ok(self.made(dir, &name_, entry))
     }
 
     fn mkdir(
@@ -375,7 +374,7 @@ impl FileSystem for Interposer {
         }
         let (dir, name_) = self.check_entry(&ctx, parent, name)?;
         let entry = self.inner.mkdir(ctx, parent, name, mode, umask, extensions)?;
-        Ok(self.learn(dir, &name_, entry))
+        Ok(self.made(dir, &name_, entry))
     }
 
     fn link(&self, ctx: Context, inode: Inode, parent: Inode, name: &CStr) -> io::Result<Entry> {
@@ -385,7 +384,7 @@ impl FileSystem for Interposer {
         let (dir, name_) = self.check_entry(&ctx, parent, name)?;
         check_node(inode)?;
         let entry = self.inner.link(ctx, inode, parent, name)?;
-        Ok(self.learn(dir, &name_, entry))
+        Ok(self.made(dir, &name_, entry))
     }
 
     fn create(
@@ -402,7 +401,7 @@ impl FileSystem for Interposer {
         let (dir, name_) = self.check_entry(&ctx, parent, name)?;
         let (entry, handle, options) =
             self.inner.create(ctx, parent, name, mode, kill_priv, flags, umask, extensions)?;
-        Ok((self.learn(dir, &name_, entry), handle, options))
+        Ok((self.made(dir, &name_, entry), handle, options))
     }
 
     fn unlink(&self, ctx: Context, parent: Inode, name: &CStr) -> io::Result<()> {
@@ -411,7 +410,7 @@ impl FileSystem for Interposer {
         }
         let (dir, name_) = self.check_entry(&ctx, parent, name)?;
         settled(|| self.inner.unlink(ctx, parent, name))?;
-        self.share.lock().engine.tree.cleared(dir, &name_);
+        self.share.guest_removed(dir, &name_);
         Ok(())
     }
 
@@ -421,7 +420,7 @@ impl FileSystem for Interposer {
         }
         let (dir, name_) = self.check_entry(&ctx, parent, name)?;
         settled(|| self.inner.rmdir(ctx, parent, name))?;
-        self.share.lock().engine.tree.cleared(dir, &name_);
+        self.share.guest_removed(dir, &name_);
         Ok(())
     }
 
@@ -440,11 +439,10 @@ impl FileSystem for Interposer {
         let (old, old_name) = self.check_entry(&ctx, olddir, oldname)?;
         let (new, new_name) = self.check_entry(&ctx, newdir, newname)?;
         self.inner.rename(ctx, olddir, oldname, newdir, newname, flags)?;
-        let tree = &mut self.share.lock().engine.tree;
         if flags & rustix::fs::RenameFlags::EXCHANGE.bits() != 0 {
-            tree.exchanged((old, &old_name), (new, &new_name));
+            self.share.guest_exchanged((old, &old_name), (new, &new_name));
         } else {
-            tree.renamed((old, &old_name), (new, &new_name));
+            self.share.guest_renamed((old, &old_name), (new, &new_name));
         }
         Ok(())
     }

@@ -85,7 +85,7 @@ pub(crate) fn run(args: &ServeArgs, defaults: Defaults) -> anyhow::Result<()> {
     shut_in(args)?;
 
     if let Some(len_max) = args.sharing.backlog_events_max {
-        share.lock().engine.limit_backlog(len_max);
+        share.limit_backlog(len_max);
     }
     let inner = inner(args, defaults, &mut inside, guest_fd_limit)?;
     let adopts = args.files.inode_file_handles != InodeFileHandles::Never

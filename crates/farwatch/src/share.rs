@@ -8,29 +8,31 @@
 //! `inotify_add_watch(2)`, so that a mark is never set for a node that is being forgotten, and across
 //! nothing that can wait for the guest. "Mark" stands for inotify's watches too.
 
+mod agent;
 mod barrier;
+mod dirs;
+mod guest;
+mod nodes;
 mod unmarked;
 
-use std::collections::BTreeMap;
 use std::io;
-use std::ops::Bound::{Excluded, Unbounded};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use farwatch_proto::host::inotify::{CallId, Expected, Observer};
-use farwatch_proto::host::{Engine, Learned, State as Moved, Ticket};
+use farwatch_proto::host::{Engine, State as Moved, Ticket};
 use farwatch_proto::wire::Notification;
 use farwatch_proto::wire::control::Delivery;
 use farwatch_proto::wire::sync;
-use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId};
+use farwatch_proto::{Fid, Mask, NodeId};
 use farwatch_sys::handle;
 use rustix::io::Errno;
-use virtiofsd::fuse::Attr;
 
 use crate::device::NotificationSource;
 use crate::watch::{self, Marked, Watch};
+use dirs::Dirs;
 use unmarked::Unmarked;
 
 /// What to do when inotify has no room for another directory (`inotify_add_watch(2)`, ENOSPC).
@@ -43,6 +45,8 @@ pub struct Share {
     state: Mutex<State>,
     watch: Option<Watch>,
     unwatched: AtomicU64,
+    /// The thread of the attached agent, 0 for none: what the engine has, readable without the lock.
+    agent_tid: AtomicU32,
     /// An eventfd of the watch thread's: there is a directory to list, a group to read, or a barrier to
     /// read up to.
     work: OnceLock<Arc<OwnedFd>>,
@@ -52,9 +56,9 @@ pub struct Share {
 
 /// What the lock guards.
 #[derive(Debug, Default)]
-pub struct State {
+pub(crate) struct State {
     /// The decisions.
-    pub engine: Engine,
+    pub(crate) engine: Engine,
     /// What inotify's reports mean, where it is that which watches.
     pub(crate) observer: Option<Observer>,
     dirs: Dirs,
@@ -64,35 +68,6 @@ pub struct State {
     delivery: Option<Delivery>,
     /// How often those that wait were told not to.
     hurried: u64,
-}
-
-/// Descriptors of known directories, from which their entries are resolved and by which they are
-/// marked: a cache, since a user may have fewer descriptors than the guest knows directories.
-#[derive(Debug, Default)]
-struct Dirs {
-    open: BTreeMap<NodeId, Arc<OwnedFd>>,
-    /// The one that was closed last to make room; the next is after it.
-    hand: Option<NodeId>,
-}
-
-impl Dirs {
-    /// The most directories that are kept open.
-    const LEN_MAX: usize = 4096;
-
-    fn insert(&mut self, id: NodeId, fd: OwnedFd) -> Arc<OwnedFd> {
-        if self.open.len() >= Self::LEN_MAX {
-            // Never the root, from which the others can be found again.
-            let behind = |id| self.open.range((Excluded(id), Unbounded)).next();
-            let next = self.hand.and_then(behind).or_else(|| behind(NodeId::ROOT));
-            self.hand = next.map(|(id, _)| *id);
-            if let Some(id) = self.hand {
-                self.open.remove(&id);
-            }
-        }
-        let fd = Arc::new(fd);
-        self.open.insert(id, Arc::clone(&fd));
-        fd
-    }
 }
 
 /// How the host names an object that a reply is about to make known.
@@ -117,6 +92,7 @@ impl Share {
             state: Mutex::new(State { observer, ..State::default() }),
             watch,
             unwatched: AtomicU64::new(0),
+            agent_tid: AtomicU32::new(0),
             work: OnceLock::new(),
             news: Condvar::new(),
         }
@@ -130,6 +106,11 @@ impl Share {
     /// Which events can be told.
     pub fn events(&self) -> Mask {
         self.watch.as_ref().map_or(Mask::DEFAULT, Watch::events)
+    }
+
+    /// Whether both names of a rename can be reported (S12, S13).
+    pub(crate) fn pairs_renames(&self) -> bool {
+        self.watch.as_ref().is_some_and(Watch::pairs_renames)
     }
 
     /// How the object behind `fd` is known.
@@ -222,29 +203,15 @@ impl Share {
         let _first = self.work.set(eventfd);
     }
 
+    /// Sets a limit to the events that wait for a sink, instead of the default.
+    pub fn limit_backlog(&self, len_max: usize) {
+        self.lock().engine.limit_backlog(len_max);
+    }
+
     /// The engine, locked. A panic elsewhere does not make its state unusable: every change to it is
     /// one call.
-    pub fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The agent has proved its marks: notifications begin. Returns the number of the link.
-    /// Of the events that it wants it is told those that are watched for.
-    pub fn listen(&self, delivery: Delivery, events: Mask) -> Option<u64> {
-        let mut state = self.lock();
-        state.engine.want(events.intersection(self.events()));
-        state.engine.listen(SystemTime::now());
-        state.delivery = Some(delivery);
-        state.engine.link()
-    }
-
-    /// The agent is gone. A READ of its that waits ends.
-    pub fn detach(&self) {
-        let mut state = self.lock();
-        state.engine.detach();
-        state.delivery = None;
-        drop(state);
-        self.news.notify_all();
     }
 
     /// Wakes the READ that waits, when the engine has something new. The watch thread calls this.
@@ -343,6 +310,7 @@ impl Share {
         state.unmarked = Unmarked::default();
         let (fd, fid) = root.map(|root| (root.fd, root.fid)).unzip();
         begin(&mut state.engine, fid.clone());
+        self.publish_agent(&state);
         if let (Some(fd), Some(fid)) = (fd.flatten(), fid) {
             self.mark(&mut state, &fd, &fid);
             state.dirs.insert(NodeId::ROOT, fd);
@@ -352,117 +320,11 @@ impl Share {
         self.news.notify_all();
     }
 
-    /// A node that was loaded has been found. A directory is marked.
-    pub fn identify(&self, id: NodeId, ino: u64, identity: Identity) {
-        let mut state = self.lock();
-        let Some(kind) = state.engine.tree.kind(id) else { return };
-        state.engine.tree.identify(id, identity.fid.clone(), ino);
-        if identity.mounted {
-            state.engine.tree.mounted(id);
-        }
-        if let Some(fd) = identity.fd.filter(|_| kind == FileKind::Directory) {
-            if !self.mark(&mut state, &fd, &identity.fid) {
-                state.unmarked.insert(id);
-            }
-            state.dirs.insert(id, fd);
-        }
-    }
-
-    /// A directory that was loaded could not be found: nothing in it is seen.
-    pub fn unidentified(&self, id: NodeId) {
-        self.unwatched.fetch_add(1, Ordering::Relaxed);
-        tracing::debug!(%id, "a directory could not be identified and is not watched");
-    }
-
-    /// A descriptor of a known directory, which `open` makes if none is at hand.
-    pub fn dir(&self, id: NodeId, open: impl FnOnce() -> Option<OwnedFd>) -> Option<Arc<OwnedFd>> {
-        if let Some(fd) = self.lock().dirs.open.get(&id) {
-            return Some(Arc::clone(fd));
-        }
-        let fd = open()?;
-        let mut state = self.lock();
-        state.engine.tree.knows(id).then(|| state.dirs.insert(id, fd))
-    }
-
-    /// A reply that names node `id` under `name` is about to go out. A directory is marked before
-    /// this returns, so no change in it falls between the reply and the mark.
-    ///
-    /// `identity` is asked for only when the node is new to the tree.
-    pub fn learn(
-        &self,
-        id: NodeId,
-        attr: &Attr,
-        dir: NodeId,
-        name: &Name,
-        identity: impl FnOnce() -> Option<Identity>,
-    ) {
-        let kind = FileKind::from_mode(attr.mode);
-        let known = Learned { id, fid: None, kind, ino: attr.ino };
-        {
-            let mut state = self.lock();
-            if state.engine.tree.knows(id) {
-                state.engine.tree.learn(known, dir, name);
-                return;
-            }
-        }
-        let identity = identity();
-        let mut state = self.lock();
-        let fid = identity.as_ref().map(|identity| identity.fid.clone());
-        let new = state.engine.tree.learn(Learned { fid, ..known }, dir, name);
-        if new && identity.as_ref().is_some_and(|identity| identity.mounted) {
-            state.engine.tree.mounted(id);
-        }
-        if !new || kind != FileKind::Directory {
-            let fid = identity.map(|identity| identity.fid).filter(|_| new);
-            let State { engine, observer, .. } = &mut *state;
-            if let (Some(fid), Some(observer)) = (fid, observer) {
-                observer.learn(fid, attr.nlink, &engine.tree);
-            }
-            return;
-        }
-        match identity.and_then(|identity| identity.fd.zip(Some(identity.fid))) {
-            Some((fd, fid)) => {
-                if !self.mark(&mut state, &fd, &fid) {
-                    state.unmarked.insert(id);
-                }
-                state.dirs.insert(id, fd);
-            }
-            None => self.unidentified(id),
-        }
-    }
-
-    /// The guest gives `count` references back. Returns the nodes that are gone with them, each with
-    /// the number of references of ours that go too. The mark of a directory goes; `open` opens one
-    /// of which no descriptor is at hand.
-    pub fn forget(
-        &self,
-        id: NodeId,
-        count: u64,
-        open: impl Fn(NodeId) -> Option<OwnedFd>,
-    ) -> Vec<(NodeId, u64)> {
-        let mut state = self.lock();
-        let forgotten = state.engine.tree.forget(id, count);
-        for node in &forgotten {
-            let dir = state.dirs.open.remove(&node.id);
-            let Some(fid) = node.fid.as_ref().filter(|_| node.kind == FileKind::Directory) else {
-                continue;
-            };
-            // Another mount of the same directory has the same mark.
-            if state.engine.tree.nodes_of(fid).is_empty() {
-                self.unmark(&mut state, fid, || dir.or_else(|| open(node.id).map(Arc::new)));
-            }
-        }
-        if !forgotten.is_empty() && !state.unmarked.is_empty() {
-            self.mark_late(&mut state, open);
-        }
-        forgotten.into_iter().map(|node| (node.id, node.borrowed)).collect()
-    }
-
     /// Something was forgotten, so there may be room for the mark of a directory that has none.
     fn mark_late(&self, state: &mut State, open: impl Fn(NodeId) -> Option<OwnedFd>) {
         while let Some(id) = state.unmarked.pop() {
             let Some(fid) = state.engine.tree.fid(id).cloned() else { continue };
-            let dir = state.dirs.open.get(&id).cloned().or_else(|| open(id).map(Arc::new));
+            let dir = state.dirs.at_hand(id).or_else(|| open(id).map(Arc::new));
             let Some(dir) = dir else { continue };
             if !self.mark(state, &dir, &fid) {
                 state.unmarked.insert(id);
