@@ -93,8 +93,13 @@ pub(crate) fn run(args: &ServeArgs, defaults: Defaults) -> anyhow::Result<()> {
     let fs = Interposer::new(inner, Arc::clone(&share), inside.root_dir.as_ref(), adopts);
     let queues = args.sharing.request_queues;
     let device = Arc::new(Device::new(fs, tag, queues.into(), Arc::clone(&share) as _)?);
-    let pump = Arc::clone(&device);
-    let _watcher = Watcher::start(share, move || pump.pump()).context("the watch thread")?;
+    let pump = Arc::downgrade(&device);
+    share.add_sink(move || {
+        if let Some(device) = pump.upgrade() {
+            device.pump();
+        }
+    });
+    let _watcher = Watcher::start(share).context("the watch thread")?;
     let stop = StopHandle::new()?;
     let stopper = stop.clone();
     ending.then(move || stopper.stop()).context("signals cannot be waited for")?;

@@ -13,24 +13,23 @@ mod barrier;
 mod dirs;
 mod guest;
 mod nodes;
+mod source;
 mod unmarked;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::SystemTime;
 
 use farwatch_proto::host::inotify::{CallId, Expected, Observer};
-use farwatch_proto::host::{Engine, State as Moved, Ticket};
-use farwatch_proto::wire::Notification;
+use farwatch_proto::host::{Engine, State as Moved};
 use farwatch_proto::wire::control::Delivery;
-use farwatch_proto::wire::sync;
 use farwatch_proto::{Fid, Mask, NodeId};
 use farwatch_sys::handle;
 use rustix::io::Errno;
 
-use crate::device::NotificationSource;
+use crate::deliver::Outbox;
 use crate::watch::{self, Marked, Watch};
 use dirs::Dirs;
 use unmarked::Unmarked;
@@ -47,11 +46,11 @@ pub struct Share {
     unwatched: AtomicU64,
     /// The thread of the attached agent, 0 for none: what the engine has, readable without the lock.
     agent_tid: AtomicU32,
-    /// An eventfd of the watch thread's: there is a directory to list, a group to read, or a barrier to
-    /// read up to.
+    /// An eventfd of the watch thread's: there is a directory to list, an object to look at, a group to
+    /// read, or a barrier to read up to.
     work: OnceLock<Arc<OwnedFd>>,
-    /// Goes with `state`: there may be something for a READ that waits, or a barrier is reached.
-    news: Condvar,
+    /// Where notifications go, and where one waits for them and for barriers.
+    outbox: Outbox,
 }
 
 /// What the lock guards.
@@ -64,10 +63,10 @@ pub(crate) struct State {
     dirs: Dirs,
     /// Known directories that could not be marked.
     unmarked: Unmarked,
+    /// There is a watch thread, which looks at what events are about before they are sent.
+    looks: bool,
     /// How the agent that listens wants its notifications.
     delivery: Option<Delivery>,
-    /// How often those that wait were told not to.
-    hurried: u64,
 }
 
 /// How the host names an object that a reply is about to make known.
@@ -94,7 +93,7 @@ impl Share {
             unwatched: AtomicU64::new(0),
             agent_tid: AtomicU32::new(0),
             work: OnceLock::new(),
-            news: Condvar::new(),
+            outbox: Outbox::default(),
         }
     }
 
@@ -196,11 +195,28 @@ impl Share {
         }
     }
 
-    /// Has `eventfd` written when there is a directory to list or another group. The watch thread calls
-    /// this once.
-    pub(crate) fn wake_for_work(&self, eventfd: Arc<OwnedFd>) {
+    /// The watch thread begins. `eventfd` is written when there is something for it to do. Called once.
+    pub(crate) fn watch_begins(&self, eventfd: Arc<OwnedFd>) {
         // A second watch thread would find every directory listed by the first.
         let _first = self.work.set(eventfd);
+        self.lock().looks = true;
+    }
+
+    /// The watch thread has ended. Events that wait for a look on the host are sent without one.
+    pub(crate) fn watch_ended(&self) {
+        self.lock().looks = false;
+        self.wake_sinks();
+    }
+
+    /// Adds a sink for notifications. `wake` is called without any lock of the share whenever there may
+    /// be something for it to pull. It should not keep the share alive.
+    pub fn add_sink(&self, wake: impl Fn() + Send + Sync + 'static) {
+        self.outbox.add_sink(wake);
+    }
+
+    /// The engine has something new: wakes all sinks. Called without the lock, by the watch thread.
+    pub(crate) fn wake_sinks(&self) {
+        self.outbox.wake();
     }
 
     /// Sets a limit to the events that wait for a sink, instead of the default.
@@ -212,65 +228,6 @@ impl Share {
     /// one call.
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Wakes the READ that waits, when the engine has something new. The watch thread calls this.
-    pub(crate) fn announce(&self) {
-        self.news.notify_all();
-    }
-
-    /// Whole notifications for agent number `link`, which reads them, `len_max` bytes at most. Waits
-    /// until `deadline` for the first. Empty when none has come, or the agent is gone.
-    pub fn read(&self, link: u64, len_max: usize, deadline: Option<Instant>) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let mut state = self.lock();
-        let hurried = state.hurried;
-        if state.engine.link() == Some(link) {
-            state.engine.handle_asked();
-        }
-        let reads = |state: &State| {
-            state.engine.link() == Some(link) && state.delivery == Some(Delivery::Reads)
-        };
-        while reads(&state) {
-            while bytes.len() + Notification::LEN_MAX <= len_max {
-                let (locked, notification) = self.send(state, reads);
-                state = locked;
-                let Some(notification) = notification else { break };
-                bytes.extend(notification.encode(&mut [0; Notification::LEN_MAX]).iter());
-            }
-            self.wake_for_rescan(&state);
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            let Some(left) = left.filter(|left| !left.is_zero()) else { break };
-            if !bytes.is_empty() || state.hurried != hurried || !reads(&state) {
-                break;
-            }
-            let waited = self.news.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        bytes
-    }
-
-    /// The next notification, as long as `goes` says that it is to go there. What it tells of is looked
-    /// at first, without the lock.
-    fn send<'a>(
-        &'a self,
-        mut state: MutexGuard<'a, State>,
-        goes: impl Fn(&State) -> bool,
-    ) -> (MutexGuard<'a, State>, Option<Notification>) {
-        while goes(&state) {
-            let Some(look) = state.engine.poll_look() else {
-                let notification = state.engine.send();
-                if let Some(notification) = &notification {
-                    tracing::trace!(?notification, "sent");
-                }
-                return (state, notification);
-            };
-            drop(state);
-            let found = watch::kind_of(self, &look);
-            state = self.lock();
-            state.engine.handle_look(&look, found);
-        }
-        (state, None)
     }
 
     fn wake_for_rescan(&self, state: &State) {
@@ -317,7 +274,7 @@ impl Share {
         }
         state.delivery = None;
         drop(state);
-        self.news.notify_all();
+        self.outbox.wake_waiters();
     }
 
     /// Something was forgotten, so there may be room for the mark of a directory that has none.
@@ -413,34 +370,5 @@ impl Share {
                 }
             }
         }
-    }
-}
-
-impl NotificationSource for Share {
-    fn next(&self, buf: &mut [u8; Notification::LEN_MAX]) -> Option<usize> {
-        let queued = |state: &State| state.delivery == Some(Delivery::Queue);
-        let (state, notification) = self.send(self.lock(), queued);
-        if queued(&state) {
-            self.wake_for_rescan(&state);
-        }
-        drop(state);
-        Some(notification?.encode(buf).len())
-    }
-
-    fn progress(
-        &self,
-        ticket: Option<Ticket>,
-        deadline: Option<Instant>,
-    ) -> Result<sync::Answer, Errno> {
-        Self::progress(self, ticket, deadline)
-    }
-
-    fn hurry(&self) {
-        self.lock().hurried += 1;
-        self.news.notify_all();
-    }
-
-    fn reset(&self) {
-        self.detach();
     }
 }

@@ -40,7 +40,7 @@ impl Share {
         state.delivery = None;
         self.publish_agent(&state);
         drop(state);
-        self.news.notify_all();
+        self.outbox.wake_waiters();
     }
 
     /// Makes the agent's thread readable without the lock. Called with the lock held after each change
