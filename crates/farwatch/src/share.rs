@@ -13,6 +13,7 @@ mod barrier;
 mod dirs;
 mod guest;
 mod nodes;
+mod own;
 mod source;
 mod unmarked;
 
@@ -20,9 +21,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::SystemTime;
 
-use farwatch_proto::host::inotify::{CallId, Expected, Observer};
+use farwatch_proto::host::inotify::Observer;
 use farwatch_proto::host::{Engine, State as Moved};
 use farwatch_proto::wire::control::Delivery;
 use farwatch_proto::{Fid, Mask, NodeId};
@@ -30,8 +30,9 @@ use farwatch_sys::handle;
 use rustix::io::Errno;
 
 use crate::deliver::Outbox;
-use crate::watch::{self, Marked, Watch};
+use crate::watch::{Marked, Watch};
 use dirs::Dirs;
+pub(crate) use own::{Announced, OwnCall, Subject};
 use unmarked::Unmarked;
 
 /// What to do when inotify has no room for another directory (`inotify_add_watch(2)`, ENOSPC).
@@ -134,65 +135,6 @@ impl Share {
     /// Whether what is reported of an entry names no object.
     pub(crate) fn is_told_names_alone(&self) -> bool {
         matches!(&self.watch, Some(Watch::Inotify(_)))
-    }
-
-    /// A call for the guest is about to be made, and what it does will be reported as if anybody had
-    /// done it. `None` where the reports say who it was.
-    pub(crate) fn expect(
-        &self,
-        expected: impl FnOnce(&State) -> Vec<(Expected, Mask)>,
-    ) -> Option<CallId> {
-        let Some(Watch::Inotify(_)) = &self.watch else { return None };
-        let state = &mut *self.lock();
-        let expected = expected(state);
-        let observer = state.observer.as_mut().filter(|_| !expected.is_empty())?;
-        Some(observer.expect(expected, &state.engine.tree))
-    }
-
-    /// The call has returned. `changed` asks for its object's `ctime`, if that matters.
-    pub(crate) fn end(
-        &self,
-        call: CallId,
-        succeeded: bool,
-        changed: impl FnOnce() -> Option<SystemTime>,
-    ) {
-        let Some(Watch::Inotify(inotify)) = &self.watch else { return };
-        if self.end_if_quiet(inotify, call, succeeded) {
-            return;
-        }
-        let changed = changed();
-        self.end_with(&mut self.lock(), call, succeeded, changed);
-    }
-
-    /// Most often the watch thread has read the call's reports when it returns, or there were none.
-    fn end_if_quiet(&self, inotify: &watch::Inotify, call: CallId, succeeded: bool) -> bool {
-        let mut state = self.lock();
-        let idle = state.observer.as_ref().is_some_and(Observer::is_idle);
-        if !idle || !inotify.is_empty() {
-            return false;
-        }
-        self.end_with(&mut state, call, succeeded, None);
-        if let Some(observer) = &mut state.observer {
-            observer.found_empty();
-        }
-        true
-    }
-
-    fn end_with(
-        &self,
-        state: &mut State,
-        call: CallId,
-        succeeded: bool,
-        changed: Option<SystemTime>,
-    ) {
-        let Some(observer) = &mut state.observer else { return };
-        let lost = observer.end(call, succeeded, changed);
-        for dir in &lost {
-            state.engine.handle_lost(dir);
-        }
-        if !lost.is_empty() {
-            self.wake_for_rescan(state);
-        }
     }
 
     /// The watch thread begins. `eventfd` is written when there is something for it to do. Called once.
