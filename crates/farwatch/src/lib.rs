@@ -4,11 +4,12 @@
 //!
 //! From the guest to the host: `device` (virtqueues) calls `fs` (the interposer around virtiofsd's
 //! file server). From the host to the guest: `watch` (fanotify) feeds the engine in `share`, and the
-//! device's notification queue takes from it. `driver` is the guest's part on one machine; `mount`,
+//! sinks in `deliver` take notifications from it. `driver` is the guest's part on one machine; `mount`,
 //! `serve` and `doctor` are the commands.
 #![forbid(unsafe_code)]
 
 pub mod cli;
+mod deliver;
 pub mod device;
 pub mod doctor;
 pub mod driver;

@@ -85,7 +85,7 @@ pub(crate) fn run(args: &ServeArgs, defaults: Defaults) -> anyhow::Result<()> {
     shut_in(args)?;
 
     if let Some(len_max) = args.sharing.backlog_events_max {
-        share.lock().engine.limit_backlog(len_max);
+        share.limit_backlog(len_max);
     }
     let inner = inner(args, defaults, &mut inside, guest_fd_limit)?;
     let adopts = args.files.inode_file_handles != InodeFileHandles::Never
@@ -93,8 +93,13 @@ pub(crate) fn run(args: &ServeArgs, defaults: Defaults) -> anyhow::Result<()> {
     let fs = Interposer::new(inner, Arc::clone(&share), inside.root_dir.as_ref(), adopts);
     let queues = args.sharing.request_queues;
     let device = Arc::new(Device::new(fs, tag, queues.into(), Arc::clone(&share) as _)?);
-    let pump = Arc::clone(&device);
-    let _watcher = Watcher::start(share, move || pump.pump()).context("the watch thread")?;
+    let pump = Arc::downgrade(&device);
+    share.add_sink(move || {
+        if let Some(device) = pump.upgrade() {
+            device.pump();
+        }
+    });
+    let _watcher = Watcher::start(share).context("the watch thread")?;
     let stop = StopHandle::new()?;
     let stopper = stop.clone();
     ending.then(move || stopper.stop()).context("signals cannot be waited for")?;

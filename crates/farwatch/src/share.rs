@@ -8,29 +8,31 @@
 //! `inotify_add_watch(2)`, so that a mark is never set for a node that is being forgotten, and across
 //! nothing that can wait for the guest. "Mark" stands for inotify's watches too.
 
+mod agent;
 mod barrier;
+mod dirs;
+mod guest;
+mod nodes;
+mod own;
+mod source;
 mod unmarked;
 
-use std::collections::BTreeMap;
 use std::io;
-use std::ops::Bound::{Excluded, Unbounded};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use farwatch_proto::host::inotify::{CallId, Expected, Observer};
-use farwatch_proto::host::{Engine, Learned, State as Moved, Ticket};
-use farwatch_proto::wire::Notification;
+use farwatch_proto::host::inotify::Observer;
+use farwatch_proto::host::{Engine, State as Moved};
 use farwatch_proto::wire::control::Delivery;
-use farwatch_proto::wire::sync;
-use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId};
+use farwatch_proto::{Fid, Mask, NodeId};
 use farwatch_sys::handle;
 use rustix::io::Errno;
-use virtiofsd::fuse::Attr;
 
-use crate::device::NotificationSource;
-use crate::watch::{self, Marked, Watch};
+use crate::deliver::Outbox;
+use crate::watch::{Marked, Watch};
+use dirs::Dirs;
+pub(crate) use own::{Announced, OwnCall, Subject};
 use unmarked::Unmarked;
 
 /// What to do when inotify has no room for another directory (`inotify_add_watch(2)`, ENOSPC).
@@ -43,56 +45,29 @@ pub struct Share {
     state: Mutex<State>,
     watch: Option<Watch>,
     unwatched: AtomicU64,
-    /// An eventfd of the watch thread's: there is a directory to list, a group to read, or a barrier to
-    /// read up to.
+    /// The thread of the attached agent, 0 for none: what the engine has, readable without the lock.
+    agent_tid: AtomicU32,
+    /// An eventfd of the watch thread's: there is a directory to list, an object to look at, a group to
+    /// read, or a barrier to read up to.
     work: OnceLock<Arc<OwnedFd>>,
-    /// Goes with `state`: there may be something for a READ that waits, or a barrier is reached.
-    news: Condvar,
+    /// Where notifications go, and where one waits for them and for barriers.
+    outbox: Outbox,
 }
 
 /// What the lock guards.
 #[derive(Debug, Default)]
-pub struct State {
+pub(crate) struct State {
     /// The decisions.
-    pub engine: Engine,
+    pub(crate) engine: Engine,
     /// What inotify's reports mean, where it is that which watches.
     pub(crate) observer: Option<Observer>,
     dirs: Dirs,
     /// Known directories that could not be marked.
     unmarked: Unmarked,
+    /// There is a watch thread, which looks at what events are about before they are sent.
+    looks: bool,
     /// How the agent that listens wants its notifications.
     delivery: Option<Delivery>,
-    /// How often those that wait were told not to.
-    hurried: u64,
-}
-
-/// Descriptors of known directories, from which their entries are resolved and by which they are
-/// marked: a cache, since a user may have fewer descriptors than the guest knows directories.
-#[derive(Debug, Default)]
-struct Dirs {
-    open: BTreeMap<NodeId, Arc<OwnedFd>>,
-    /// The one that was closed last to make room; the next is after it.
-    hand: Option<NodeId>,
-}
-
-impl Dirs {
-    /// The most directories that are kept open.
-    const LEN_MAX: usize = 4096;
-
-    fn insert(&mut self, id: NodeId, fd: OwnedFd) -> Arc<OwnedFd> {
-        if self.open.len() >= Self::LEN_MAX {
-            // Never the root, from which the others can be found again.
-            let behind = |id| self.open.range((Excluded(id), Unbounded)).next();
-            let next = self.hand.and_then(behind).or_else(|| behind(NodeId::ROOT));
-            self.hand = next.map(|(id, _)| *id);
-            if let Some(id) = self.hand {
-                self.open.remove(&id);
-            }
-        }
-        let fd = Arc::new(fd);
-        self.open.insert(id, Arc::clone(&fd));
-        fd
-    }
 }
 
 /// How the host names an object that a reply is about to make known.
@@ -121,8 +96,9 @@ impl Share {
             state: Mutex::new(State { engine, observer, ..State::default() }),
             watch,
             unwatched: AtomicU64::new(0),
+            agent_tid: AtomicU32::new(0),
             work: OnceLock::new(),
-            news: Condvar::new(),
+            outbox: Outbox::default(),
         }
     }
 
@@ -134,6 +110,11 @@ impl Share {
     /// Which events can be told.
     pub fn events(&self) -> Mask {
         self.watch.as_ref().map_or(Mask::DEFAULT, Watch::events)
+    }
+
+    /// Whether both names of a rename can be reported (S12, S13).
+    pub(crate) fn pairs_renames(&self) -> bool {
+        self.watch.as_ref().is_some_and(Watch::pairs_renames)
     }
 
     /// How the object behind `fd` is known.
@@ -160,154 +141,39 @@ impl Share {
         matches!(&self.watch, Some(Watch::Inotify(_)))
     }
 
-    /// A call for the guest is about to be made, and what it does will be reported as if anybody had
-    /// done it. `None` where the reports say who it was.
-    pub(crate) fn expect(
-        &self,
-        expected: impl FnOnce(&State) -> Vec<(Expected, Mask)>,
-    ) -> Option<CallId> {
-        let Some(Watch::Inotify(_)) = &self.watch else { return None };
-        let state = &mut *self.lock();
-        let expected = expected(state);
-        let observer = state.observer.as_mut().filter(|_| !expected.is_empty())?;
-        Some(observer.expect(expected, &state.engine.tree))
-    }
-
-    /// The call has returned. `changed` asks for its object's `ctime`, if that matters.
-    pub(crate) fn end(
-        &self,
-        call: CallId,
-        succeeded: bool,
-        changed: impl FnOnce() -> Option<SystemTime>,
-    ) {
-        let Some(Watch::Inotify(inotify)) = &self.watch else { return };
-        if self.end_if_quiet(inotify, call, succeeded) {
-            return;
-        }
-        let changed = changed();
-        self.end_with(&mut self.lock(), call, succeeded, changed);
-    }
-
-    /// Most often the watch thread has read the call's reports when it returns, or there were none.
-    fn end_if_quiet(&self, inotify: &watch::Inotify, call: CallId, succeeded: bool) -> bool {
-        let mut state = self.lock();
-        let idle = state.observer.as_ref().is_some_and(Observer::is_idle);
-        if !idle || !inotify.is_empty() {
-            return false;
-        }
-        self.end_with(&mut state, call, succeeded, None);
-        if let Some(observer) = &mut state.observer {
-            observer.found_empty();
-        }
-        true
-    }
-
-    fn end_with(
-        &self,
-        state: &mut State,
-        call: CallId,
-        succeeded: bool,
-        changed: Option<SystemTime>,
-    ) {
-        let Some(observer) = &mut state.observer else { return };
-        let lost = observer.end(call, succeeded, changed);
-        for dir in &lost {
-            state.engine.handle_lost(dir);
-        }
-        if !lost.is_empty() {
-            self.wake_for_rescan(state);
-        }
-    }
-
-    /// Has `eventfd` written when there is a directory to list or another group. The watch thread calls
-    /// this once.
-    pub(crate) fn wake_for_work(&self, eventfd: Arc<OwnedFd>) {
+    /// The watch thread begins. `eventfd` is written when there is something for it to do. Called once.
+    pub(crate) fn watch_begins(&self, eventfd: Arc<OwnedFd>) {
         // A second watch thread would find every directory listed by the first.
         let _first = self.work.set(eventfd);
+        self.lock().looks = true;
+    }
+
+    /// The watch thread has ended. Events that wait for a look on the host are sent without one.
+    pub(crate) fn watch_ended(&self) {
+        self.lock().looks = false;
+        self.wake_sinks();
+    }
+
+    /// Adds a sink for notifications. `wake` is called without any lock of the share whenever there may
+    /// be something for it to pull. It should not keep the share alive.
+    pub fn add_sink(&self, wake: impl Fn() + Send + Sync + 'static) {
+        self.outbox.add_sink(wake);
+    }
+
+    /// The engine has something new: wakes all sinks. Called without the lock, by the watch thread.
+    pub(crate) fn wake_sinks(&self) {
+        self.outbox.wake();
+    }
+
+    /// Sets a limit to the events that wait for a sink, instead of the default.
+    pub fn limit_backlog(&self, len_max: usize) {
+        self.lock().engine.limit_backlog(len_max);
     }
 
     /// The engine, locked. A panic elsewhere does not make its state unusable: every change to it is
     /// one call.
-    pub fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The agent has proved its marks: notifications begin. Returns the number of the link.
-    /// Of the events that it wants it is told those that are watched for.
-    pub fn listen(&self, delivery: Delivery, events: Mask) -> Option<u64> {
-        let mut state = self.lock();
-        state.engine.want(events.intersection(self.events()));
-        state.engine.listen(SystemTime::now());
-        state.delivery = Some(delivery);
-        state.engine.link()
-    }
-
-    /// The agent is gone. A READ of its that waits ends.
-    pub fn detach(&self) {
-        let mut state = self.lock();
-        state.engine.detach();
-        state.delivery = None;
-        drop(state);
-        self.news.notify_all();
-    }
-
-    /// Wakes the READ that waits, when the engine has something new. The watch thread calls this.
-    pub(crate) fn announce(&self) {
-        self.news.notify_all();
-    }
-
-    /// Whole notifications for agent number `link`, which reads them, `len_max` bytes at most. Waits
-    /// until `deadline` for the first. Empty when none has come, or the agent is gone.
-    pub fn read(&self, link: u64, len_max: usize, deadline: Option<Instant>) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let mut state = self.lock();
-        let hurried = state.hurried;
-        if state.engine.link() == Some(link) {
-            state.engine.handle_asked();
-        }
-        let reads = |state: &State| {
-            state.engine.link() == Some(link) && state.delivery == Some(Delivery::Reads)
-        };
-        while reads(&state) {
-            while bytes.len() + Notification::LEN_MAX <= len_max {
-                let (locked, notification) = self.send(state, reads);
-                state = locked;
-                let Some(notification) = notification else { break };
-                bytes.extend(notification.encode(&mut [0; Notification::LEN_MAX]).iter());
-            }
-            self.wake_for_rescan(&state);
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            let Some(left) = left.filter(|left| !left.is_zero()) else { break };
-            if !bytes.is_empty() || state.hurried != hurried || !reads(&state) {
-                break;
-            }
-            let waited = self.news.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        bytes
-    }
-
-    /// The next notification, as long as `goes` says that it is to go there. What it tells of is looked
-    /// at first, without the lock.
-    fn send<'a>(
-        &'a self,
-        mut state: MutexGuard<'a, State>,
-        goes: impl Fn(&State) -> bool,
-    ) -> (MutexGuard<'a, State>, Option<Notification>) {
-        while goes(&state) {
-            let Some(look) = state.engine.poll_look() else {
-                let notification = state.engine.send();
-                if let Some(notification) = &notification {
-                    tracing::trace!(?notification, "sent");
-                }
-                return (state, notification);
-            };
-            drop(state);
-            let found = watch::kind_of(self, &look);
-            state = self.lock();
-            state.engine.handle_look(&look, found);
-        }
-        (state, None)
     }
 
     fn wake_for_rescan(&self, state: &State) {
@@ -347,126 +213,21 @@ impl Share {
         state.unmarked = Unmarked::default();
         let (fd, fid) = root.map(|root| (root.fd, root.fid)).unzip();
         begin(&mut state.engine, fid.clone());
+        self.publish_agent(&state);
         if let (Some(fd), Some(fid)) = (fd.flatten(), fid) {
             self.mark(&mut state, &fd, &fid);
             state.dirs.insert(NodeId::ROOT, fd);
         }
         state.delivery = None;
         drop(state);
-        self.news.notify_all();
-    }
-
-    /// A node that was loaded has been found. A directory is marked.
-    pub fn identify(&self, id: NodeId, ino: u64, identity: Identity) {
-        let mut state = self.lock();
-        let Some(kind) = state.engine.tree.kind(id) else { return };
-        state.engine.tree.identify(id, identity.fid.clone(), ino);
-        if identity.mounted {
-            state.engine.tree.mounted(id);
-        }
-        if let Some(fd) = identity.fd.filter(|_| kind == FileKind::Directory) {
-            if !self.mark(&mut state, &fd, &identity.fid) {
-                state.unmarked.insert(id);
-            }
-            state.dirs.insert(id, fd);
-        }
-    }
-
-    /// A directory that was loaded could not be found: nothing in it is seen.
-    pub fn unidentified(&self, id: NodeId) {
-        self.unwatched.fetch_add(1, Ordering::Relaxed);
-        tracing::debug!(%id, "a directory could not be identified and is not watched");
-    }
-
-    /// A descriptor of a known directory, which `open` makes if none is at hand.
-    pub fn dir(&self, id: NodeId, open: impl FnOnce() -> Option<OwnedFd>) -> Option<Arc<OwnedFd>> {
-        if let Some(fd) = self.lock().dirs.open.get(&id) {
-            return Some(Arc::clone(fd));
-        }
-        let fd = open()?;
-        let mut state = self.lock();
-        state.engine.tree.knows(id).then(|| state.dirs.insert(id, fd))
-    }
-
-    /// A reply that names node `id` under `name` is about to go out. A directory is marked before
-    /// this returns, so no change in it falls between the reply and the mark.
-    ///
-    /// `identity` is asked for only when the node is new to the tree.
-    pub fn learn(
-        &self,
-        id: NodeId,
-        attr: &Attr,
-        dir: NodeId,
-        name: &Name,
-        identity: impl FnOnce() -> Option<Identity>,
-    ) {
-        let kind = FileKind::from_mode(attr.mode);
-        let known = Learned { id, fid: None, kind, ino: attr.ino };
-        {
-            let mut state = self.lock();
-            if state.engine.tree.knows(id) {
-                state.engine.tree.learn(known, dir, name);
-                return;
-            }
-        }
-        let identity = identity();
-        let mut state = self.lock();
-        let fid = identity.as_ref().map(|identity| identity.fid.clone());
-        let new = state.engine.tree.learn(Learned { fid, ..known }, dir, name);
-        if new && identity.as_ref().is_some_and(|identity| identity.mounted) {
-            state.engine.tree.mounted(id);
-        }
-        if !new || kind != FileKind::Directory {
-            let fid = identity.map(|identity| identity.fid).filter(|_| new);
-            let State { engine, observer, .. } = &mut *state;
-            if let (Some(fid), Some(observer)) = (fid, observer) {
-                observer.learn(fid, attr.nlink, &engine.tree);
-            }
-            return;
-        }
-        match identity.and_then(|identity| identity.fd.zip(Some(identity.fid))) {
-            Some((fd, fid)) => {
-                if !self.mark(&mut state, &fd, &fid) {
-                    state.unmarked.insert(id);
-                }
-                state.dirs.insert(id, fd);
-            }
-            None => self.unidentified(id),
-        }
-    }
-
-    /// The guest gives `count` references back. Returns the nodes that are gone with them, each with
-    /// the number of references of ours that go too. The mark of a directory goes; `open` opens one
-    /// of which no descriptor is at hand.
-    pub fn forget(
-        &self,
-        id: NodeId,
-        count: u64,
-        open: impl Fn(NodeId) -> Option<OwnedFd>,
-    ) -> Vec<(NodeId, u64)> {
-        let mut state = self.lock();
-        let forgotten = state.engine.tree.forget(id, count);
-        for node in &forgotten {
-            let dir = state.dirs.open.remove(&node.id);
-            let Some(fid) = node.fid.as_ref().filter(|_| node.kind == FileKind::Directory) else {
-                continue;
-            };
-            // Another mount of the same directory has the same mark.
-            if state.engine.tree.nodes_of(fid).is_empty() {
-                self.unmark(&mut state, fid, || dir.or_else(|| open(node.id).map(Arc::new)));
-            }
-        }
-        if !forgotten.is_empty() && !state.unmarked.is_empty() {
-            self.mark_late(&mut state, open);
-        }
-        forgotten.into_iter().map(|node| (node.id, node.borrowed)).collect()
+        self.outbox.wake_waiters();
     }
 
     /// Something was forgotten, so there may be room for the mark of a directory that has none.
     fn mark_late(&self, state: &mut State, open: impl Fn(NodeId) -> Option<OwnedFd>) {
         while let Some(id) = state.unmarked.pop() {
             let Some(fid) = state.engine.tree.fid(id).cloned() else { continue };
-            let dir = state.dirs.open.get(&id).cloned().or_else(|| open(id).map(Arc::new));
+            let dir = state.dirs.at_hand(id).or_else(|| open(id).map(Arc::new));
             let Some(dir) = dir else { continue };
             if !self.mark(state, &dir, &fid) {
                 state.unmarked.insert(id);
@@ -555,34 +316,5 @@ impl Share {
                 }
             }
         }
-    }
-}
-
-impl NotificationSource for Share {
-    fn next(&self, buf: &mut [u8; Notification::LEN_MAX]) -> Option<usize> {
-        let queued = |state: &State| state.delivery == Some(Delivery::Queue);
-        let (state, notification) = self.send(self.lock(), queued);
-        if queued(&state) {
-            self.wake_for_rescan(&state);
-        }
-        drop(state);
-        Some(notification?.encode(buf).len())
-    }
-
-    fn progress(
-        &self,
-        ticket: Option<Ticket>,
-        deadline: Option<Instant>,
-    ) -> Result<sync::Answer, Errno> {
-        Self::progress(self, ticket, deadline)
-    }
-
-    fn hurry(&self) {
-        self.lock().hurried += 1;
-        self.news.notify_all();
-    }
-
-    fn reset(&self) {
-        self.detach();
     }
 }

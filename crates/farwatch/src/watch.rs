@@ -6,9 +6,11 @@
 //! the kernel merges events that wait in its queue. In between it lists the directories of which events were given up (`rescan`),
 //! a piece at a time.
 
+mod check;
 mod fanotify;
 mod groups;
 mod inotify;
+mod look;
 mod observe;
 mod passing;
 mod rescan;
@@ -33,7 +35,6 @@ pub use self::groups::Groups;
 pub(crate) use self::groups::Marked;
 pub use self::inotify::Inotify;
 use self::passing::Passing;
-pub(crate) use self::rescan::kind_of;
 use crate::share::Share;
 
 /// How changes on the host are seen.
@@ -111,22 +112,25 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Starts the thread. `deliver` is called, without any lock, when the engine has something new.
-    /// Does nothing when the share is not watched.
+    /// Starts the thread. Does nothing when the share is not watched.
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub fn start(share: Arc<Share>, deliver: impl Fn() + Send + 'static) -> io::Result<Self> {
+    pub fn start(share: Arc<Share>) -> io::Result<Self> {
         let event = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map(Arc::new);
         let (stop, work) = (event()?, event()?);
         let thread = if share.watch().is_some() {
-            share.wake_for_work(Arc::clone(&work));
+            share.watch_begins(Arc::clone(&work));
             let stop = Arc::clone(&stop);
             let run = move || {
+                let _ended = Ended(&share);
                 if let Some(watch) = share.watch()
-                    && let Err(error) = run(watch, &share, &stop, &work, &deliver)
+                    && let Err(error) = run(watch, &share, &stop, &work)
                 {
-                    tracing::error!(%error, "the host's changes cannot be read any more: restart");
+                    tracing::error!(
+                        %error,
+                        "reading host events failed: no more events will be delivered; restart farwatch"
+                    );
                 }
             };
             Some(thread::Builder::new().name("watch".into()).spawn(run)?)
@@ -134,6 +138,15 @@ impl Watcher {
             None
         };
         Ok(Self { stop, thread })
+    }
+}
+
+/// Tells the share when the thread ends, in whichever way.
+struct Ended<'a>(&'a Share);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.watch_ended();
     }
 }
 
@@ -149,13 +162,7 @@ impl Drop for Watcher {
     }
 }
 
-fn run(
-    watch: &Watch,
-    share: &Share,
-    stop: &OwnedFd,
-    work: &OwnedFd,
-    deliver: &impl Fn(),
-) -> io::Result<()> {
+fn run(watch: &Watch, share: &Share, stop: &OwnedFd, work: &OwnedFd) -> io::Result<()> {
     let mut reader = Reader::new(watch);
     let mut in_step = true;
     let mut patience = None;
@@ -181,7 +188,7 @@ fn run(
             // Whatever it counts, the engine is asked below.
             let _count = rustix::io::read(work, &mut [0; 8]);
         }
-        reader.read(share, deliver)?;
+        reader.read(share)?;
         let (stale, forgotten) = given_up(share);
         if in_step && stale > 0 {
             tracing::warn!(
@@ -193,11 +200,11 @@ fn run(
             in_step = false;
         }
         let listed = rescan::run(share);
-        rescan::check(share);
+        check::run(share);
         let more = share.lock().engine.to_read().is_some();
-        if share.lock().engine.poll_probes(Instant::now()) || listed {
-            share.announce();
-            deliver();
+        let probed = share.lock().engine.poll_probes(Instant::now());
+        if probed || listed || share.poll_look().is_some() {
+            look::offer(share);
         }
         let (stale, forgotten) = given_up(share);
         if !in_step && stale == 0 {
@@ -255,15 +262,15 @@ impl<'a> Reader<'a> {
     }
 
     /// Hands in all that there is.
-    fn read(&mut self, share: &Share, deliver: &impl Fn()) -> io::Result<()> {
+    fn read(&mut self, share: &Share) -> io::Result<()> {
         let passing = &mut self.passing;
         match &mut self.queue {
             Queue::Fanotify(groups, buf) => {
-                read(groups, share, buf, passing, deliver)?;
-                hand_in(share, buf.hold.handle_timeout(Instant::now()), deliver);
+                read(groups, share, buf, passing)?;
+                hand_in(share, buf.hold.handle_timeout(Instant::now()));
                 Ok(())
             }
-            Queue::Inotify(inotify, buf) => observe::read(inotify, share, buf, passing, deliver),
+            Queue::Inotify(inotify, buf) => observe::read(inotify, share, buf, passing),
         }
     }
 
@@ -310,7 +317,6 @@ fn read(
     share: &Share,
     buf: &mut Buffers,
     passing: &mut Passing,
-    deliver: &impl Fn(),
 ) -> io::Result<()> {
     let own_pid = i32::try_from(std::process::id()).unwrap_or(-1);
     let mut changes = Vec::new();
@@ -344,7 +350,7 @@ fn read(
         if drained || reads >= READS_MAX {
             put_right(&mut changes);
             let observed = std::mem::take(&mut changes);
-            hand_in(share, buf.hold.handle(Instant::now(), observed), deliver);
+            hand_in(share, buf.hold.handle(Instant::now(), observed));
             reads = 0;
             if drained {
                 passing.drained();
@@ -353,9 +359,9 @@ fn read(
             if passing.passes() {
                 // An OPEN waits for what says how the file was opened; a barrier for nothing.
                 let held = buf.hold.handle_timeout(Instant::now() + Hold::WAIT_MAX);
-                hand_in(share, held, deliver);
+                hand_in(share, held);
             }
-            passed(share, passing, deliver);
+            passed(share, passing);
         }
         if drained {
             return Ok(());
@@ -363,7 +369,7 @@ fn read(
     }
 }
 
-fn hand_in(share: &Share, changes: Vec<HostChange>, deliver: &impl Fn()) {
+fn hand_in(share: &Share, changes: Vec<HostChange>) {
     let mut changes = changes.into_iter();
     while changes.len() > 0 {
         let news = {
@@ -375,14 +381,13 @@ fn hand_in(share: &Share, changes: Vec<HostChange>, deliver: &impl Fn()) {
             state.engine.has_next()
         };
         if news {
-            share.announce();
-            deliver();
+            look::offer(share);
         }
     }
 }
 
 /// All that was read has been handed in: a barrier that was among it goes on.
-fn passed(share: &Share, passing: &mut Passing, deliver: &impl Fn()) {
+fn passed(share: &Share, passing: &mut Passing) {
     let Some(barrier) = passing.handed_in() else { return };
     let news = {
         let engine = &mut share.lock().engine;
@@ -390,7 +395,6 @@ fn passed(share: &Share, passing: &mut Passing, deliver: &impl Fn()) {
         engine.poll_probes(Instant::now()) || engine.has_next()
     };
     if news {
-        share.announce();
-        deliver();
+        look::offer(share);
     }
 }

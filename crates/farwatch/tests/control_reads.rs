@@ -287,5 +287,5 @@ fn an_agent_is_detached_by_a_new_session_a_destroy_and_a_reset_of_the_device() {
 
 /// The thread of the agent that is attached.
 fn agent(host: &Host) -> Option<u32> {
-    host.share.lock().engine.agent_tid()
+    host.share.agent_tid()
 }

@@ -61,7 +61,7 @@ fn marks(host: &Host) -> usize {
 
 /// How many nodes the guest knows.
 fn known(host: &Host) -> usize {
-    host.share.lock().engine.tree.len()
+    host.share.nodes_len()
 }
 
 /// Which directory and name each notification is about, and what happened.

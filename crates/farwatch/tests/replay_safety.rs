@@ -492,7 +492,7 @@ fn an_agent_whose_marks_do_not_arrive_together_is_told_nothing_and_changes_nothi
         assert!(!welcome.marks_proved);
         bench.host.run("mkdir fresh");
         bench.look();
-        assert!(!bench.host.share.lock().engine.is_listening());
+        assert!(!bench.host.share.is_listening());
         bench.assert_refused(Caller::agent(1), "mkdir", &requests::mkdir(ROOT, "fresh"));
         bench.assert_all_refused(&[Caller::agent(0), Caller::agent(1), uid_alone(1), pid_alone(1)]);
         bench.assert_goes_on();

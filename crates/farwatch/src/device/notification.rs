@@ -26,9 +26,10 @@ use super::{AtomicMemory, Chain, Memory, QUEUE_SIZE_MAX};
 
 /// Where the device gets notifications from: the daemon's engine.
 pub trait NotificationSource: Send + Sync {
-    /// Encodes the next notification into `buf` and returns its length; `None` when none is
-    /// pending. Called with the lock of the notification queue held: it must not call
-    /// [`Device::pump`](super::Device::pump).
+    /// Encodes the next notification into `buf` and returns its length; `None` when there is none, or
+    /// none yet: [`Device::pump`](super::Device::pump) is called when there is one. Called with the lock
+    /// of the notification queue held: it must not call `pump`, and must not wait for the host's file
+    /// system, since GET_VRING_BASE would wait with it.
     fn next(&self, buf: &mut [u8; NOTIFY_BUF_SIZE]) -> Option<usize>;
 
     /// How far a barrier is, or a new one without a `ticket`; waits for it until `deadline`. The error

@@ -21,7 +21,6 @@ use virtiofsd::soft_idmap::Id;
 use super::{Handle, attr};
 use crate::device::may_wait;
 use crate::share::Share;
-use crate::watch::Watch;
 
 /// How long a READ waits for the first notification: an agent that is to end can be kept from it so
 /// long, and one that was killed from being followed by another.
@@ -112,7 +111,7 @@ impl Control {
         // 0 is what the kernel sends for a thread outside of the mount's pid namespace, and for nobody.
         let tid = u32::try_from(ctx.pid).ok().filter(|tid| *tid != 0).ok_or(Errno::INVAL)?;
         let mut session = self.lock();
-        share.lock().engine.attach(tid).map_err(|_| Errno::BUSY)?;
+        share.attach(tid).map_err(|_| Errno::BUSY)?;
         session.opened += 1;
         let handle = HANDLE_MIN + session.opened;
         session.handle = Some(handle);
@@ -174,11 +173,11 @@ impl Control {
         }
         let welcome = Welcome {
             version,
-            rename_pairs: share.watch().is_some_and(Watch::pairs_renames),
+            rename_pairs: share.pairs_renames(),
             marks_proved: proved,
             events: share.events(),
             next_seq: Seq::FIRST,
-            generation: share.lock().engine.tree.generation(),
+            generation: share.generation(),
             control: NodeId::CONTROL,
             limbo: NodeId::LIMBO,
         };

@@ -81,7 +81,7 @@ impl Interposer {
         if !self.share.knows_by_handle() {
             return None;
         }
-        let fsid = self.share.lock().engine.tree.fid(dir)?.fsid();
+        let fsid = self.share.fid_of(dir)?.fsid();
         let fid = farwatch_sys::handle::fid_at(above.as_fd(), name, fsid).ok()?;
         (named_ino(&fid)? == ino).then_some(fid)
     }

@@ -59,6 +59,7 @@ macro_rules! either {
     )*};
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl FileSystem for Inner {
     type Inode = Inode;
     type Handle = Handle;
@@ -151,6 +152,7 @@ impl FileSystem for Inner {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl SerializableFileSystem for Inner {
     either! {
         fn prepare_serialization(cancel: Arc<AtomicBool>);

@@ -7,7 +7,7 @@ use std::io;
 use std::time::Duration;
 
 use farwatch_proto::host::{Answer, MarkedRequest, Object, Opening, Refusal};
-use farwatch_proto::{FileKind, Mask, Name, NodeId, Seq};
+use farwatch_proto::{FileKind, Mask, Name, Node, NodeId, Seq};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use virtiofsd::filesystem::{Context, Entry, FileSystem, OpenOptions, SetattrValid};
@@ -39,13 +39,7 @@ fn not_asked() -> io::Error {
 
 impl Interposer {
     fn ask(&self, ctx: &Context, request: MarkedRequest<'_>) -> Answer {
-        let (answer, wakes) = {
-            let engine = &mut self.share.lock().engine;
-            (engine.answer(seq(ctx), request), engine.wants_check() || engine.to_read().is_some())
-        };
-        if wakes {
-            self.share.wake();
-        }
+        let answer = self.share.answer(seq(ctx), request);
         tracing::trace!(seq = ctx.gid.into_inner(), ?request, ?answer, "marked");
         answer
     }
@@ -219,7 +213,7 @@ impl Interposer {
             }
             Object::Adopt(kind) => Ok(self.adopt(ctx, dir, name, kind)),
             Object::Phantom(kind) => Ok(self.phantom(dir, name, kind)),
-            Object::Limbo => Ok(control::limbo(self.share.lock().engine.tree.generation())),
+            Object::Limbo => Ok(control::limbo(self.share.generation())),
         }
     }
 
@@ -255,10 +249,7 @@ impl Interposer {
         id: NodeId,
         links: i64,
     ) -> Option<Entry> {
-        let (generation, kind) = {
-            let tree = &mut self.share.lock().engine.tree;
-            (tree.lend(id, dir, name).then_some(tree.generation())?, tree.kind(id)?)
-        };
+        let (generation, kind) = self.share.lend(id, dir, name)?;
         let entry = attr::passing(id, generation, self.attr_of(ctx, id, links, false));
         // virtiofs drops a dentry that was never to be kept with its last user (`fuse_dentry_delete()`),
         // and what is below a directory in limbo is found by its dentry alone.
@@ -267,13 +258,13 @@ impl Interposer {
     }
 
     fn kind_of(&self, ctx: &Context) -> FileKind {
-        seq(ctx).map(|seq| self.share.lock().engine.kind_of(seq)).unwrap_or_default()
+        seq(ctx).map(|seq| self.share.replayed_kind(seq)).unwrap_or_default()
     }
 
     /// Makes an object known to the guest if it is still where the change left it.
     fn adopt(&self, ctx: Context, dir: NodeId, name: &Name, kind: FileKind) -> Entry {
         let object = match seq(&ctx) {
-            Some(seq) if self.adopts => self.share.lock().engine.object_of(seq).cloned(),
+            Some(seq) if self.adopts => self.share.replayed_object(seq),
             Some(_) | None => None,
         };
         let Some(fid) = object else { return self.phantom(dir, name, kind) };
@@ -292,11 +283,8 @@ impl Interposer {
     }
 
     fn phantom(&self, dir: NodeId, name: &Name, kind: FileKind) -> Entry {
-        let mut state = self.share.lock();
-        let engine = &mut state.engine;
-        engine.tree.tell_current(dir, name, None);
-        let id = engine.phantom(kind);
-        attr::passing(id, engine.tree.generation(), attr::phantom(id, kind))
+        let Node { id, generation } = self.share.phantom(dir, name, kind);
+        attr::passing(id, generation, attr::phantom(id, kind))
     }
 
     /// What is true of a known node now, or a stand-in's attributes if it is gone. `links` is added
@@ -311,9 +299,8 @@ impl Interposer {
             Ok((attr, _)) => attr,
             Err(error) => {
                 tracing::trace!(%id, %error, "gone");
-                let tree = &self.share.lock().engine.tree;
-                let kind = tree.kind(id).unwrap_or_default();
-                let ino = tree.ino(id).unwrap_or_else(|| id.get());
+                let kind = self.share.kind(id).unwrap_or_default();
+                let ino = self.share.ino(id).unwrap_or_else(|| id.get());
                 Attr { ino, nlink: 0, ..attr::phantom(id, kind) }
             }
         };

@@ -29,7 +29,7 @@ use super::{Interposer, identify};
 impl Interposer {
     /// Writes the state to `file`, from where it stands.
     pub(super) fn save(&self, mut file: File) -> io::Result<()> {
-        let own = self.share.lock().engine.save(self.control.opened()).encode();
+        let own = self.share.save(self.control.opened()).encode();
         let start = file.stream_position()?;
         file.write_all(&(own.len() as u64).to_le_bytes())?;
         file.write_all(&[0; 8])?;
@@ -55,16 +55,16 @@ impl Interposer {
     fn find_again(&self) {
         let mut found = BTreeSet::from([NodeId::ROOT]);
         let mut dirs = VecDeque::from([NodeId::ROOT]);
-        let nameless = self.share.lock().engine.tree.nameless();
+        let nameless = self.share.nameless();
         for id in nameless {
-            let kind = self.share.lock().engine.tree.kind(id).unwrap_or_default();
+            let kind = self.share.kind(id).unwrap_or_default();
             // There is no place to look for anything else.
             if kind == FileKind::Directory && self.find_node(id, None, kind) && found.insert(id) {
                 dirs.push_back(id);
             }
         }
         while let Some(dir) = dirs.pop_front() {
-            let entries = self.share.lock().engine.tree.entries(dir);
+            let entries = self.share.entries_in(dir);
             for (id, name, kind) in entries {
                 if found.contains(&id) || !self.find_node(id, Some((dir, &name)), kind) {
                     continue;

@@ -47,15 +47,14 @@ impl Reconnect {
         if parent != dir || offset > 0 {
             return None;
         }
-        let ino = share.lock().engine.tree.ino(child)?;
+        let ino = share.ino(child)?;
         Some(OneEntry { ino, name: CString::new(name.as_bytes()).ok()?, given: false })
     }
 
     fn entry(&self, share: &Share) -> Option<(NodeId, NodeId, Name)> {
         let child = (*self.0.lock().unwrap_or_else(PoisonError::into_inner))?;
-        let state = share.lock();
-        let (parent, name) = state.engine.tree.entry(child)?;
-        Some((child, parent, name.clone()))
+        let (parent, name) = share.entry_of(child)?;
+        Some((child, parent, name))
     }
 }
 

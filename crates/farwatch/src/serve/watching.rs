@@ -46,20 +46,27 @@ pub(super) fn open(args: &ServeArgs, shared: &str) -> anyhow::Result<Option<Watc
     }
 }
 
+/// inotify, which alone reports each change in its order, or fanotify where it cannot be had.
 fn choose(args: &ServeArgs, shared: &str) -> Option<Watch> {
     let events = args.sharing.events.mask();
-    let without = match open_fanotify(shared, events) {
-        Ok(group) => return Some(Watch::fanotify(group, events)),
+    let without = match open_inotify(args) {
+        Ok(inotify) => {
+            tracing::info!(joins = inotify.joins(), "inotify");
+            return Some(Watch::Inotify(inotify));
+        }
         Err(without) => without,
     };
-    match open_inotify(args) {
-        Ok(inotify) => {
-            tracing::warn!("the host is watched by inotify: {without}");
-            Some(Watch::Inotify(inotify))
+    match open_fanotify(shared, events) {
+        Ok(group) => {
+            tracing::warn!(
+                "the host is watched by fanotify, which merges events that follow each other fast: \
+                 {without:#}"
+            );
+            Some(Watch::fanotify(group, events))
         }
         Err(error) => {
             tracing::warn!(
-                "changes on the host cannot be watched: no events ({without}; {error:#})"
+                "changes on the host cannot be watched: no events ({without:#}; {error})"
             );
             None
         }

@@ -2,7 +2,6 @@
 //! Barriers, between a program in the guest that asks, the watch thread, and the agent. When one is
 //! reached is the engine's decision; here it is waited for.
 
-use std::sync::PoisonError;
 use std::time::Instant;
 
 use farwatch_proto::NodeId;
@@ -26,35 +25,30 @@ impl Share {
         if self.watch.is_none() {
             return Err(Errno::OPNOTSUPP);
         }
-        let mut state = self.lock();
+        let mut waiter = self.outbox.waiter(deadline);
         let ticket = match ticket {
             Some(ticket) => ticket,
-            None => state.engine.ask_barrier().ok_or(Errno::NOTCONN)?,
+            None => self.lock().engine.ask_barrier().ok_or(Errno::NOTCONN)?,
         };
         self.wake();
-        let hurried = state.hurried;
         loop {
-            let reached = match state.engine.progress(ticket) {
+            let state = match self.lock().engine.progress(ticket) {
                 Progress::Void => return Err(Errno::STALE),
                 Progress::Reached => State::Reached,
                 Progress::Unread => State::Unread,
                 Progress::Stale => State::Stale,
                 Progress::Sent => State::Sent,
             };
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            let left = left.filter(|left| !left.is_zero() && state.hurried == hurried);
-            let Some(left) = left.filter(|_| reached != State::Reached) else {
-                return Ok(Answer { ticket, state: reached });
-            };
-            let waited = self.news.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if state == State::Reached || !waiter.wait() {
+                return Ok(Answer { ticket, state });
+            }
         }
     }
 
     /// The agent looks for a node that nobody has: it has replayed what it was sent before.
     pub(crate) fn probed(&self, node: NodeId) {
         if self.lock().engine.handle_probe(node) {
-            self.news.notify_all();
+            self.outbox.wake_waiters();
             // There is room for another probe.
             self.wake();
         }

@@ -16,7 +16,7 @@ use rustix::fs::{AtFlags, FileType, Statx, StatxFlags};
 
 use super::inotify::Inotify;
 use super::passing::Passing;
-use super::{is_mounted, passed, rescan, time};
+use super::{is_mounted, look, passed, rescan, time};
 use crate::share::{Share, State};
 
 /// Hands in all that there is, until there is no more.
@@ -25,7 +25,6 @@ pub(super) fn read(
     share: &Share,
     buf: &mut [MaybeUninit<u8>],
     passing: &mut Passing,
-    deliver: &impl Fn(),
 ) -> io::Result<()> {
     loop {
         let now = SystemTime::now();
@@ -74,15 +73,14 @@ pub(super) fn read(
         };
         drop(locked);
         if news {
-            share.announce();
-            deliver();
+            look::offer(share);
         }
         let again = drained.as_ref().is_some_and(|drained| drained.again);
         for doubt in drained.into_iter().flat_map(|drained| drained.doubts) {
-            settle(inotify, share, doubt, deliver);
+            settle(inotify, share, doubt);
         }
         if told && !again {
-            passed(share, passing, deliver);
+            passed(share, passing);
         }
         if empty && !again {
             return Ok(());
@@ -164,15 +162,14 @@ fn settle_unchanged<'a>(
 }
 
 /// Tells the change once more if it was not, or not only, the daemon's own.
-fn settle(inotify: &Inotify, share: &Share, doubt: Doubt, deliver: &impl Fn()) {
+fn settle(inotify: &Inotify, share: &Share, doubt: Doubt) {
     let ctime = ctime(inotify, share, &doubt);
     let Doubt { entry, object, mask, changed } = doubt;
     if ctime.is_some_and(|ctime| ctime != changed) {
         tracing::debug!(?object, ?mask, "changed by somebody else at the same time");
         let change = HostChange::Entry { entry, mask, object: Some(object) };
         share.lock().engine.handle_change(change);
-        share.announce();
-        deliver();
+        look::offer(share);
     }
 }
 

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Looks at what the engine asks for: lists directories, when single events about them were given up,
-//! and says of which type an object is that was made.
+//! Lists the directories that the engine asks for, when events about them were dropped.
 //!
 //! Which, and what follows from it, is decided by `farwatch_proto::host`. The watch thread lists,
 //! between two reads of the kernel's queue and without the share's lock, so no event is handed in
-//! while a directory is being listed. For types, whoever is about to send asks.
+//! while a directory is being listed.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -12,15 +11,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use farwatch_proto::host::{Checked, Listed, Listing, Look, Rescan};
-use farwatch_proto::{FileKind, Name, NodeId};
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, StatxFlags};
+use farwatch_proto::host::{Listing, Rescan};
+use farwatch_proto::{Name, NodeId};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::time;
+use super::look::{PATH_ONLY, look};
 use crate::share::Share;
 
-const PATH_ONLY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 const READ: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// How many directories up one is looked for of which a descriptor is at hand.
@@ -45,36 +43,6 @@ pub(super) fn run(share: &Share) -> bool {
         }
     }
     true
-}
-
-/// The type of an object of which the engine asks, if it is still under its name.
-pub(crate) fn kind_of(share: &Share, wanted: &Look) -> FileKind {
-    let found = open(share, wanted.dir).and_then(|dir| look(share, &dir, wanted.name.clone()).ok());
-    let is_it = |found: &Listed| found.object.as_ref() == Some(&wanted.object);
-    found.filter(is_it).map_or(FileKind::Unknown, |found| found.kind)
-}
-
-/// Looks at the entries that the engine wants to compare.
-pub(super) fn check(share: &Share) {
-    loop {
-        let now = Instant::now();
-        let Some(check) = share.lock().engine.poll_check(now) else { return };
-        let checked =
-            open(share, check.dir).ok_or(io::ErrorKind::NotFound.into()).and_then(|dir| {
-                let found = gone_is_none(look(share, &dir, check.name.clone()))?;
-                let removed = |id: &NodeId| is_removed(share, *id);
-                Ok(Checked {
-                    found,
-                    removed: check.subdirs.iter().copied().filter(removed).collect(),
-                })
-            });
-        let engine = &mut share.lock().engine;
-        tracing::debug!(?check, ?checked, "compared");
-        match checked {
-            Ok(checked) => engine.handle_checked(now, check, checked),
-            Err::<_, io::Error>(_) => engine.handle_unchecked(now, check),
-        }
-    }
 }
 
 fn list(share: &Share, rescan: &Rescan) -> io::Result<Listing> {
@@ -113,22 +81,8 @@ fn names(dir: &OwnedFd, rescan: &Rescan) -> Result<BTreeSet<Name>, Errno> {
     Ok(names)
 }
 
-fn look(share: &Share, dir: &OwnedFd, name: Name) -> Result<Listed, Errno> {
-    let fd = rustix::fs::openat(dir, name.as_bytes(), PATH_ONLY, Mode::empty())?;
-    let wanted = StatxFlags::TYPE | StatxFlags::CTIME | StatxFlags::BTIME;
-    let stat = rustix::fs::statx(&fd, c"", AtFlags::EMPTY_PATH, wanted)?;
-    let has_birth = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::BTIME);
-    Ok(Listed {
-        name,
-        object: share.fid(fd.as_fd()).ok(),
-        kind: FileKind::from_mode(u32::from(stat.stx_mode)),
-        changed: time(stat.stx_ctime),
-        born: has_birth.then(|| time(stat.stx_btime)),
-    })
-}
-
 /// What is not there any more is no error.
-fn gone_is_none<T>(result: Result<T, Errno>) -> io::Result<Option<T>> {
+pub(super) fn gone_is_none<T>(result: Result<T, Errno>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(Errno::NOENT | Errno::STALE) => Ok(None),
@@ -138,7 +92,7 @@ fn gone_is_none<T>(result: Result<T, Errno>) -> io::Result<Option<T>> {
 
 /// Whether a directory is known to be nowhere any more. One of which no descriptor is at hand may
 /// have been moved.
-fn is_removed(share: &Share, id: NodeId) -> bool {
+pub(super) fn is_removed(share: &Share, id: NodeId) -> bool {
     let Some(fd) = share.dir(id, || None) else { return false };
     match rustix::fs::statat(&*fd, c"", AtFlags::EMPTY_PATH) {
         Ok(stat) => stat.st_nlink == 0,

@@ -153,8 +153,13 @@ impl Host {
         let share = Arc::new(Share::new(Some(watch)));
         let fs = Interposer::new(passthrough_of(&root), Arc::clone(&share), &root, true);
         let served = Served::new(dir, fs, Arc::clone(&share));
-        let pump = Arc::clone(&served.device);
-        let watcher = Watcher::start(Arc::clone(&share), move || pump.pump()).unwrap();
+        let pump = Arc::downgrade(&served.device);
+        share.add_sink(move || {
+            if let Some(device) = pump.upgrade() {
+                device.pump();
+            }
+        });
+        let watcher = Watcher::start(Arc::clone(&share)).unwrap();
         Self { shell: Shell::start(&root), _watcher: watcher, served, share, root }
     }
 

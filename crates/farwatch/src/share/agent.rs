@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What the file system room asks about the agent and the notifications that it replays. The decisions
+//! are the engine's; the control node itself is `fs::control`.
+
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+use farwatch_proto::host::{Answer, AttachError, MarkedRequest};
+use farwatch_proto::wire::control::Delivery;
+use farwatch_proto::{Fid, FileKind, Generation, Mask, Name, Node, NodeId, Seq};
+
+use super::{Share, State};
+
+impl Share {
+    /// Registers thread `tid` of the guest as the agent's. It is not 0, which stands for no thread.
+    ///
+    /// # Errors
+    /// When an agent is attached already.
+    pub(crate) fn attach(&self, tid: u32) -> Result<(), AttachError> {
+        let mut state = self.lock();
+        let attached = state.engine.attach(tid);
+        self.publish_agent(&state);
+        attached
+    }
+
+    /// The agent has proved its tags: notifications begin, of those of `events` that are watched for.
+    /// Returns the number of the link.
+    pub fn listen(&self, delivery: Delivery, events: Mask) -> Option<u64> {
+        let mut state = self.lock();
+        state.engine.want(events.intersection(self.events()));
+        state.engine.listen(SystemTime::now());
+        state.delivery = Some(delivery);
+        state.engine.link()
+    }
+
+    /// The agent is gone. A READ of it that waits ends.
+    pub fn detach(&self) {
+        let mut state = self.lock();
+        state.engine.detach();
+        state.delivery = None;
+        self.publish_agent(&state);
+        drop(state);
+        self.outbox.wake_waiters();
+    }
+
+    /// Makes the agent's thread readable without the lock. Called with the lock held after each change
+    /// of it, so that the two agree whenever the lock is free.
+    pub(super) fn publish_agent(&self, state: &State) {
+        self.agent_tid.store(state.engine.agent_tid().unwrap_or(0), Ordering::Release);
+    }
+
+    /// The thread that is registered as the agent's. Does not take the lock: each request asks.
+    pub fn agent_tid(&self) -> Option<u32> {
+        let tid = self.agent_tid.load(Ordering::Acquire);
+        (tid != 0).then_some(tid)
+    }
+
+    /// Whether a request of the guest's thread `pid` comes from the agent. Does not take the lock.
+    pub(crate) fn is_agent_thread(&self, pid: i32) -> bool {
+        u32::try_from(pid).is_ok_and(|pid| self.agent_tid() == Some(pid))
+    }
+
+    /// Whether changes on the host become notifications.
+    pub fn is_listening(&self) -> bool {
+        self.lock().engine.is_listening()
+    }
+
+    /// The answer to a request with both tags; `seq` is the number of the notification that it carries.
+    pub(crate) fn answer(&self, seq: Option<Seq>, request: MarkedRequest<'_>) -> Answer {
+        let mut state = self.lock();
+        let answer = state.engine.answer(seq, request);
+        let has_work = state.engine.wants_check() || state.engine.to_read().is_some();
+        drop(state);
+        if has_work {
+            self.wake();
+        }
+        answer
+    }
+
+    /// The object that the replay of notification `seq` is about.
+    pub(crate) fn replayed_object(&self, seq: Seq) -> Option<Fid> {
+        self.lock().engine.object_of(seq).cloned()
+    }
+
+    /// The type of that object, as far as the change tells it.
+    pub(crate) fn replayed_kind(&self, seq: Seq) -> FileKind {
+        self.lock().engine.kind_of(seq)
+    }
+
+    /// A new phantom that the agent's kernel is about to find under a name.
+    pub(crate) fn phantom(&self, dir: NodeId, name: &Name, kind: FileKind) -> Node {
+        let mut state = self.lock();
+        let engine = &mut state.engine;
+        engine.tree.tell_current(dir, name, None);
+        Node { id: engine.phantom(kind), generation: engine.tree.generation() }
+    }
+
+    /// The agent's kernel is about to find known node `id` under a name, which need not lead to it any
+    /// more. `None` if the guest has forgotten the node.
+    pub(crate) fn lend(
+        &self,
+        id: NodeId,
+        dir: NodeId,
+        name: &Name,
+    ) -> Option<(Generation, FileKind)> {
+        let tree = &mut self.lock().engine.tree;
+        Some((tree.lend(id, dir, name).then_some(tree.generation())?, tree.kind(id)?))
+    }
+}

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What the guest knows: nodes that replies make known, that FORGET takes away and that a migration
+//! brings, with the descriptor and mark of each directory. The tree itself is the engine's.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use farwatch_proto::host::{Learned, State as Moved};
+use farwatch_proto::{Fid, FileKind, Generation, Name, Node, NodeId};
+use virtiofsd::fuse::Attr;
+
+use super::{Identity, Share, State};
+
+impl Share {
+    /// The generation of this session, part of every reply that names a node.
+    pub(crate) fn generation(&self) -> Generation {
+        self.lock().engine.tree.generation()
+    }
+
+    /// How many nodes the guest knows.
+    pub fn nodes_len(&self) -> usize {
+        self.lock().engine.tree.len()
+    }
+
+    /// The type of a known node.
+    pub(crate) fn kind(&self, id: NodeId) -> Option<FileKind> {
+        self.lock().engine.tree.kind(id)
+    }
+
+    /// The inode number of a known node.
+    pub(crate) fn ino(&self, id: NodeId) -> Option<u64> {
+        self.lock().engine.tree.ino(id)
+    }
+
+    /// How the host's watcher names the object of a known node.
+    pub(crate) fn fid_of(&self, id: NodeId) -> Option<Fid> {
+        self.lock().engine.tree.fid(id).cloned()
+    }
+
+    /// A directory and name under which the guest knows a node.
+    pub(crate) fn entry_of(&self, id: NodeId) -> Option<(NodeId, Name)> {
+        let state = self.lock();
+        let (dir, name) = state.engine.tree.entry(id)?;
+        Some((dir, name.clone()))
+    }
+
+    /// LOOKUP of `.`: counts a reference to a known node. `None` if the guest does not know it.
+    pub(crate) fn lend_dot(&self, id: NodeId) -> Option<Node> {
+        let tree = &mut self.lock().engine.tree;
+        tree.lend_dot(id).then(|| tree.node(id))
+    }
+
+    /// The same for `..`, which is the root where no parent is known.
+    pub(crate) fn lend_parent(&self, id: NodeId) -> Option<Node> {
+        let tree = &mut self.lock().engine.tree;
+        let parent = tree.parent(id).unwrap_or(NodeId::ROOT);
+        tree.lend_dot(parent).then(|| tree.node(parent))
+    }
+
+    /// What moves with the guest to another host. `control_opened` is how often the control node was
+    /// opened.
+    pub(crate) fn save(&self, control_opened: u64) -> Moved {
+        self.lock().engine.save(control_opened)
+    }
+
+    /// The loaded nodes that have no name.
+    pub(crate) fn nameless(&self) -> Vec<NodeId> {
+        self.lock().engine.tree.nameless()
+    }
+
+    /// What the guest knows in a directory.
+    pub(crate) fn entries_in(&self, dir: NodeId) -> Vec<(NodeId, Name, FileKind)> {
+        self.lock().engine.tree.entries(dir)
+    }
+
+    /// A node that was loaded has been found. A directory is marked.
+    pub fn identify(&self, id: NodeId, ino: u64, identity: Identity) {
+        let mut state = self.lock();
+        let Some(kind) = state.engine.tree.kind(id) else { return };
+        state.engine.tree.identify(id, identity.fid.clone(), ino);
+        if identity.mounted {
+            state.engine.tree.mounted(id);
+        }
+        if let Some(fd) = identity.fd.filter(|_| kind == FileKind::Directory) {
+            if !self.mark(&mut state, &fd, &identity.fid) {
+                state.unmarked.insert(id);
+            }
+            state.dirs.insert(id, fd);
+        }
+    }
+
+    /// A directory that was loaded could not be found: nothing in it is seen.
+    pub fn unidentified(&self, id: NodeId) {
+        self.unwatched.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(%id, "a directory could not be identified and is not watched");
+    }
+
+    /// A descriptor of a known directory, which `open` makes if none is at hand.
+    pub fn dir(&self, id: NodeId, open: impl FnOnce() -> Option<OwnedFd>) -> Option<Arc<OwnedFd>> {
+        if let Some(fd) = self.lock().dirs.at_hand(id) {
+            return Some(fd);
+        }
+        let fd = open()?;
+        let mut state = self.lock();
+        state.engine.tree.knows(id).then(|| state.dirs.insert(id, fd))
+    }
+
+    /// LOOKUP has found node `id` under `name`, and the reply is about to go out. A directory is marked
+    /// before this returns, so no change in it falls between the reply and the mark.
+    ///
+    /// `identity` is asked for only when the node is new to the tree.
+    pub fn learn(
+        &self,
+        id: NodeId,
+        attr: &Attr,
+        dir: NodeId,
+        name: &Name,
+        identity: impl FnOnce() -> Option<Identity>,
+    ) {
+        let kind = FileKind::from_mode(attr.mode);
+        let known = Learned { id, fid: None, kind, ino: attr.ino };
+        {
+            let mut state = self.lock();
+            if state.engine.tree.knows(id) {
+                state.engine.tree.learn(known, dir, name);
+                return;
+            }
+        }
+        let identity = identity();
+        let mut state = self.lock();
+        let fid = identity.as_ref().map(|identity| identity.fid.clone());
+        let new = state.engine.tree.learn(Learned { fid, ..known }, dir, name);
+        if new && identity.as_ref().is_some_and(|identity| identity.mounted) {
+            state.engine.tree.mounted(id);
+        }
+        if !new || kind != FileKind::Directory {
+            let fid = identity.map(|identity| identity.fid).filter(|_| new);
+            let State { engine, observer, .. } = &mut *state;
+            if let (Some(fid), Some(observer)) = (fid, observer) {
+                observer.learn(fid, attr.nlink, &engine.tree);
+            }
+            return;
+        }
+        match identity.and_then(|identity| identity.fd.zip(Some(identity.fid))) {
+            Some((fd, fid)) => {
+                if !self.mark(&mut state, &fd, &fid) {
+                    state.unmarked.insert(id);
+                }
+                state.dirs.insert(id, fd);
+            }
+            None => self.unidentified(id),
+        }
+    }
+
+    /// LOOKUP has found nothing under `name`.
+    pub(crate) fn learn_missing(&self, dir: NodeId, name: &Name) {
+        self.lock().engine.tree.tell_current(dir, name, None);
+    }
+
+    /// The guest gives `count` references back. Returns the nodes that are gone with them, each with
+    /// the number of references of ours that go too. The mark of a directory goes; `open` opens one
+    /// of which no descriptor is at hand.
+    pub fn forget(
+        &self,
+        id: NodeId,
+        count: u64,
+        open: impl Fn(NodeId) -> Option<OwnedFd>,
+    ) -> Vec<(NodeId, u64)> {
+        let mut state = self.lock();
+        let forgotten = state.engine.tree.forget(id, count);
+        for node in &forgotten {
+            let dir = state.dirs.remove(node.id);
+            let Some(fid) = node.fid.as_ref().filter(|_| node.kind == FileKind::Directory) else {
+                continue;
+            };
+            // Another mount of the same directory has the same mark.
+            if state.engine.tree.nodes_of(fid).is_empty() {
+                self.unmark(&mut state, fid, || dir.or_else(|| open(node.id).map(Arc::new)));
+            }
+        }
+        if !forgotten.is_empty() && !state.unmarked.is_empty() {
+            self.mark_late(&mut state, open);
+        }
+        forgotten.into_iter().map(|node| (node.id, node.borrowed)).collect()
+    }
+}

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The share as the [`Source`] of the sinks in `deliver`.
+
+use std::time::Instant;
+
+use farwatch_proto::FileKind;
+use farwatch_proto::host::{Look, Ticket};
+use farwatch_proto::wire::control::Delivery;
+use farwatch_proto::wire::{Notification, sync};
+use rustix::io::Errno;
+
+use super::{Share, State};
+use crate::deliver::{Pulled, Sink, Source, queue, reads};
+use crate::device::NotificationSource;
+
+impl State {
+    /// Whether notifications go to this sink: the agent that listens has chosen it.
+    fn receives(&self, sink: Sink) -> bool {
+        match sink {
+            Sink::Queue => self.delivery == Some(Delivery::Queue),
+            Sink::Reads(link) => {
+                self.delivery == Some(Delivery::Reads) && self.engine.link() == Some(link)
+            }
+        }
+    }
+}
+
+impl Source for Share {
+    fn pull(&self, sink: Sink) -> Pulled {
+        let mut state = self.lock();
+        if !state.receives(sink) {
+            return Pulled::NotReceiving;
+        }
+        if state.looks && state.engine.poll_look().is_some() {
+            self.wake();
+            return Pulled::LookPending;
+        }
+        let notification = state.engine.send();
+        self.wake_for_rescan(&state);
+        drop(state);
+        let Some(notification) = notification else { return Pulled::Nothing };
+        tracing::trace!(?notification, "sent");
+        Pulled::Notification(notification)
+    }
+
+    fn asked(&self, link: u64) {
+        let engine = &mut self.lock().engine;
+        if engine.link() == Some(link) {
+            engine.handle_asked();
+        }
+    }
+}
+
+impl Share {
+    /// Whole notifications for agent number `link`, which reads them: `deliver::reads` has the rules.
+    pub fn read(&self, link: u64, len_max: usize, deadline: Option<Instant>) -> Vec<u8> {
+        reads::read(self, &self.outbox, link, len_max, deadline)
+    }
+
+    /// What the watch thread has to look at before the next event can be sent.
+    pub(crate) fn poll_look(&self) -> Option<Look> {
+        self.lock().engine.poll_look()
+    }
+
+    /// The type of what was to be looked at.
+    pub(crate) fn handle_look(&self, look: &Look, found: FileKind) {
+        self.lock().engine.handle_look(look, found);
+    }
+}
+
+impl NotificationSource for Share {
+    fn next(&self, buf: &mut [u8; Notification::LEN_MAX]) -> Option<usize> {
+        queue::next(self, buf)
+    }
+
+    fn progress(
+        &self,
+        ticket: Option<Ticket>,
+        deadline: Option<Instant>,
+    ) -> Result<sync::Answer, Errno> {
+        Self::progress(self, ticket, deadline)
+    }
+
+    fn hurry(&self) {
+        self.outbox.hurry();
+    }
+
+    fn reset(&self) {
+        self.detach();
+    }
+}
