@@ -22,7 +22,7 @@ impl Share {
         ticket: Option<Ticket>,
         deadline: Option<Instant>,
     ) -> Result<Answer, Errno> {
-        if self.watch.is_none() {
+        if self.backend.is_none() {
             return Err(Errno::OPNOTSUPP);
         }
         let mut waiter = self.outbox.waiter(deadline);

@@ -2,15 +2,19 @@
 //! What the guest knows: nodes that replies make known, that FORGET takes away and that a migration
 //! brings, with the descriptor and mark of each directory. The tree itself is the engine's.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use farwatch_proto::host::{Learned, State as Moved};
 use farwatch_proto::{Fid, FileKind, Generation, Name, Node, NodeId};
+use rustix::fs::{Mode, OFlags};
 use virtiofsd::fuse::Attr;
 
-use super::{Identity, Share, State};
+use super::{Identity, Share};
+
+/// How many directories up one is looked for of which a descriptor is at hand.
+const DEPTH_MAX: usize = 256;
 
 impl Share {
     /// The generation of this session, part of every reply that names a node.
@@ -83,7 +87,7 @@ impl Share {
             state.engine.tree.mounted(id);
         }
         if let Some(fd) = identity.fd.filter(|_| kind == FileKind::Directory) {
-            if !self.mark(&mut state, &fd, &identity.fid) {
+            if !self.mark(&fd, &identity.fid) {
                 state.unmarked.insert(id);
             }
             state.dirs.insert(id, fd);
@@ -104,6 +108,26 @@ impl Share {
         let fd = open()?;
         let mut state = self.lock();
         state.engine.tree.knows(id).then(|| state.dirs.insert(id, fd))
+    }
+
+    /// A descriptor of a known directory. If none is at hand it is looked for where the guest knows it,
+    /// and taken only if it is found there.
+    pub(super) fn open_known_dir(&self, id: NodeId) -> Option<Arc<OwnedFd>> {
+        self.open_below(id, DEPTH_MAX)
+    }
+
+    fn open_below(&self, id: NodeId, depth: usize) -> Option<Arc<OwnedFd>> {
+        self.dir(id, || {
+            let (dir, name, fid) = {
+                let tree = &self.lock().engine.tree;
+                let (dir, name) = tree.entry(id)?;
+                (dir, name.clone(), tree.fid(id)?.clone())
+            };
+            let dir = self.open_below(dir, depth.checked_sub(1)?)?;
+            let path_only = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let fd = rustix::fs::openat(&*dir, name.as_bytes(), path_only, Mode::empty()).ok()?;
+            (self.fid(fd.as_fd()).ok()? == fid).then_some(fd)
+        })
     }
 
     /// LOOKUP has found node `id` under `name`, and the reply is about to go out. A directory is marked
@@ -136,15 +160,14 @@ impl Share {
         }
         if !new || kind != FileKind::Directory {
             let fid = identity.map(|identity| identity.fid).filter(|_| new);
-            let State { engine, observer, .. } = &mut *state;
-            if let (Some(fid), Some(observer)) = (fid, observer) {
-                observer.learn(fid, attr.nlink, &engine.tree);
+            if let (Some(fid), Some(backend)) = (fid, &self.backend) {
+                backend.learned(fid, attr.nlink, &state.engine.tree);
             }
             return;
         }
         match identity.and_then(|identity| identity.fd.zip(Some(identity.fid))) {
             Some((fd, fid)) => {
-                if !self.mark(&mut state, &fd, &fid) {
+                if !self.mark(&fd, &fid) {
                     state.unmarked.insert(id);
                 }
                 state.dirs.insert(id, fd);
@@ -176,7 +199,7 @@ impl Share {
             };
             // Another mount of the same directory has the same mark.
             if state.engine.tree.nodes_of(fid).is_empty() {
-                self.unmark(&mut state, fid, || dir.or_else(|| open(node.id).map(Arc::new)));
+                self.unmark(fid, || dir.or_else(|| open(node.id).map(Arc::new)));
             }
         }
         if !forgotten.is_empty() && !state.unmarked.is_empty() {
