@@ -42,6 +42,7 @@ use unmarked::Unmarked;
 pub struct Share {
     state: Mutex<State>,
     backend: Option<Box<dyn Backend>>,
+    /// How often a known directory could not be marked: the first time is a warning.
     unwatched: AtomicU64,
     /// The thread of the attached agent, 0 for none: what the engine has, readable without the lock.
     agent_tid: AtomicU32,
@@ -66,14 +67,15 @@ struct State {
     delivery: Option<Delivery>,
 }
 
-/// How the host names an object that a reply is about to make known.
+/// How the host identifies an object that a reply is about to make known.
 #[derive(Debug)]
 pub struct Identity {
     /// The object, opened with `O_PATH`. A directory always has it.
     pub fd: Option<OwnedFd>,
-    /// What the host's watcher knows it by: its file handle, where it has one.
+    /// As reports identify it: by its file handle, where it has one.
     pub fid: Fid,
-    /// It is mounted on its name. Of what is no directory it matters to inotify alone.
+    /// It is mounted on its name. Of what is no directory this matters only where reports name no
+    /// objects.
     pub mounted: bool,
 }
 
@@ -118,7 +120,7 @@ impl Share {
     /// Identifies the object behind `fd`.
     ///
     /// # Errors
-    /// When it cannot be told from others.
+    /// When it cannot be distinguished from others.
     pub(crate) fn fid(&self, fd: BorrowedFd<'_>) -> io::Result<Fid> {
         match self.backend() {
             Some(backend) => backend.fid(fd),
@@ -133,7 +135,7 @@ impl Share {
     }
 
     /// Sets a limit to the events that wait for a sink, instead of the default.
-    pub fn limit_backlog(&self, len_max: usize) {
+    pub(crate) fn limit_backlog(&self, len_max: usize) {
         self.lock().engine.limit_backlog(len_max);
     }
 
@@ -158,13 +160,13 @@ impl Share {
 
     /// A session begins or ends: all marks and descriptors of the one before go. `root` is the
     /// share's directory, known from the first moment on.
-    pub fn reset(&self, root: Option<Identity>) {
+    pub(crate) fn reset(&self, root: Option<Identity>) {
         self.begin(root, Engine::reset);
     }
 
     /// A session goes on that began on another host. Every node but `root` is to be found again
     /// ([`Share::identify`]).
-    pub fn load(&self, moved: Moved, root: Option<Identity>) {
+    pub(crate) fn load(&self, moved: Moved, root: Option<Identity>) {
         self.begin(root, |engine, root| engine.load(moved, root));
     }
 
@@ -187,3 +189,6 @@ impl Share {
         self.outbox.wake_waiters();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -180,15 +180,15 @@ fn passed(intake: &dyn Intake, backend: &dyn Backend, passing: &mut Passing) {
     }
 }
 
-/// Whether something is mounted on an entry of a directory. It cannot be told before Linux 5.8.
+/// Whether something is mounted on an entry of a directory. Unknown before Linux 5.8.
 pub(crate) fn is_mounted(dir: &OwnedFd, name: &CStr) -> bool {
-    let mount = |name: &CStr| {
+    let mount_id = |name: &CStr| {
         let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
         let stat = rustix::fs::statx(dir, name, flags, StatxFlags::MNT_ID).ok()?;
-        let told = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::MNT_ID);
-        told.then_some(stat.stx_mnt_id)
+        let known = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::MNT_ID);
+        known.then_some(stat.stx_mnt_id)
     };
-    mount(name).zip(mount(c"")).is_some_and(|(entry, dir)| entry != dir)
+    mount_id(name).zip(mount_id(c"")).is_some_and(|(entry, dir)| entry != dir)
 }
 
 /// Before 1970 is as good as 1970: both are long ago.

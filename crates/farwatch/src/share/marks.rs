@@ -12,11 +12,6 @@ use super::{Share, State};
 use crate::watch::{Marked, NotMarked};
 
 impl Share {
-    /// Known directories that carry no mark, since the start: what changes in them goes unseen.
-    pub fn unwatched(&self) -> u64 {
-        self.unwatched.load(Ordering::Relaxed)
-    }
-
     /// Marks a directory. `false` when it is not watched and should be. Called with the lock held, which
     /// keeps the node from being forgotten in the meantime.
     pub(super) fn mark(&self, dir: &OwnedFd, fid: &Fid) -> bool {

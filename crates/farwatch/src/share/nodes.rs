@@ -79,7 +79,7 @@ impl Share {
     }
 
     /// A node that was loaded has been found. A directory is marked.
-    pub fn identify(&self, id: NodeId, ino: u64, identity: Identity) {
+    pub(crate) fn identify(&self, id: NodeId, ino: u64, identity: Identity) {
         let mut state = self.lock();
         let Some(kind) = state.engine.tree.kind(id) else { return };
         state.engine.tree.identify(id, identity.fid.clone(), ino);
@@ -95,13 +95,17 @@ impl Share {
     }
 
     /// A directory that was loaded could not be found: nothing in it is seen.
-    pub fn unidentified(&self, id: NodeId) {
+    pub(crate) fn unidentified(&self, id: NodeId) {
         self.unwatched.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(%id, "a directory could not be identified and is not watched");
     }
 
     /// A descriptor of a known directory, which `open` makes if none is at hand.
-    pub fn dir(&self, id: NodeId, open: impl FnOnce() -> Option<OwnedFd>) -> Option<Arc<OwnedFd>> {
+    pub(crate) fn dir(
+        &self,
+        id: NodeId,
+        open: impl FnOnce() -> Option<OwnedFd>,
+    ) -> Option<Arc<OwnedFd>> {
         if let Some(fd) = self.lock().dirs.at_hand(id) {
             return Some(fd);
         }
@@ -134,7 +138,7 @@ impl Share {
     /// before this returns, so no change in it falls between the reply and the mark.
     ///
     /// `identity` is asked for only when the node is new to the tree.
-    pub fn learn(
+    pub(crate) fn learn(
         &self,
         id: NodeId,
         attr: &Attr,
@@ -184,7 +188,7 @@ impl Share {
     /// The guest gives `count` references back. Returns the nodes that are gone with them, each with
     /// the number of references of ours that go too. The mark of a directory goes; `open` opens one
     /// of which no descriptor is at hand.
-    pub fn forget(
+    pub(crate) fn forget(
         &self,
         id: NodeId,
         count: u64,

@@ -52,7 +52,7 @@ impl Source for Share {
 
 impl Share {
     /// Whole notifications for agent number `link`, which reads them: `deliver::reads` has the rules.
-    pub fn read(&self, link: u64, len_max: usize, deadline: Option<Instant>) -> Vec<u8> {
+    pub(crate) fn read(&self, link: u64, len_max: usize, deadline: Option<Instant>) -> Vec<u8> {
         reads::read(self, &self.outbox, link, len_max, deadline)
     }
 }

@@ -2,7 +2,6 @@
 //! [`Intake`]: what the watch thread needs of the share. `share` implements it, so that this room does
 //! not depend on that one.
 
-use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -88,10 +87,4 @@ pub struct Dropped {
     pub dirs: usize,
     /// Events that were dropped since the start.
     pub events: u64,
-}
-
-impl fmt::Debug for dyn Intake + '_ {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Intake")
-    }
 }

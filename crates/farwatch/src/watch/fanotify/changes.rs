@@ -13,7 +13,7 @@ use farwatch_sys::fanotify::{DirRecord, FAN_Q_OVERFLOW, FAN_RENAME, Record, reco
 pub(super) const BUFFER_LEN: usize = 64 << 10;
 
 /// The changes in one read. An event of `own_pid` is the echo of a guest's request: its kernel has
-/// told its watchers already.
+/// reported it to its watchers already.
 pub(super) fn changes(bytes: &[u8], own_pid: i32) -> impl Iterator<Item = HostChange> {
     records(bytes).flat_map(move |record| match record {
         Ok(record) if record.pid == own_pid => Vec::new(),

@@ -65,7 +65,7 @@ impl<'a> InotifyReader<'a> {
             }
         });
         if !doubts.is_empty() {
-            // What nobody has changed since is this process's own.
+            // If the object has not changed since, the report is of this process's own call.
             let unchanged = |doubt: &Doubt| ctime(backend, intake, doubt) == Some(doubt.changed);
             doubts.retain(unchanged);
             news = intake.take_in(&mut |_| {
