@@ -72,7 +72,7 @@ pub(crate) struct Outbox {
 struct Counts {
     /// How often there was something new.
     news: u64,
-    /// How often everyone was told to stop waiting.
+    /// How often all waits were ended.
     hurries: u64,
 }
 

@@ -63,12 +63,12 @@ impl Interposer {
         Self { inner: inner.into(), share, control, reconnect, root: root.to_owned(), adopts }
     }
 
-    /// Both marks: the marker uid, and the thread that opened the control node.
+    /// Both tags: the marker uid, and the thread that opened the control node.
     fn is_agent(&self, ctx: &Context) -> bool {
         ctx.uid.into_inner() == MARKER_UID && self.is_agent_thread(ctx)
     }
 
-    /// Either mark: such a request changes nothing, whoever sent it.
+    /// Either tag: such a request changes nothing, whoever sent it.
     fn is_marked(&self, ctx: &Context) -> bool {
         ctx.uid.into_inner() == MARKER_UID || self.is_agent_thread(ctx)
     }

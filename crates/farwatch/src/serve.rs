@@ -39,7 +39,7 @@ use crate::driver::mountinfo::mount_below;
 use crate::fs::{Inner, Interposer};
 use crate::share::Share;
 use crate::signals;
-use crate::watch::Watcher;
+use crate::watch::{Backend, Watcher};
 
 /// `--print-capabilities`: what virtiofsd prints.
 const CAPABILITIES: &str = r#"{
@@ -82,7 +82,7 @@ pub(crate) fn run(args: &ServeArgs, defaults: Defaults) -> anyhow::Result<()> {
 
     let mut inside = sandbox::enter(args, shared.clone(), listener)?;
     let share = Arc::new(Share::new(watching::open(args, &inside.root_dir)?));
-    shut_in(args)?;
+    shut_in(args, share.backend().map_or(&[], Backend::system_calls))?;
 
     if let Some(len_max) = args.sharing.backlog_events_max {
         share.limit_backlog(len_max);
@@ -141,10 +141,10 @@ fn shared_dir(args: &ServeArgs) -> anyhow::Result<String> {
     }
 }
 
-/// Gives up what serving does not need.
-fn shut_in(args: &ServeArgs) -> anyhow::Result<()> {
+/// Gives up what serving does not need. `watching` are the system calls of the watch backend.
+fn shut_in(args: &ServeArgs, watching: &[&str]) -> anyhow::Result<()> {
     let isolation = &args.isolation;
-    seccomp::load(isolation.seccomp, args.compat.syslog)?;
+    seccomp::load(isolation.seccomp, watching, args.compat.syslog)?;
     // An ordinary user has none, or in a user namespace all, but over nothing outside.
     let has_some = geteuid().is_root() || isolation.sandbox != SandboxMode::None;
     if has_some && !isolation.keep_capabilities {

@@ -22,10 +22,9 @@ mod served;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
-use farwatch::watch::Watch;
 use farwatch_proto::{Mask, NodeId};
 use guest::{Caller, Guest, ROOT, Told, fh, le32, le64, nodeid};
 use requests::{file_type, open_flags};
@@ -53,8 +52,8 @@ fn attached() -> (Host, Guest) {
 
 /// How many directories the kernel watches for the host.
 fn marks(host: &Host) -> usize {
-    let Some(Watch::Fanotify(groups)) = host.share.watch() else { panic!("no fanotify") };
-    let group = groups.first().as_fd().as_raw_fd();
+    let queues = host.share.backend().unwrap().fds();
+    let group = (*queues[0]).as_fd().as_raw_fd();
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{group}")).unwrap();
     info.lines().filter(|line| line.starts_with("fanotify ino:")).count()
 }

@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit};
 
 use super::facts::{Dir, Facts, NoFile, RoundTripError, SYSCTLS};
-use crate::watch::Inotify;
+use crate::watch::InotifyBackend;
 
 /// Looks at everything, and at `dir` if there is one.
 pub(super) fn facts(dir: Option<&Path>) -> Facts {
@@ -68,10 +68,7 @@ pub(super) fn shared_dir(dir: &Path) -> Result<Dir, Errno> {
 
 fn inotify(dir: Option<&Path>) -> Result<(), Errno> {
     let dir = dir.map(|dir| open(dir, OFlags::PATH | OFlags::DIRECTORY)).transpose()?;
-    let watch = || {
-        let inotify = Inotify::open(true, true)?;
-        dir.as_ref().map_or(Ok(()), |dir| inotify.add(dir.as_fd()).map(drop))
-    };
+    let watch = || InotifyBackend::probe(dir.as_ref().map(OwnedFd::as_fd));
     // A thread that watches goes to the directory.
     let watched = thread::scope(|scope| scope.spawn(watch).join());
     let failed = |error| Errno::from_io_error(&error).unwrap_or(Errno::IO);

@@ -47,7 +47,7 @@ impl Interposer {
         let directory = FileKind::from_mode(entry.attr.mode) == FileKind::Directory;
         let above = self.share.dir(dir, || self.open_directory(dir.get()).ok());
         let c_name = CString::new(name.as_bytes()).ok()?;
-        let mounted = (directory || self.share.is_told_names_alone())
+        let mounted = (directory || !self.share.names_objects())
             && above.as_ref().is_some_and(|above| is_mounted(above, &c_name));
         if !directory
             && !mounted
@@ -78,7 +78,7 @@ impl Interposer {
     /// The quick way, in one system call: the file handles of the common file systems contain the
     /// inode number, so it can be seen whether it is the object of the reply.
     fn name(&self, dir: NodeId, name: &CStr, above: &OwnedFd, ino: u64) -> Option<Fid> {
-        if !self.share.knows_by_handle() {
+        if !self.share.uses_handles() {
             return None;
         }
         let fsid = self.share.fid_of(dir)?.fsid();

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Requests with both of an agent's marks: the engine says what each is to be told, this makes the
-//! reply. Of the file system below only `lookup` and `getattr` are called here, which read.
+//! Requests with both of an agent's tags: the engine decides the answer to each, this makes the reply. Of the file system below only `lookup` and `getattr` are called here, which read.
 
 use std::ffi::{CStr, CString};
 use std::io;

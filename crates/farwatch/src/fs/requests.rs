@@ -27,7 +27,7 @@ use super::reported::Request;
 use super::{Handle, Inode, Interposer, attr, control, entry, identify, node, share_node};
 
 /// The largest extended attribute or list of names that Linux has (`XATTR_SIZE_MAX`,
-/// `XATTR_LIST_MAX`): a guest that asks for more makes nobody allocate it.
+/// `XATTR_LIST_MAX`): a guest that asks for more gets no more allocated.
 const XATTR_SIZE_MAX: u32 = 1 << 16;
 
 /// How often a removal is tried again that has failed for no reason.

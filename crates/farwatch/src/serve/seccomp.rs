@@ -126,9 +126,6 @@ const FILES: &[&str] = &[
     "utimensat",
 ];
 
-/// Of watching directories, in whichever way.
-const WATCH: &[&str] = &["fanotify_init", "fanotify_mark", "inotify_add_watch", "inotify_rm_watch"];
-
 /// Of a panic that tells where it was. It ends one request, and must not end the process.
 const BACKTRACE: &[&str] = &["getcwd"];
 
@@ -155,34 +152,35 @@ const OLD: &[&str] = if cfg!(target_arch = "x86_64") {
 /// (FIONREAD).
 const REQUESTS: [u64; 2] = [0x5421, 0x541b];
 
-/// Loads the filter into all threads of this process, for good.
+/// Loads the filter into all threads of this process, for good. `watching` are the system calls of the
+/// watch backend in use.
 ///
 /// # Errors
 /// When the kernel has no seccomp, or the architecture no list.
-pub(super) fn load(action: Seccomp, syslog: bool) -> anyhow::Result<()> {
+pub(super) fn load(action: Seccomp, watching: &[&str], syslog: bool) -> anyhow::Result<()> {
     let action = match action {
         Seccomp::None => return Ok(()),
         Seccomp::Kill => "kill_process",
         Seccomp::Log => "log",
         Seccomp::Trap => "trap",
     };
-    let program = compile(action, syslog).context("the seccomp filter cannot be made")?;
+    let program = compile(action, watching, syslog).context("the seccomp filter cannot be made")?;
     seccompiler::apply_filter_all_threads(&program)
         .context("the seccomp filter cannot be loaded (`--seccomp none` runs without)")
 }
 
-fn compile(action: &str, syslog: bool) -> anyhow::Result<BpfProgram> {
+fn compile(action: &str, watching: &[&str], syslog: bool) -> anyhow::Result<BpfProgram> {
     let filter = json!({
-        "serve": { "mismatch_action": action, "match_action": "allow", "filter": rules(syslog) }
+        "serve": { "mismatch_action": action, "match_action": "allow", "filter": rules(watching, syslog) }
     });
     let arch = std::env::consts::ARCH.try_into()?;
     let mut programs = seccompiler::compile_from_json(filter.to_string().as_bytes(), arch)?;
     programs.remove("serve").context("a filter that was named is there")
 }
 
-fn rules(syslog: bool) -> Vec<Value> {
+fn rules(watching: &[&str], syslog: bool) -> Vec<Value> {
     let syslog: &[&str] = if syslog { &["sendto"] } else { &[] };
-    let all = [PROCESS, CONNECTION, FILES, WATCH, BACKTRACE, OLD, syslog].into_iter().flatten();
+    let all = [PROCESS, CONNECTION, FILES, watching, BACKTRACE, OLD, syslog].into_iter().flatten();
     let mut rules: Vec<_> = all.map(|name| json!({ "syscall": name })).collect();
     for request in REQUESTS {
         let request = json!({ "index": 1, "type": "dword", "op": "eq", "val": request });
@@ -202,6 +200,7 @@ mod tests {
     use signal_hook::consts::SIGSYS;
 
     use super::*;
+    use crate::watch::{FanotifyBackend, InotifyBackend};
 
     /// Names the action to the child.
     const ACTION_VARIABLE: &str = "FARWATCH_TEST_SECCOMP";
@@ -210,9 +209,11 @@ mod tests {
 
     #[test]
     fn every_call_of_the_list_is_known_and_named_once() {
-        for syslog in [false, true] {
-            assert!(!compile("kill_process", syslog).unwrap().is_empty());
-            let mut names: Vec<_> = rules(syslog).iter().map(ToString::to_string).collect();
+        let backends = [FanotifyBackend::SYSTEM_CALLS, InotifyBackend::SYSTEM_CALLS];
+        for (watching, syslog) in backends.into_iter().zip([false, true]) {
+            assert!(!compile("kill_process", watching, syslog).unwrap().is_empty());
+            let mut names: Vec<_> =
+                rules(watching, syslog).iter().map(ToString::to_string).collect();
             let len = names.len();
             names.sort();
             names.dedup();
@@ -240,7 +241,7 @@ mod tests {
     #[test]
     fn in_a_child_under_the_filter() {
         let Ok(action) = env::var(ACTION_VARIABLE) else { return };
-        load(Seccomp::from_str(&action, false).unwrap(), false).unwrap();
+        load(Seccomp::from_str(&action, false).unwrap(), &[], false).unwrap();
         // An error here ends the child with another code than either expects.
         let allowed = thread::spawn(|| {
             let file = env::temp_dir().join(format!("farwatch-seccomp-{}", std::process::id()));

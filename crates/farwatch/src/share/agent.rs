@@ -25,7 +25,7 @@ impl Share {
 
     /// The agent has proved its tags: notifications begin, of those of `events` that are watched for.
     /// Returns the number of the link.
-    pub fn listen(&self, delivery: Delivery, events: Mask) -> Option<u64> {
+    pub(crate) fn listen(&self, delivery: Delivery, events: Mask) -> Option<u64> {
         let mut state = self.lock();
         state.engine.want(events.intersection(self.events()));
         state.engine.listen(SystemTime::now());
@@ -34,7 +34,7 @@ impl Share {
     }
 
     /// The agent is gone. A READ of it that waits ends.
-    pub fn detach(&self) {
+    pub(crate) fn detach(&self) {
         let mut state = self.lock();
         state.engine.detach();
         state.delivery = None;

@@ -22,7 +22,7 @@ impl Share {
         ticket: Option<Ticket>,
         deadline: Option<Instant>,
     ) -> Result<Answer, Errno> {
-        if self.watch.is_none() {
+        if self.backend.is_none() {
             return Err(Errno::OPNOTSUPP);
         }
         let mut waiter = self.outbox.waiter(deadline);
@@ -45,7 +45,7 @@ impl Share {
         }
     }
 
-    /// The agent looks for a node that nobody has: it has replayed what it was sent before.
+    /// The agent looks for the node of a probe, which does not exist: it has replayed everything sent before.
     pub(crate) fn probed(&self, node: NodeId) {
         if self.lock().engine.handle_probe(node) {
             self.outbox.wake_waiters();

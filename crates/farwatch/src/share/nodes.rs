@@ -2,15 +2,19 @@
 //! What the guest knows: nodes that replies make known, that FORGET takes away and that a migration
 //! brings, with the descriptor and mark of each directory. The tree itself is the engine's.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use farwatch_proto::host::{Learned, State as Moved};
 use farwatch_proto::{Fid, FileKind, Generation, Name, Node, NodeId};
+use rustix::fs::{Mode, OFlags};
 use virtiofsd::fuse::Attr;
 
-use super::{Identity, Share, State};
+use super::{Identity, Share};
+
+/// How many directories up one is looked for of which a descriptor is at hand.
+const DEPTH_MAX: usize = 256;
 
 impl Share {
     /// The generation of this session, part of every reply that names a node.
@@ -75,7 +79,7 @@ impl Share {
     }
 
     /// A node that was loaded has been found. A directory is marked.
-    pub fn identify(&self, id: NodeId, ino: u64, identity: Identity) {
+    pub(crate) fn identify(&self, id: NodeId, ino: u64, identity: Identity) {
         let mut state = self.lock();
         let Some(kind) = state.engine.tree.kind(id) else { return };
         state.engine.tree.identify(id, identity.fid.clone(), ino);
@@ -83,7 +87,7 @@ impl Share {
             state.engine.tree.mounted(id);
         }
         if let Some(fd) = identity.fd.filter(|_| kind == FileKind::Directory) {
-            if !self.mark(&mut state, &fd, &identity.fid) {
+            if !self.mark(&fd, &identity.fid) {
                 state.unmarked.insert(id);
             }
             state.dirs.insert(id, fd);
@@ -91,13 +95,17 @@ impl Share {
     }
 
     /// A directory that was loaded could not be found: nothing in it is seen.
-    pub fn unidentified(&self, id: NodeId) {
+    pub(crate) fn unidentified(&self, id: NodeId) {
         self.unwatched.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(%id, "a directory could not be identified and is not watched");
     }
 
     /// A descriptor of a known directory, which `open` makes if none is at hand.
-    pub fn dir(&self, id: NodeId, open: impl FnOnce() -> Option<OwnedFd>) -> Option<Arc<OwnedFd>> {
+    pub(crate) fn dir(
+        &self,
+        id: NodeId,
+        open: impl FnOnce() -> Option<OwnedFd>,
+    ) -> Option<Arc<OwnedFd>> {
         if let Some(fd) = self.lock().dirs.at_hand(id) {
             return Some(fd);
         }
@@ -106,11 +114,31 @@ impl Share {
         state.engine.tree.knows(id).then(|| state.dirs.insert(id, fd))
     }
 
+    /// A descriptor of a known directory. If none is at hand it is looked for where the guest knows it,
+    /// and taken only if it is found there.
+    pub(super) fn open_known_dir(&self, id: NodeId) -> Option<Arc<OwnedFd>> {
+        self.open_below(id, DEPTH_MAX)
+    }
+
+    fn open_below(&self, id: NodeId, depth: usize) -> Option<Arc<OwnedFd>> {
+        self.dir(id, || {
+            let (dir, name, fid) = {
+                let tree = &self.lock().engine.tree;
+                let (dir, name) = tree.entry(id)?;
+                (dir, name.clone(), tree.fid(id)?.clone())
+            };
+            let dir = self.open_below(dir, depth.checked_sub(1)?)?;
+            let path_only = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let fd = rustix::fs::openat(&*dir, name.as_bytes(), path_only, Mode::empty()).ok()?;
+            (self.fid(fd.as_fd()).ok()? == fid).then_some(fd)
+        })
+    }
+
     /// LOOKUP has found node `id` under `name`, and the reply is about to go out. A directory is marked
     /// before this returns, so no change in it falls between the reply and the mark.
     ///
     /// `identity` is asked for only when the node is new to the tree.
-    pub fn learn(
+    pub(crate) fn learn(
         &self,
         id: NodeId,
         attr: &Attr,
@@ -136,15 +164,14 @@ impl Share {
         }
         if !new || kind != FileKind::Directory {
             let fid = identity.map(|identity| identity.fid).filter(|_| new);
-            let State { engine, observer, .. } = &mut *state;
-            if let (Some(fid), Some(observer)) = (fid, observer) {
-                observer.learn(fid, attr.nlink, &engine.tree);
+            if let (Some(fid), Some(backend)) = (fid, &self.backend) {
+                backend.learned(fid, attr.nlink, &state.engine.tree);
             }
             return;
         }
         match identity.and_then(|identity| identity.fd.zip(Some(identity.fid))) {
             Some((fd, fid)) => {
-                if !self.mark(&mut state, &fd, &fid) {
+                if !self.mark(&fd, &fid) {
                     state.unmarked.insert(id);
                 }
                 state.dirs.insert(id, fd);
@@ -161,7 +188,7 @@ impl Share {
     /// The guest gives `count` references back. Returns the nodes that are gone with them, each with
     /// the number of references of ours that go too. The mark of a directory goes; `open` opens one
     /// of which no descriptor is at hand.
-    pub fn forget(
+    pub(crate) fn forget(
         &self,
         id: NodeId,
         count: u64,
@@ -176,7 +203,7 @@ impl Share {
             };
             // Another mount of the same directory has the same mark.
             if state.engine.tree.nodes_of(fid).is_empty() {
-                self.unmark(&mut state, fid, || dir.or_else(|| open(node.id).map(Arc::new)));
+                self.unmark(fid, || dir.or_else(|| open(node.id).map(Arc::new)));
             }
         }
         if !forgotten.is_empty() && !state.unmarked.is_empty() {

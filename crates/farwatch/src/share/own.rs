@@ -8,11 +8,11 @@
 use std::time::SystemTime;
 
 use farwatch_proto::host::HostEntry;
-use farwatch_proto::host::inotify::{CallId, Expected, Observer};
-use farwatch_proto::{FileKind, Mask, Name, NodeId};
+use farwatch_proto::host::inotify::{CallId, Expected};
+use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId};
 
 use super::{Share, State};
-use crate::watch::{Inotify, Watch};
+use crate::watch::Backend;
 
 /// What a report is about.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -49,19 +49,19 @@ impl Share {
     /// A call for the guest is about to be made. `None` where nothing of it is reported, or the reports
     /// say who it was; only then `call` is not asked for.
     pub(crate) fn announce(&self, call: impl FnOnce() -> OwnCall) -> Option<Announced> {
-        let Some(Watch::Inotify(_)) = &self.watch else { return None };
+        let calls = self.backend()?.own_calls()?;
         let call = call();
         if call.reports.is_empty() {
             return None;
         }
-        let state = &mut *self.lock();
+        let state = self.lock();
         let expected: Vec<_> =
             call.reports.iter().flat_map(|(about, mask)| state.expected(about, *mask)).collect();
         if expected.is_empty() {
             return None;
         }
         let object = call.object.and_then(|object| state.node_of(&object));
-        let id = state.observer.as_mut()?.expect(expected, &state.engine.tree);
+        let id = calls.expect(expected, &state.engine.tree);
         Some(Announced { id, object })
     }
 
@@ -72,41 +72,25 @@ impl Share {
         succeeded: bool,
         changed: impl FnOnce() -> Option<SystemTime>,
     ) {
-        let Some(Watch::Inotify(inotify)) = &self.watch else { return };
-        if self.end_if_quiet(inotify, call.id, succeeded) {
-            return;
+        let Some(calls) = self.backend().and_then(Backend::own_calls) else { return };
+        {
+            let mut state = self.lock();
+            if let Some(lost) = calls.end_if_quiet(call.id, succeeded) {
+                self.lost(&mut state, &lost);
+                return;
+            }
         }
         let changed = changed();
-        self.end_with(&mut self.lock(), call.id, succeeded, changed);
-    }
-
-    /// Most often the watch thread has read the call's reports when it returns, or there were none.
-    fn end_if_quiet(&self, inotify: &Inotify, call: CallId, succeeded: bool) -> bool {
         let mut state = self.lock();
-        let idle = state.observer.as_ref().is_some_and(Observer::is_idle);
-        if !idle || !inotify.is_empty() {
-            return false;
-        }
-        self.end_with(&mut state, call, succeeded, None);
-        if let Some(observer) = &mut state.observer {
-            observer.found_empty();
-        }
-        true
+        let lost = calls.end(call.id, succeeded, changed);
+        self.lost(&mut state, &lost);
     }
 
-    fn end_with(
-        &self,
-        state: &mut State,
-        call: CallId,
-        succeeded: bool,
-        changed: Option<SystemTime>,
-    ) {
-        let Some(observer) = &mut state.observer else { return };
-        let lost = observer.end(call, succeeded, changed);
-        for dir in &lost {
+    fn lost(&self, state: &mut State, dirs: &[Fid]) {
+        for dir in dirs {
             state.engine.handle_lost(dir);
         }
-        if !lost.is_empty() {
+        if !dirs.is_empty() {
             self.wake_for_rescan(state);
         }
     }

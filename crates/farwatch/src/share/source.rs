@@ -3,8 +3,7 @@
 
 use std::time::Instant;
 
-use farwatch_proto::FileKind;
-use farwatch_proto::host::{Look, Ticket};
+use farwatch_proto::host::Ticket;
 use farwatch_proto::wire::control::Delivery;
 use farwatch_proto::wire::{Notification, sync};
 use rustix::io::Errno;
@@ -53,18 +52,8 @@ impl Source for Share {
 
 impl Share {
     /// Whole notifications for agent number `link`, which reads them: `deliver::reads` has the rules.
-    pub fn read(&self, link: u64, len_max: usize, deadline: Option<Instant>) -> Vec<u8> {
+    pub(crate) fn read(&self, link: u64, len_max: usize, deadline: Option<Instant>) -> Vec<u8> {
         reads::read(self, &self.outbox, link, len_max, deadline)
-    }
-
-    /// What the watch thread has to look at before the next event can be sent.
-    pub(crate) fn poll_look(&self) -> Option<Look> {
-        self.lock().engine.poll_look()
-    }
-
-    /// The type of what was to be looked at.
-    pub(crate) fn handle_look(&self, look: &Look, found: FileKind) {
-        self.lock().engine.handle_look(look, found);
     }
 }
 

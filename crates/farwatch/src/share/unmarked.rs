@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! [`Unmarked`]: the known directories that could not be marked. One is tried again when there may be room,
-//! and after each another, so that one that can never be marked keeps nobody waiting.
+//! each in turn, so that one that can never be marked does not keep the others waiting.
 
 use std::collections::BTreeSet;
 use std::ops::Bound::{Excluded, Unbounded};
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_that_cannot_be_marked_lets_the_others_have_their_turn() {
+    fn directory_that_cannot_be_marked_does_not_keep_others_from_being_tried() {
         let dir = |id| NodeId::new(id).unwrap();
         let mut unmarked = Unmarked::default();
         for id in [2, 3, 5] {

@@ -9,27 +9,26 @@ use farwatch_proto::NodeId;
 use farwatch_proto::host::{Check, Checked};
 
 use super::look::look;
-use super::rescan::{gone_is_none, is_removed, open};
-use crate::share::Share;
+use super::rescan::{gone_is_none, is_removed};
+use super::{Backend, Intake};
 
 /// Looks at all that are due.
-pub(super) fn run(share: &Share) {
+pub(super) fn run(intake: &dyn Intake, backend: &dyn Backend) {
     loop {
         let now = Instant::now();
-        let Some(check) = share.lock().engine.poll_check(now) else { return };
-        let checked = checked(share, &check);
+        let Some(check) = intake.poll_check(now) else { return };
+        let checked = checked(intake, backend, &check);
         tracing::debug!(?check, ?checked, "compared");
-        let engine = &mut share.lock().engine;
         match checked {
-            Ok(checked) => engine.handle_checked(now, check, checked),
-            Err(_) => engine.handle_unchecked(now, check),
+            Ok(checked) => intake.handle_checked(now, check, checked),
+            Err(_) => intake.handle_unchecked(now, check),
         }
     }
 }
 
-fn checked(share: &Share, check: &Check) -> io::Result<Checked> {
-    let dir = open(share, check.dir).ok_or(io::ErrorKind::NotFound)?;
-    let found = gone_is_none(look(share, &dir, check.name.clone()))?;
-    let removed = |id: &NodeId| is_removed(share, *id);
+fn checked(intake: &dyn Intake, backend: &dyn Backend, check: &Check) -> io::Result<Checked> {
+    let dir = intake.open_dir(check.dir).ok_or(io::ErrorKind::NotFound)?;
+    let found = gone_is_none(look(backend, &dir, check.name.clone()))?;
+    let removed = |id: &NodeId| is_removed(intake, *id);
     Ok(Checked { found, removed: check.subdirs.iter().copied().filter(removed).collect() })
 }

@@ -1,121 +1,141 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! From fanotify records to [`HostChange`]s, without what this daemon did itself for its guest.
+//! [`FanotifyBackend`]: sees changes by fanotify, in one group or several.
 //!
-//! Pure: `watch` reads the bytes.
+//! Reports name the entry, the object and who did it, so what this process does for its guest is simply
+//! left out. The kernel merges reports that wait in its queue. `groups` has the groups and which of them
+//! takes a mark, `changes` makes [`HostChange`]s of records, `reader` reads.
+//!
+//! [`HostChange`]: farwatch_proto::host::HostChange
 
-use std::ops::RangeInclusive;
+mod changes;
+mod groups;
+mod reader;
 
-use farwatch_proto::host::{HostChange, HostEntry};
-use farwatch_proto::{Fid, Mask, Name};
-use farwatch_sys::fanotify::{DirRecord, FAN_Q_OVERFLOW, FAN_RENAME, Record, records};
+use std::error::Error;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
-/// Room for a few hundred events a read.
-pub(super) const BUFFER_LEN: usize = 64 << 10;
+use farwatch_proto::host::Tree;
+use farwatch_proto::{Fid, Mask};
+use farwatch_sys::fanotify::{FAN_EVENT_ON_CHILD, FAN_ONDIR, FAN_RENAME, Fanotify, Level};
+use farwatch_sys::handle;
+use rustix::fs::{Mode, OFlags};
 
-/// The changes in one read. An event of `own_pid` is the echo of a guest's request: its kernel has
-/// told its watchers already.
-pub(super) fn changes(bytes: &[u8], own_pid: i32) -> impl Iterator<Item = HostChange> {
-    records(bytes).flat_map(move |record| match record {
-        Ok(record) if record.pid == own_pid => Vec::new(),
-        Ok(record) => change(record),
-        Err(error) => {
-            tracing::error!(%error, "the kernel's report makes no sense: events are lost");
-            vec![HostChange::Overflow]
+use self::groups::Groups;
+use self::reader::FanotifyReader;
+use super::{Backend, Marked, NotMarked, OwnCalls, Reader};
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct FanotifyBackend {
+    groups: Groups,
+}
+
+impl FanotifyBackend {
+    /// See [`Backend::system_calls`]. Groups are opened later too.
+    pub(crate) const SYSTEM_CALLS: &[&str] = &["fanotify_init", "fanotify_mark"];
+
+    /// With a group that was opened, for these events.
+    pub fn new(group: Fanotify, events: Mask) -> Self {
+        Self { groups: Groups::new(group, events) }
+    }
+
+    /// Opens a group and tries it on the shared directory.
+    ///
+    /// # Errors
+    /// One sentence for the user.
+    pub(crate) fn open(shared: &str, events: Mask) -> Result<Self, String> {
+        let cause = |error: &dyn Error| match error.source() {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        };
+        let group = Fanotify::open().map_err(|error| {
+            format!("fanotify cannot be had here (`farwatch doctor` says why): {}", cause(&error))
+        })?;
+        let path_only = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(shared, path_only, Mode::empty())
+            .map_err(|error| format!("the shared directory: {error}"))?;
+        let mask = mark_mask(group.level(), events);
+        let marked = group.mark(root.as_fd(), mask).and_then(|()| group.unmark(root.as_fd(), mask));
+        marked.and_then(|()| handle::fid(root.as_fd())).map_err(|error| {
+            format!("fanotify cannot watch the shared directory's file system: {}", cause(&error))
+        })?;
+        tracing::info!(level = ?group.level(), "fanotify");
+        Ok(Self::new(group, events))
+    }
+}
+
+/// What every known directory is marked with. The deletion or move of a directory itself is reported in
+/// its parent.
+fn mark_mask(level: Level, events: Mask) -> u64 {
+    let moves = if level.rename { FAN_RENAME } else { Mask::MOVE.bits() };
+    let entries = events.difference(Mask::MOVE);
+    entries.bits() | moves | FAN_ONDIR | FAN_EVENT_ON_CHILD
+}
+
+impl Backend for FanotifyBackend {
+    fn name(&self) -> &'static str {
+        "fanotify"
+    }
+
+    fn system_calls(&self) -> &'static [&'static str] {
+        Self::SYSTEM_CALLS
+    }
+
+    fn events(&self) -> Mask {
+        self.groups.events()
+    }
+
+    fn pairs_renames(&self) -> bool {
+        self.groups.first().level().rename
+    }
+
+    fn merges(&self) -> bool {
+        true
+    }
+
+    fn names_objects(&self) -> bool {
+        true
+    }
+
+    fn uses_handles(&self) -> bool {
+        true
+    }
+
+    fn fid(&self, fd: BorrowedFd<'_>) -> io::Result<Fid> {
+        handle::fid(fd).map_err(io::Error::other)
+    }
+
+    fn mark(&self, dir: BorrowedFd<'_>, _fid: &Fid) -> Result<Marked, NotMarked> {
+        self.groups.mark(dir).map_err(NotMarked::new)
+    }
+
+    fn unmark(&self, _fid: &Fid, dir: &mut dyn FnMut() -> Option<Arc<OwnedFd>>) {
+        let Some(dir) = dir() else { return };
+        if let Err(error) = self.groups.unmark(&*dir) {
+            // The directory itself is gone, and the mark with it.
+            tracing::trace!(%error, "mark not removed");
         }
-    })
-}
-
-/// How many events one read has given.
-pub(super) fn count(bytes: &[u8]) -> u64 {
-    records(bytes).fold(0, |count, _| count + 1)
-}
-
-fn change(mut record: Record<'_>) -> Vec<HostChange> {
-    let dir = [&record.dir, &record.old, &record.new].into_iter().flatten().next();
-    if let (Some(object), Some(dir)) = (&record.object, dir) {
-        record.object = subvolume(object, &dir.fid).or(record.object);
-    }
-    let mask = Mask::from_bits_truncate(record.mask);
-    if record.mask & FAN_Q_OVERFLOW != 0 {
-        return vec![HostChange::Overflow];
-    }
-    if record.mask & FAN_RENAME != 0 {
-        let (from, to) = (record.old.and_then(entry), record.new.and_then(entry));
-        let directory = mask.contains(Mask::ISDIR);
-        return vec![HostChange::Move { from, to, object: record.object, directory }];
-    }
-    let Some(dir) = record.dir else {
-        return record
-            .object
-            .map(|object| HostChange::Object { object, mask })
-            .into_iter()
-            .collect();
-    };
-    if matches!(dir.name, b"." | b"") {
-        return vec![HostChange::Object { object: dir.fid, mask }];
-    }
-    let Some(entry) = entry(dir) else { return Vec::new() };
-    let object = record.object;
-    let mut changes = Vec::with_capacity(1);
-    // Without FAN_RENAME the two halves come apart, and in one event if they share a name.
-    if mask.contains(Mask::MOVED_FROM) {
-        let (from, object) = (Some(entry.clone()), object.clone());
-        let directory = mask.contains(Mask::ISDIR);
-        changes.push(HostChange::Move { from, to: None, object, directory });
-    }
-    if mask.contains(Mask::MOVED_TO) {
-        let (to, object) = (Some(entry.clone()), object.clone());
-        let directory = mask.contains(Mask::ISDIR);
-        changes.push(HostChange::Move { from: None, to, object, directory });
-    }
-    if !mask.difference(Mask::MOVE.union(Mask::ISDIR)).is_empty() {
-        changes.push(HostChange::Entry { entry, mask, object });
-    }
-    changes
-}
-
-/// The root of a btrfs subvolume as it names itself. The kernel reports every object with the fsid of
-/// the marked directory, but `statfs(2)` of a subvolume has another: in it, the subvolume's number is
-/// mixed with the file system's (`btrfs_statfs()`), and file handles contain the number.
-fn subvolume(object: &Fid, dir: &Fid) -> Option<Fid> {
-    let (own, dirs) = (subvolume_number(object)?, subvolume_number(dir)?);
-    let mix = own ^ dirs;
-    let [low, high] = [mix, mix >> 32].map(|half| u32::try_from(half & u64::from(u32::MAX)));
-    let [first, second] = object.fsid();
-    let fsid = [first ^ high.ok()?, second ^ low.ok()?];
-    Fid::new(fsid, object.handle_type(), object.handle()).ok().filter(|_| mix != 0)
-}
-
-/// The second word of `struct btrfs_fid`.
-fn subvolume_number(fid: &Fid) -> Option<u64> {
-    /// `FILEID_BTRFS_*` of `linux/exportfs.h`.
-    const BTRFS: RangeInclusive<i32> = 0x4d..=0x4f;
-    let number = fid.handle().get(8..16).filter(|_| BTRFS.contains(&fid.handle_type()))?;
-    Some(u64::from_ne_bytes(number.try_into().ok()?))
-}
-
-fn entry(record: DirRecord<'_>) -> Option<HostEntry> {
-    let name = Name::parse(record.name).ok()?;
-    Some(HostEntry { dir: record.fid, name })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn btrfs(fsid: [u32; 2], number: u64) -> Fid {
-        let words = [256, number].map(u64::to_ne_bytes);
-        Fid::new(fsid, 0x4d, &[words.as_flattened(), &[7, 0, 0, 0]].concat()).unwrap()
     }
 
-    #[test]
-    fn the_root_of_a_subvolume_gets_the_fsid_that_it_says_itself() {
-        let (top, sub) = ((5_u64, [0x10_u32, 0x20_u32 ^ 5]), ((1 << 32) + 300, [0x11, 0x20 ^ 300]));
-        let reported = btrfs(top.1, sub.0);
-        assert_eq!(subvolume(&reported, &btrfs(top.1, top.0)), Some(btrfs(sub.1, sub.0)));
-        assert_eq!(subvolume(&btrfs(top.1, top.0), &btrfs(top.1, top.0)), None);
-        let ext4 = Fid::new(top.1, 1, &[1; 8]).unwrap();
-        assert_eq!(subvolume(&ext4, &btrfs(top.1, top.0)), None);
-        assert_eq!(subvolume(&reported, &ext4), None);
+    fn clear(&self) {
+        if let Err(error) = self.groups.unmark_all() {
+            tracing::warn!(%error, "removing the marks of the last session failed");
+        }
+    }
+
+    fn learned(&self, _object: Fid, _nlink: u32, _tree: &Tree) {}
+
+    fn own_calls(&self) -> Option<&dyn OwnCalls> {
+        None
+    }
+
+    fn fds(&self) -> Vec<Arc<dyn AsFd>> {
+        self.groups.all().into_iter().map(|group| group as Arc<dyn AsFd>).collect()
+    }
+
+    fn reader(&self) -> Box<dyn Reader + '_> {
+        Box::new(FanotifyReader::new(self))
     }
 }

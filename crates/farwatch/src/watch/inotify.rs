@@ -1,201 +1,172 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! [`Inotify`]: an inotify instance, one watch for each directory, and what it reports.
+//! [`InotifyBackend`]: sees changes by inotify, where fanotify cannot be had.
 //!
-//! What the reports mean is decided by `farwatch_proto::host::inotify`.
+//! Reports name the entry, but neither the object nor who did it. What follows from them is decided by
+//! the [`Observer`] of `farwatch_proto`; this room has its state, the kernel's `instance`, and the `reader`
+//! that looks up what the observer asks for.
+//!
+//! Lock order: the share's state before the observer. The observer is locked alone, or inside of
+//! [`Intake::inspect`] and [`Intake::take_in`], never the other way around.
+//!
+//! [`Intake::inspect`]: super::Intake::inspect
+//! [`Intake::take_in`]: super::Intake::take_in
 
-use std::cell::Cell;
-use std::ffi::CStr;
+mod instance;
+mod reader;
+
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use farwatch_proto::host::inotify::{Report, WatchId};
-use farwatch_proto::{Cookie, Fid, Mask, Name};
-use farwatch_sys::{handle, thread};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::inotify::{CreateFlags, Event, ReadFlags, Reader, WatchFlags};
-use rustix::fs::{AtFlags, Mode, OFlags, Statx, StatxFlags, inotify};
+use farwatch_proto::host::Tree;
+use farwatch_proto::host::inotify::{CallId, Expected, Observer};
+use farwatch_proto::{Fid, Mask};
 use rustix::io::Errno;
 
-use super::time;
+use self::instance::Instance;
+use self::reader::InotifyReader;
+use super::{Backend, Marked, NotMarked, OwnCalls, Reader};
 
-/// What every known directory is watched for. The deletion or move of a directory itself is seen in
-/// its parent.
-const WATCHED: WatchFlags = WatchFlags::CREATE
-    .union(WatchFlags::DELETE)
-    .union(WatchFlags::MOVE)
-    .union(WatchFlags::MODIFY)
-    .union(WatchFlags::ATTRIB)
-    .union(WatchFlags::CLOSE_WRITE)
-    .union(WatchFlags::ONLYDIR);
-
-/// Room for some hundreds of reports a read.
-const BUFFER_LEN: usize = 64 << 10;
-
-thread_local! {
-    /// Whether this thread has a working directory of its own.
-    static OWN_DIRECTORY: Cell<bool> = const { Cell::new(false) };
-}
+/// What to do when there is no room for another watch (`inotify_add_watch(2)`, ENOSPC).
+const MORE_WATCHES: &str = "raise fs.inotify.max_user_watches by sysctl(8), and in a user namespace \
+    user.max_inotify_watches";
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub struct Inotify {
-    fd: OwnedFd,
-    /// Where a thread goes back to.
-    home: OwnedFd,
-    /// Objects are known by their file handles, where they have such.
-    handles: bool,
-    join: bool,
+pub struct InotifyBackend {
+    instance: Instance,
+    observer: Mutex<Observer>,
+    joins: bool,
 }
 
-impl Inotify {
-    /// An instance. Without `handles` objects are known by their inode numbers; with `join` the two
-    /// halves of a rename become one move.
+impl InotifyBackend {
+    /// See [`Backend::system_calls`].
+    pub(crate) const SYSTEM_CALLS: &[&str] = &["inotify_add_watch", "inotify_rm_watch"];
+
+    /// Opens an instance. Without `handles` objects are identified by their inode numbers; with `joins`
+    /// the two halves of a rename become one move.
     ///
     /// # Errors
     /// EMFILE when this user has `fs.inotify.max_user_instances` of them.
-    pub fn open(handles: bool, join: bool) -> io::Result<Self> {
-        let fd = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        let path_only = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let home = rustix::fs::open(c"/", path_only, Mode::empty())?;
-        Ok(Self { fd, home, handles, join })
+    pub fn open(handles: bool, joins: bool) -> io::Result<Self> {
+        let instance = Instance::open(handles)?;
+        Ok(Self { instance, observer: Mutex::new(Observer::new(joins)), joins })
     }
 
-    /// Whether objects are known by their file handles, where they have such.
-    pub(crate) fn knows_by_handle(&self) -> bool {
-        self.handles
-    }
-
-    /// Whether halves are joined.
-    pub fn joins(&self) -> bool {
-        self.join
-    }
-
-    /// Watches a directory.
+    /// Whether an instance can be had, and watch a directory if one is named. Changes the working
+    /// directory of the calling thread, and makes it the thread's own.
     ///
-    /// The call takes a path, and a descriptor has one only where `/proc` is mounted. But a thread
-    /// can go to the directory; one with a working directory of its own.
-    pub(crate) fn add(&self, dir: BorrowedFd<'_>) -> io::Result<WatchId> {
-        if !OWN_DIRECTORY.get() {
-            thread::unshare_fs().map_err(io::Error::other)?;
-            OWN_DIRECTORY.set(true);
-        }
-        rustix::process::fchdir(dir)?;
-        let added = inotify::add_watch(&self.fd, c".", WATCHED);
-        if let Err(error) = rustix::process::fchdir(&self.home) {
-            tracing::debug!(%error, "a thread stays in a directory of the share");
-        }
-        Ok(WatchId(added?))
+    /// # Errors
+    /// ENOSPC when this user has `fs.inotify.max_user_watches` of them, and those of
+    /// [`InotifyBackend::open`].
+    pub(crate) fn probe(dir: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let instance = Instance::open(true)?;
+        dir.map_or(Ok(()), |dir| instance.add(dir).map(drop))
     }
 
-    /// Removes a watch. `false` when there was none.
-    pub(crate) fn remove(&self, watch: WatchId) -> bool {
-        inotify::remove_watch(&self.fd, watch.0).is_ok()
+    fn observer(&self) -> MutexGuard<'_, Observer> {
+        self.observer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Backend for InotifyBackend {
+    fn name(&self) -> &'static str {
+        "inotify"
     }
 
-    /// Whether there is nothing to read.
-    pub(crate) fn is_empty(&self) -> bool {
-        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        poll(&mut fds, Some(&now)) == Ok(0)
+    fn system_calls(&self) -> &'static [&'static str] {
+        Self::SYSTEM_CALLS
     }
 
-    /// How many bytes wait to be read.
-    pub(super) fn queued(&self) -> u64 {
-        rustix::io::ioctl_fionread(&self.fd).unwrap_or(u64::MAX)
+    /// Never reads, since it is not reported whose they are.
+    fn events(&self) -> Mask {
+        Mask::DEFAULT
     }
 
-    /// What was reported, in order, and how many bytes that were; none when the queue is empty.
-    pub(super) fn read(&self, buf: &mut [MaybeUninit<u8>]) -> io::Result<(Vec<Report>, u64)> {
-        let mut reader = Reader::new(&self.fd, buf);
-        let mut reports = Vec::new();
-        let mut len = 0;
-        loop {
-            match reader.next() {
-                Ok(event) => {
-                    len += record_len(event.file_name());
-                    reports.extend(report(&event));
-                }
-                Err(Errno::AGAIN) => return Ok((reports, len)),
-                Err(Errno::INTR) => continue,
-                Err(errno) => return Err(errno.into()),
-            }
-            if reader.is_buffer_empty() {
-                return Ok((reports, len));
-            }
-        }
+    fn pairs_renames(&self) -> bool {
+        self.joins
     }
 
-    /// How the object behind `fd` is known.
-    pub(crate) fn fid(&self, fd: BorrowedFd<'_>) -> io::Result<Fid> {
-        if self.handles
-            && let Ok(fid) = handle::fid(fd)
+    fn merges(&self) -> bool {
+        false
+    }
+
+    fn names_objects(&self) -> bool {
+        false
+    }
+
+    fn uses_handles(&self) -> bool {
+        self.instance.uses_handles()
+    }
+
+    fn fid(&self, fd: BorrowedFd<'_>) -> io::Result<Fid> {
+        self.instance.fid(fd)
+    }
+
+    /// The share's lock keeps the reader from taking in reports of the watch before its number is known.
+    fn mark(&self, dir: BorrowedFd<'_>, fid: &Fid) -> Result<Marked, NotMarked> {
+        let watch = self.instance.add(dir).map_err(|error| {
+            let no_space = error.raw_os_error() == Some(Errno::NOSPC.raw_os_error());
+            let not_marked = NotMarked::new(error);
+            if no_space { NotMarked { remedy: MORE_WATCHES, ..not_marked } } else { not_marked }
+        })?;
+        self.observer().watch(watch, fid.clone());
+        Ok(Marked::InKnownQueue)
+    }
+
+    fn unmark(&self, fid: &Fid, _dir: &mut dyn FnMut() -> Option<Arc<OwnedFd>>) {
+        let mut observer = self.observer();
+        if let Some(watch) = observer.unwatch(fid)
+            && !self.instance.remove(watch)
         {
-            return Ok(fid);
+            observer.was_gone(watch);
         }
-        let stat = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, NUMBERS)?;
-        Ok(of_inode(&stat))
     }
 
-    /// The same for an entry of `dir`, which is known as `known`, in one system call.
-    pub(crate) fn fid_at(&self, dir: BorrowedFd<'_>, name: &CStr, known: &Fid) -> io::Result<Fid> {
-        if self.handles
-            && let Ok(fid) = handle::fid_at(dir, name, known.fsid())
-        {
-            return Ok(fid);
+    fn clear(&self) {
+        let mut observer = self.observer();
+        for watch in observer.clear() {
+            if !self.instance.remove(watch) {
+                observer.was_gone(watch);
+            }
         }
-        let stat = rustix::fs::statx(dir, name, AtFlags::SYMLINK_NOFOLLOW, NUMBERS)?;
-        Ok(of_inode(&stat))
+    }
+
+    fn learned(&self, object: Fid, nlink: u32, tree: &Tree) {
+        self.observer().learn(object, nlink, tree);
+    }
+
+    fn own_calls(&self) -> Option<&dyn OwnCalls> {
+        Some(self)
+    }
+
+    fn fds(&self) -> Vec<Arc<dyn AsFd>> {
+        vec![self.instance.fd() as Arc<dyn AsFd>]
+    }
+
+    fn reader(&self) -> Box<dyn Reader + '_> {
+        Box::new(InotifyReader::new(self))
     }
 }
 
-impl AsFd for Inotify {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+impl OwnCalls for InotifyBackend {
+    fn expect(&self, reports: Vec<(Expected, Mask)>, tree: &Tree) -> CallId {
+        self.observer().expect(reports, tree)
     }
-}
 
-/// A buffer for [`Inotify::read`].
-pub(super) fn buffer() -> Vec<MaybeUninit<u8>> {
-    vec![MaybeUninit::uninit(); BUFFER_LEN]
-}
-
-const NUMBERS: StatxFlags = StatxFlags::INO.union(StatxFlags::BTIME);
-
-fn of_inode(stat: &Statx) -> Fid {
-    let dev = rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor);
-    let has_birth = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::BTIME);
-    let born: Option<SystemTime> = has_birth.then(|| time(stat.stx_btime));
-    Fid::of_inode(dev, stat.stx_ino, born)
-}
-
-/// Bytes of a record: `struct inotify_event`, and the name with its NUL in as many more of the same size
-/// as it needs (`round_event_name_len()`).
-fn record_len(name: Option<&CStr>) -> u64 {
-    const HEAD: usize = 16;
-    let name_len = name.map_or(0, |name| name.count_bytes() + 1);
-    (HEAD + name_len.next_multiple_of(HEAD)) as u64
-}
-
-fn report(event: &Event<'_>) -> Option<Report> {
-    let (watch, flags) = (WatchId(event.wd()), event.events());
-    if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
-        return Some(Report::Overflow);
-    }
-    if flags.contains(ReadFlags::IGNORED) {
-        return Some(Report::Ignored(watch));
-    }
-    let mask = Mask::from_bits_truncate(flags.bits().into());
-    if mask.difference(Mask::ISDIR).is_empty() {
-        return None;
-    }
-    match event.file_name() {
-        Some(name) => {
-            let name = Name::parse(name.to_bytes()).ok()?;
-            let cookie = std::num::NonZeroU32::new(event.cookie()).map(Cookie);
-            Some(Report::Entry { watch, name, mask, cookie })
+    /// Most often the watch thread has read the call's reports when it returns, or there were none.
+    fn end_if_quiet(&self, call: CallId, succeeded: bool) -> Option<Vec<Fid>> {
+        let mut observer = self.observer();
+        if !observer.is_idle() || !self.instance.is_empty() {
+            return None;
         }
-        None => Some(Report::Itself { watch, mask }),
+        let lost = observer.end(call, succeeded, None);
+        observer.found_empty();
+        Some(lost)
+    }
+
+    fn end(&self, call: CallId, succeeded: bool, changed: Option<SystemTime>) -> Vec<Fid> {
+        self.observer().end(call, succeeded, changed)
     }
 }

@@ -11,22 +11,21 @@ use farwatch_proto::{FileKind, Name};
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 
-use super::{rescan, time};
-use crate::share::Share;
+use super::{Backend, Intake, time};
 
-pub(super) const PATH_ONLY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const PATH_ONLY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// The engine has something new: looks up what the next event needs, and wakes the sinks. Called by the
 /// watch thread after each input that may have given an event.
-pub(super) fn offer(share: &Share) {
-    let mut next = share.poll_look();
+pub(super) fn offer(intake: &dyn Intake, backend: &dyn Backend) {
+    let mut next = intake.poll_look();
     loop {
         if let Some(look) = &next {
-            share.handle_look(look, kind_of(share, look));
+            intake.handle_look(look, kind_of(intake, backend, look));
         }
-        share.wake_sinks();
+        intake.wake_sinks();
         // A sink that took the event may have reached one that needs a look.
-        next = share.poll_look();
+        next = intake.poll_look();
         if next.is_none() {
             return;
         }
@@ -34,22 +33,22 @@ pub(super) fn offer(share: &Share) {
 }
 
 /// The type of the object, if it is still under its name.
-fn kind_of(share: &Share, wanted: &Look) -> FileKind {
-    let dir = rescan::open(share, wanted.dir);
-    let found = dir.and_then(|dir| look(share, &dir, wanted.name.clone()).ok());
+fn kind_of(intake: &dyn Intake, backend: &dyn Backend, wanted: &Look) -> FileKind {
+    let dir = intake.open_dir(wanted.dir);
+    let found = dir.and_then(|dir| look(backend, &dir, wanted.name.clone()).ok());
     let is_it = |found: &Listed| found.object.as_ref() == Some(&wanted.object);
     found.filter(is_it).map_or(FileKind::Unknown, |found| found.kind)
 }
 
 /// What is under a name.
-pub(super) fn look(share: &Share, dir: &OwnedFd, name: Name) -> Result<Listed, Errno> {
+pub(super) fn look(backend: &dyn Backend, dir: &OwnedFd, name: Name) -> Result<Listed, Errno> {
     let fd = rustix::fs::openat(dir, name.as_bytes(), PATH_ONLY, Mode::empty())?;
     let wanted = StatxFlags::TYPE | StatxFlags::CTIME | StatxFlags::BTIME;
     let stat = rustix::fs::statx(&fd, c"", AtFlags::EMPTY_PATH, wanted)?;
     let has_birth = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::BTIME);
     Ok(Listed {
         name,
-        object: share.fid(fd.as_fd()).ok(),
+        object: backend.fid(fd.as_fd()).ok(),
         kind: FileKind::from_mode(u32::from(stat.stx_mode)),
         changed: time(stat.stx_ctime),
         born: has_birth.then(|| time(stat.stx_btime)),

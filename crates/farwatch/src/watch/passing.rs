@@ -6,7 +6,7 @@
 
 use farwatch_proto::host::ReadMark;
 
-use crate::share::Share;
+use super::Intake;
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
@@ -20,9 +20,9 @@ pub(super) struct Passing {
 
 impl Passing {
     /// The queue is about to be read. `queued` says what is in it, after a barrier was asked for.
-    pub(super) fn begin(&mut self, share: &Share, queued: impl FnOnce() -> u64) {
+    pub(super) fn begin(&mut self, intake: &dyn Intake, queued: impl FnOnce() -> u64) {
         if self.barrier.is_none() {
-            self.barrier = share.lock().engine.to_read();
+            self.barrier = intake.to_read();
             if self.barrier.is_some() {
                 (self.left, self.position) = (queued(), None);
             }

@@ -7,8 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use farwatch_proto::host::{Listing, Rescan};
@@ -16,47 +15,43 @@ use farwatch_proto::{Name, NodeId};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::look::{PATH_ONLY, look};
-use crate::share::Share;
+use super::look::look;
+use super::{Backend, Intake};
 
 const READ: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// How many directories up one is looked for of which a descriptor is at hand.
-const DEPTH_MAX: usize = 256;
-
 /// Lists the next directory, if there is one. `true` when it did.
-pub(super) fn run(share: &Share) -> bool {
-    let Some(rescan) = share.lock().engine.poll_rescan(Instant::now()) else { return false };
-    let listing = list(share, &rescan);
-    let engine = &mut share.lock().engine;
+pub(super) fn run(intake: &dyn Intake, backend: &dyn Backend) -> bool {
+    let Some(rescan) = intake.poll_rescan(Instant::now()) else { return false };
+    let listing = list(intake, backend, &rescan);
     let now = Instant::now();
     match listing {
         Ok(listing) => {
             let (dir, entries, upto) = (rescan.dir, listing.entries.len(), listing.upto.as_ref());
             tracing::debug!(%dir, entries, ?upto, "listed again");
-            engine.handle_listing(now, listing);
+            intake.handle_listing(now, listing);
         }
         Err(error) => {
             let dir = rescan.dir;
             tracing::debug!(%dir, %error, "a directory cannot be listed: later again");
-            engine.handle_unlisted(now);
+            intake.handle_unlisted(now);
         }
     }
     true
 }
 
-fn list(share: &Share, rescan: &Rescan) -> io::Result<Listing> {
-    let dir = open(share, rescan.dir).ok_or(io::ErrorKind::NotFound)?;
+fn list(intake: &dyn Intake, backend: &dyn Backend, rescan: &Rescan) -> io::Result<Listing> {
+    let dir = intake.open_dir(rescan.dir).ok_or(io::ErrorKind::NotFound)?;
     let names = gone_is_none(names(&dir, rescan))?.unwrap_or_default();
     let mut listing = Listing::default();
     // After the names: one that is removed now may still have been among them, not the reverse.
-    let removed = |id: &NodeId| is_removed(share, *id);
+    let removed = |id: &NodeId| is_removed(intake, *id);
     listing.removed = rescan.subdirs.iter().copied().filter(removed).collect();
     if names.len() >= rescan.len_max {
         listing.upto = names.last().cloned();
     }
     for name in names {
-        listing.entries.extend(gone_is_none(look(share, &dir, name))?);
+        listing.entries.extend(gone_is_none(look(backend, &dir, name))?);
     }
     Ok(listing)
 }
@@ -92,29 +87,10 @@ pub(super) fn gone_is_none<T>(result: Result<T, Errno>) -> io::Result<Option<T>>
 
 /// Whether a directory is known to be nowhere any more. One of which no descriptor is at hand may
 /// have been moved.
-pub(super) fn is_removed(share: &Share, id: NodeId) -> bool {
-    let Some(fd) = share.dir(id, || None) else { return false };
+pub(super) fn is_removed(intake: &dyn Intake, id: NodeId) -> bool {
+    let Some(fd) = intake.dir_at_hand(id) else { return false };
     match rustix::fs::statat(&*fd, c"", AtFlags::EMPTY_PATH) {
         Ok(stat) => stat.st_nlink == 0,
         Err(errno) => errno == Errno::STALE,
     }
-}
-
-/// A descriptor of a known directory. If none is at hand it is looked for where the guest knows it,
-/// and taken only if it is found there.
-pub(super) fn open(share: &Share, id: NodeId) -> Option<Arc<OwnedFd>> {
-    open_below(share, id, DEPTH_MAX)
-}
-
-fn open_below(share: &Share, id: NodeId, depth: usize) -> Option<Arc<OwnedFd>> {
-    share.dir(id, || {
-        let (dir, name, fid) = {
-            let tree = &share.lock().engine.tree;
-            let (dir, name) = tree.entry(id)?;
-            (dir, name.clone(), tree.fid(id)?.clone())
-        };
-        let dir = open_below(share, dir, depth.checked_sub(1)?)?;
-        let fd = rustix::fs::openat(&*dir, name.as_bytes(), PATH_ONLY, Mode::empty()).ok()?;
-        (share.fid(fd.as_fd()).ok()? == fid).then_some(fd)
-    })
 }

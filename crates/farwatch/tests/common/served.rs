@@ -15,8 +15,7 @@ use std::thread::{self, JoinHandle};
 use farwatch::device::{Device, Ended, ServeError, StopHandle, Tag, serve};
 use farwatch::fs::Interposer;
 use farwatch::share::Share;
-use farwatch::watch::Watch;
-use farwatch::watch::Watcher;
+use farwatch::watch::{FanotifyBackend, Watcher};
 use farwatch_proto::Mask;
 use farwatch_sys::fanotify::Fanotify;
 use farwatch_sys::thread::{CapabilitySet, has_capability};
@@ -149,8 +148,8 @@ impl Host {
     /// The same, and tells its guest of these events.
     pub(crate) fn telling(dir: TempDir, root: &Path, events: Mask) -> Self {
         let root = root.to_owned();
-        let watch = Watch::fanotify(Fanotify::open().unwrap(), events);
-        let share = Arc::new(Share::new(Some(watch)));
+        let backend = FanotifyBackend::new(Fanotify::open().unwrap(), events);
+        let share = Arc::new(Share::new(Some(Box::new(backend))));
         let fs = Interposer::new(passthrough_of(&root), Arc::clone(&share), &root, true);
         let served = Served::new(dir, fs, Arc::clone(&share));
         let pump = Arc::downgrade(&served.device);

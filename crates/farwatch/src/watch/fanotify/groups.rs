@@ -16,10 +16,11 @@ use farwatch_sys::fanotify::Fanotify;
 use rustix::io::Errno;
 
 use super::mark_mask;
+use crate::watch::Marked;
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub struct Groups {
+pub(super) struct Groups {
     first: Arc<Fanotify>,
     /// Opened later; never closed before the share.
     more: Mutex<Vec<Arc<Fanotify>>>,
@@ -27,15 +28,6 @@ pub struct Groups {
     in_vain: AtomicBool,
     /// What directories are marked for.
     events: Mask,
-}
-
-/// What became of a mark.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Marked {
-    /// It is in a group that was there.
-    Here,
-    /// It needed a new group, which nobody reads yet.
-    InNewGroup,
 }
 
 impl Groups {
@@ -53,7 +45,7 @@ impl Groups {
     }
 
     /// The group that most directories are marked in, and whose level holds for all.
-    pub fn first(&self) -> &Fanotify {
+    pub(super) fn first(&self) -> &Fanotify {
         &self.first
     }
 
@@ -63,13 +55,13 @@ impl Groups {
         std::iter::once(&self.first).chain(&*more).map(Arc::clone).collect()
     }
 
-    pub(crate) fn mark(&self, dir: impl AsFd) -> Result<Marked, Error> {
+    pub(super) fn mark(&self, dir: impl AsFd) -> Result<Marked, Error> {
         let groups = self.all();
         let mut refused = None;
         for group in &groups {
             match self.mark_in(group, &dir) {
                 Err(error) if error.errno() == Errno::XDEV => refused = Some(error),
-                marked => return marked.map(|()| Marked::Here),
+                marked => return marked.map(|()| Marked::InKnownQueue),
             }
         }
         if let Some(error) = refused
@@ -81,7 +73,7 @@ impl Groups {
         self.mark_in(&group, &dir).inspect_err(|_| self.in_vain.store(true, Ordering::Relaxed))?;
         tracing::info!(level = ?group.level(), groups = groups.len() + 1, "another fanotify group");
         self.more.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(group));
-        Ok(Marked::InNewGroup)
+        Ok(Marked::InNewQueue)
     }
 
     fn mark_in(&self, group: &Fanotify, dir: &impl AsFd) -> Result<(), Error> {
@@ -89,7 +81,7 @@ impl Groups {
     }
 
     /// Takes the mark from the group that has it.
-    pub(crate) fn unmark(&self, dir: impl AsFd) -> Result<(), Error> {
+    pub(super) fn unmark(&self, dir: impl AsFd) -> Result<(), Error> {
         let mut unmarked = Ok(());
         for group in self.all() {
             unmarked = group.unmark(dir.as_fd(), mark_mask(group.level(), self.events));
@@ -100,7 +92,7 @@ impl Groups {
         unmarked
     }
 
-    pub(crate) fn unmark_all(&self) -> Result<(), Error> {
+    pub(super) fn unmark_all(&self) -> Result<(), Error> {
         self.all().iter().try_for_each(|group| group.unmark_all())
     }
 }

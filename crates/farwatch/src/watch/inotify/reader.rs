@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Reads the instance and hands in what follows. The observer says which names have to be looked up for
+//! that; they are looked up without any lock.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
+use std::time::{Instant, SystemTime};
+
+use farwatch_proto::host::inotify::{Doubt, Drained, Found, Looks, Mark, Observer, Report};
+use farwatch_proto::host::{HostChange, HostEntry};
+use farwatch_proto::{Fid, NodeId};
+use rustix::fs::{AtFlags, FileType, Statx, StatxFlags};
+
+use super::InotifyBackend;
+use super::instance::buffer;
+use crate::watch::{Intake, Observed, Passing, Reader, hand_in, is_mounted, look, passed, time};
+
+/// See the module's documentation.
+pub(super) struct InotifyReader<'a> {
+    backend: &'a InotifyBackend,
+    buf: Vec<MaybeUninit<u8>>,
+    passing: Passing,
+}
+
+/// One read of the kernel's queue.
+#[derive(Clone, Copy)]
+struct Round {
+    /// Before the read, by the host's clock.
+    began: SystemTime,
+    mark: Mark,
+    empty: bool,
+}
+
+/// What came of it.
+#[derive(Default)]
+struct Outcome {
+    /// What an empty queue means; `None` while something waits for its mate.
+    drained: Option<Drained>,
+    /// A barrier passes.
+    passes: bool,
+}
+
+impl<'a> InotifyReader<'a> {
+    pub(super) fn new(backend: &'a InotifyBackend) -> Self {
+        Self { backend, buf: buffer(), passing: Passing::default() }
+    }
+
+    /// Takes in what follows from one read, with `found`. Of what is in doubt the objects are looked at
+    /// first.
+    fn take_in(&mut self, intake: &dyn Intake, round: Round, found: &Found) -> Outcome {
+        let backend = self.backend;
+        let mut outcome = Outcome::default();
+        let (mut held_back, mut doubts) = (Vec::new(), Vec::new());
+        let mut news = intake.take_in(&mut |tree| {
+            let mut observer = backend.observer();
+            let changes = observer.changes(tree, found);
+            doubts = observer.doubts();
+            if doubts.is_empty() {
+                self.finish(&mut observer, round, changes, &mut outcome)
+            } else {
+                held_back = changes;
+                Observed::default()
+            }
+        });
+        if !doubts.is_empty() {
+            // If the object has not changed since, the report is of this process's own call.
+            let unchanged = |doubt: &Doubt| ctime(backend, intake, doubt) == Some(doubt.changed);
+            doubts.retain(unchanged);
+            news = intake.take_in(&mut |_| {
+                let mut observer = backend.observer();
+                doubts.iter().for_each(|doubt| observer.settled(&doubt.object));
+                let changes = std::mem::take(&mut held_back);
+                self.finish(&mut observer, round, changes, &mut outcome)
+            });
+        }
+        if news {
+            look::offer(intake, backend);
+        }
+        outcome
+    }
+
+    fn finish(
+        &mut self,
+        observer: &mut Observer,
+        round: Round,
+        changes: Vec<HostChange>,
+        outcome: &mut Outcome,
+    ) -> Observed {
+        let drained = if round.empty { observer.drained(round.mark) } else { None };
+        let observed = Observed { changes, drained: drained.as_ref().map(|_| round.began) };
+        outcome.drained = drained;
+        // What was read is handed in when it waits for no mate any more.
+        let position = observer.position();
+        outcome.passes =
+            self.passing.passes() && observer.has_told(self.passing.position(position));
+        observed
+    }
+}
+
+impl Reader for InotifyReader<'_> {
+    fn read(&mut self, intake: &dyn Intake) -> io::Result<()> {
+        let backend = self.backend;
+        loop {
+            let began = SystemTime::now();
+            let mark = backend.observer().begin();
+            self.passing.begin(intake, || backend.instance.queued());
+            let (reports, len) = backend.instance.read(&mut self.buf)?;
+            let round = Round { began, mark, empty: len == 0 };
+            self.passing.read(len);
+            if round.empty {
+                self.passing.drained();
+            }
+            tracing::trace!(?reports, "reported");
+            let looks = handle(backend, intake, reports);
+            let found = look_up(backend, intake, looks);
+            let Outcome { drained, passes } = self.take_in(intake, round, &found);
+            let again = drained.as_ref().is_some_and(|drained| drained.again);
+            for doubt in drained.into_iter().flat_map(|drained| drained.doubts) {
+                settle(backend, intake, doubt);
+            }
+            if passes && !again {
+                passed(intake, backend, &mut self.passing);
+            }
+            if round.empty && !again {
+                return Ok(());
+            }
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.backend.observer().poll_timeout()
+    }
+}
+
+/// Gives the observer what was read. Returns what to look up.
+fn handle(backend: &InotifyBackend, intake: &dyn Intake, reports: Vec<Report>) -> Looks {
+    let (mut reports, mut looks) = (Some(reports), Looks::default());
+    intake.inspect(&mut |tree| {
+        let mut observer = backend.observer();
+        observer.handle(Instant::now(), reports.take().unwrap_or_default());
+        looks = observer.looks(tree);
+    });
+    looks
+}
+
+fn look_up(backend: &InotifyBackend, intake: &dyn Intake, looks: Looks) -> Found {
+    let mut found = Found::default();
+    for object in looks.links {
+        if let Some(nlink) = link_count(backend, intake, &object) {
+            found.links.insert(object, nlink);
+        }
+    }
+    for entry in looks.names {
+        let Some(id) = node_of(intake, &entry.dir) else { continue };
+        let Some(dir) = intake.open_dir(id) else { continue };
+        let Ok(name) = CString::new(entry.name.as_bytes()) else { continue };
+        if is_mounted(&dir, &name) {
+            // What is mounted there is not what was reported: that is beneath.
+            continue;
+        }
+        if let Ok(fid) = backend.instance.fid_at(dir.as_fd(), &name, &entry.dir) {
+            if is_directory(&dir, &name) {
+                found.directories.insert(fid.clone());
+            }
+            found.names.insert(entry, fid);
+        }
+    }
+    found
+}
+
+fn node_of(intake: &dyn Intake, dir: &Fid) -> Option<NodeId> {
+    let mut id = None;
+    intake.inspect(&mut |tree| id = tree.nodes_of(dir).first().copied());
+    id
+}
+
+fn is_directory(dir: impl AsFd, name: &CStr) -> bool {
+    let stat = rustix::fs::statx(dir, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE);
+    stat.is_ok_and(|stat| FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory)
+}
+
+/// By the name under which the guest knows the object, if it is there.
+fn link_count(backend: &InotifyBackend, intake: &dyn Intake, object: &Fid) -> Option<u32> {
+    let mut place = None;
+    intake.inspect(&mut |tree| {
+        let known = tree.nodes_of(object).first().and_then(|id| tree.entry(*id));
+        place = known.and_then(|(dir, name)| {
+            let entry = HostEntry { dir: tree.fid(dir)?.clone(), name: name.clone() };
+            Some((dir, entry))
+        });
+    });
+    let (dir, entry) = place?;
+    stat_of(backend, intake, dir, &entry, object, StatxFlags::NLINK).map(|stat| stat.stx_nlink)
+}
+
+/// What an entry of a directory says of an object, if it leads to that.
+fn stat_of(
+    backend: &InotifyBackend,
+    intake: &dyn Intake,
+    dir: NodeId,
+    entry: &HostEntry,
+    object: &Fid,
+    wanted: StatxFlags,
+) -> Option<Statx> {
+    let dir = intake.open_dir(dir)?;
+    let name = CString::new(entry.name.as_bytes()).ok()?;
+    let stat = rustix::fs::statx(&*dir, &name, AtFlags::SYMLINK_NOFOLLOW, wanted).ok()?;
+    let fid = backend.instance.fid_at(dir.as_fd(), &name, &entry.dir);
+    fid.is_ok_and(|fid| fid == *object).then_some(stat)
+}
+
+/// Hands the change in after all, if it was not, or not only, this process's own.
+fn settle(backend: &InotifyBackend, intake: &dyn Intake, doubt: Doubt) {
+    let ctime = ctime(backend, intake, &doubt);
+    let Doubt { entry, object, mask, changed } = doubt;
+    if ctime.is_some_and(|ctime| ctime != changed) {
+        tracing::debug!(?object, ?mask, "changed by somebody else at the same time");
+        hand_in(intake, backend, vec![HostChange::Entry { entry, mask, object: Some(object) }]);
+    }
+}
+
+/// When the object in doubt was changed last, if it is still there.
+fn ctime(backend: &InotifyBackend, intake: &dyn Intake, doubt: &Doubt) -> Option<SystemTime> {
+    let Doubt { entry, object, .. } = doubt;
+    let id = node_of(intake, &entry.dir)?;
+    let stat = stat_of(backend, intake, id, entry, object, StatxFlags::CTIME)?;
+    Some(time(stat.stx_ctime))
+}
