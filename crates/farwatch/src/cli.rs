@@ -86,7 +86,7 @@ pub(crate) struct MountArgs {
 }
 
 /// How a directory is shared, the same for both commands.
-#[derive(Debug, Args)]
+#[derive(Clone, PartialEq, Eq, Debug, Args)]
 pub(crate) struct SharingArgs {
     /// What the client may cache: with `never` every access asks the host
     #[arg(long, value_name = "POLICY", value_enum, default_value_t = Cache::Auto)]
@@ -114,6 +114,39 @@ pub(crate) struct SharingArgs {
     /// The most events that wait for a slow client before single events are given up
     #[arg(long, value_name = "N", hide = true)]
     pub(crate) backlog_events_max: Option<usize>,
+}
+
+impl SharingArgs {
+    /// The options that parse to `self`, every one spelled out. `farwatch mount` passes them to the
+    /// `farwatch serve` that it starts.
+    pub(crate) fn to_args(&self) -> Vec<String> {
+        // No `..`: a new option does not compile before it is passed on here.
+        let Self {
+            cache,
+            watch,
+            events,
+            no_join_renames,
+            no_xattr,
+            request_queues,
+            backlog_events_max,
+        } = self;
+        let mut args = vec![
+            format!("--cache={}", value_name(cache)),
+            format!("--watch={}", value_name(watch)),
+            format!("--events={}", value_name(events)),
+            format!("--request-queues={request_queues}"),
+        ];
+        args.extend(no_join_renames.then(|| "--no-join-renames".to_owned()));
+        args.extend(no_xattr.then(|| "--no-xattr".to_owned()));
+        args.extend(backlog_events_max.map(|max| format!("--backlog-events-max={max}")));
+        args
+    }
+}
+
+/// How a value is written on the command line.
+fn value_name(value: &impl ValueEnum) -> String {
+    let value = value.to_possible_value().expect("no value is hidden from the command line");
+    value.get_name().to_owned()
 }
 
 impl Events {
@@ -264,11 +297,75 @@ fn fail(error: &dyn Error) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
         Virtiofsd::command().debug_assert();
+    }
+
+    /// Every combination of values, with some numbers for those that have a range.
+    fn all_sharing_args() -> Vec<SharingArgs> {
+        let mut all = vec![SharingArgs {
+            cache: Cache::Auto,
+            watch: WatchBackend::Auto,
+            events: Events::Changes,
+            no_join_renames: false,
+            no_xattr: false,
+            request_queues: 1,
+            backlog_events_max: None,
+        }];
+        all = vary(&all, Cache::value_variants(), |args| &mut args.cache);
+        all = vary(&all, WatchBackend::value_variants(), |args| &mut args.watch);
+        all = vary(&all, Events::value_variants(), |args| &mut args.events);
+        all = vary(&all, &[false, true], |args| &mut args.no_join_renames);
+        all = vary(&all, &[false, true], |args| &mut args.no_xattr);
+        all = vary(&all, &[1, 2, 8], |args| &mut args.request_queues);
+        vary(&all, &[None, Some(0), Some(usize::MAX)], |args| &mut args.backlog_events_max)
+    }
+
+    /// Each of `all` with each of `values` in one field.
+    fn vary<T: Clone>(
+        all: &[SharingArgs],
+        values: &[T],
+        field: fn(&mut SharingArgs) -> &mut T,
+    ) -> Vec<SharingArgs> {
+        let with = |mut args: SharingArgs, value: &T| {
+            *field(&mut args) = value.clone();
+            args
+        };
+        all.iter().flat_map(|args| values.iter().map(move |v| with(args.clone(), v))).collect()
+    }
+
+    #[test]
+    fn sharing_args_turned_into_a_command_line_parse_to_the_same() {
+        let all = all_sharing_args();
+        assert_eq!(all.len(), 4 * 3 * 2 * 2 * 2 * 3 * 3);
+        for sharing in all {
+            let fixed = ["virtiofsd", "--fd=0", "--shared-dir=/srv"].map(str::to_owned);
+            let line = fixed.into_iter().chain(sharing.to_args());
+            let parsed = Virtiofsd::try_parse_from(line).unwrap();
+            assert_eq!(parsed.args.sharing, sharing);
+        }
+    }
+
+    #[test]
+    fn the_arguments_of_sharing_args_are_all_of_its_options() {
+        let all = all_sharing_args();
+        let written: BTreeSet<String> = all
+            .iter()
+            .flat_map(SharingArgs::to_args)
+            .filter_map(|arg| arg.split('=').next().map(str::to_owned))
+            .collect();
+        let command = SharingArgs::augment_args(clap::Command::new("options"));
+        let options: BTreeSet<String> = command
+            .get_arguments()
+            .filter_map(clap::Arg::get_long)
+            .map(|long| format!("--{long}"))
+            .collect();
+        assert_eq!(written, options);
     }
 }
