@@ -9,9 +9,7 @@
 //! that it has there, and before CAP_SYS_ADMIN goes; and so is the inotify instance.
 
 mod capabilities;
-pub(crate) mod compat;
 mod config;
-pub(crate) mod options;
 mod sandbox;
 mod seccomp;
 mod socket;
@@ -31,12 +29,12 @@ use virtiofsd::passthrough::PassthroughFs;
 use virtiofsd::passthrough::read_only::PassthroughFsRo;
 use virtiofsd::sandbox::SandboxMode;
 
-use self::options::{Defaults, InodeFileHandles, ServeArgs};
 use self::sandbox::Inside;
 use crate::device::{self, Device, StopHandle, Tag};
 use crate::doctor;
 use crate::driver::mountinfo::mount_below;
 use crate::fs::{Inner, Interposer};
+use crate::options::{Defaults, InodeFileHandles, ServeArgs};
 use crate::share::Share;
 use crate::signals;
 use crate::watch::Watcher;

@@ -12,8 +12,8 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, bail};
 
-use crate::cli::{LOG_VARIABLE, SharingArgs};
 use crate::driver::Endpoint;
+use crate::options::{LOG_VARIABLE, SharingArgs};
 
 /// The running child.
 #[derive(Debug)]

@@ -11,8 +11,7 @@ use farwatch_sys::handle;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::options::{InodeFileHandles, ServeArgs};
-use crate::cli::{Events, WatchBackend};
+use crate::options::{Events, InodeFileHandles, ServeArgs, WatchBackend};
 use crate::watch::{Inotify, Watch, mark_mask};
 
 /// Why there is no `--events all` without fanotify.

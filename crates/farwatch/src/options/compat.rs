@@ -9,8 +9,8 @@ use virtiofsd::passthrough::NegotiationMode;
 use virtiofsd::passthrough::xattrmap::XattrMap;
 use virtiofsd::sandbox::SandboxMode;
 
-use super::options::ServeArgs;
-use crate::cli::Cache;
+use super::serve::ServeArgs;
+use super::sharing::Cache;
 
 /// Takes the `-o` options over into the others.
 ///

@@ -13,8 +13,8 @@ use virtiofsd::passthrough::{MigrationMode, MigrationOnError, NegotiationMode};
 use virtiofsd::sandbox::SandboxMode;
 use virtiofsd::soft_idmap::cmdline::IdMap;
 
-use super::capabilities::Changes;
-use crate::cli::SharingArgs;
+use super::modcaps::CapabilityChanges;
+use super::sharing::SharingArgs;
 
 /// Whose defaults hold where the command line says nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -150,7 +150,7 @@ pub(crate) struct IsolationArgs {
     /// Keep or drop capabilities that root has otherwise dropped or kept, such as
     /// `+sys_admin:-chown`
     #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
-    pub(crate) modcaps: Option<Changes>,
+    pub(crate) modcaps: Option<CapabilityChanges>,
     /// Keep all capabilities: for the device of `farwatch mount`
     #[arg(long, hide = true)]
     pub(crate) keep_capabilities: bool,
