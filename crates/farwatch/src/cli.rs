@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The command line: what a person can ask for, and how an error is told.
+//! The command line: parses it, runs the command, and reports an error.
 
 use std::error::Error;
 use std::ffi::OsStr;
@@ -24,8 +24,8 @@ use crate::{doctor, logging, mount, serve};
     farwatch mount ~/src /mnt/src      changes in ~/src are events in /mnt/src\n  \
     farwatch serve --socket /run/src.sock --shared-dir ~/src\n                                     \
     the same for a virtual machine, in place of virtiofsd\n  \
-    farwatch sync /mnt/src             wait until all changes so far have been told there\n  \
-    farwatch doctor ~/src              what this machine and directory can do")]
+    farwatch sync /mnt/src             wait until all changes so far are delivered there\n  \
+    farwatch doctor ~/src              what this machine and directory support")]
 struct Cli {
     /// What to log, to standard error: error, warn, info, debug, trace, or a filter such as
     /// `warn,farwatch::watch=debug`
@@ -39,27 +39,26 @@ struct Cli {
 enum Command {
     /// Share a directory and mount it on this machine, with events
     ///
-    /// Stays in the foreground. Ends, and unmounts, on Ctrl-C, SIGTERM or `umount MOUNT_POINT`.
+    /// Runs in the foreground. Unmounts and exits on Ctrl-C, SIGTERM or `umount MOUNT_POINT`.
     Mount(MountArgs),
     /// Share a directory with a virtual machine: a vhost-user-fs device, in place of virtiofsd
     #[command(override_usage = "farwatch serve --shared-dir PATH --socket PATH [OPTIONS]")]
     Serve(Box<ServeArgs>),
-    /// Wait until all that has happened on the host up to now has been told in a mount
+    /// Block until every change made on the host so far has been delivered in the mount
     ///
-    /// Then whoever watches there has every event. Any user may ask. Exit code 3 says that the time was
-    /// over. In a virtual machine `farwatch-agent sync` is the same.
+    /// Any user may run it. Exits with 3 on timeout. In a virtual machine, use `farwatch-agent sync`.
     Sync(SyncArgs),
-    /// Say what this kernel and user can do, and what to do about what they cannot
+    /// Check what this kernel and user support, and how to get what is missing
     Doctor {
-        /// The directory that is to be shared
+        /// The directory to share
         directory: Option<PathBuf>,
     },
 }
 
-/// The names under which the program is `farwatch serve`, with the command line of virtiofsd.
+/// Names under which the program acts as `farwatch serve` with virtiofsd's command line.
 const VIRTIOFSD_NAMES: [&str; 2] = ["virtiofsd", "farwatch-virtiofsd"];
 
-/// What virtiofsd reads instead of `--log-level`.
+/// The environment variable that overrides `--log-level`, as in virtiofsd.
 const VIRTIOFSD_LOG_VARIABLE: &str = "RUST_LOG";
 
 /// Shares a directory with a virtual machine: a vhost-user-fs device with file-change notification,
@@ -72,8 +71,8 @@ struct Virtiofsd {
     args: ServeArgs,
 }
 
-/// Runs the command that the process was given. An error is one sentence on standard error, and exit
-/// code 1; wrong usage is 2.
+/// Runs the command given on the command line. An error is one sentence on standard error and exit code
+/// 1; a usage error exits with 2.
 pub fn main() -> ExitCode {
     let name = std::env::args_os().next().unwrap_or_default();
     if Path::new(&name).file_name().is_some_and(is_virtiofsd) {
@@ -115,7 +114,7 @@ fn is_virtiofsd(name: &OsStr) -> bool {
     VIRTIOFSD_NAMES.iter().any(|known| name == *known)
 }
 
-/// Reads the `-o` options. A wrong one is wrong usage.
+/// Applies the `-o` options. An invalid one is a usage error.
 fn take_compat(args: &mut ServeArgs, mut command: clap::Command) {
     if let Err(error) = apply_compat(args) {
         command.error(ErrorKind::InvalidValue, error).exit();
@@ -130,7 +129,7 @@ fn serve(args: &ServeArgs, defaults: Defaults, log: &str) -> ExitCode {
     exit_code(logged(log, args.compat.syslog, || serve::run(args, defaults)))
 }
 
-/// Runs a command whose log goes somewhere.
+/// Starts the log and runs a command.
 fn logged(
     filter: &str,
     syslog: bool,
@@ -154,7 +153,7 @@ fn fail(error: &dyn Error) -> ExitCode {
         text.push_str(&format!(": {cause}"));
         source = cause.source();
     }
-    // There is nobody left to tell when standard error is closed.
+    // If standard error is closed, there is nowhere to report the error.
     drop(writeln!(io::stderr(), "{text}"));
     ExitCode::FAILURE
 }
@@ -164,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn the_command_lines_have_no_conflicting_definitions() {
         Cli::command().debug_assert();
         Virtiofsd::command().debug_assert();
     }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Options: what a command line says, as typed values.
+//! Options: the command lines as typed values.
 //!
-//! One file for each command, `sharing` for what they have in common, `compat` and `modcaps` for the
-//! forms that clap does not parse by itself. Nothing is done here, and nothing is looked up on this
-//! machine. `cli` parses, `mount` and `serve` read; this room imports none of them.
+//! There is one file for each command, `sharing` for the options that they have in common, and `compat`
+//! and `modcaps` for the forms that clap does not parse by itself. This room acts on nothing and asks
+//! the machine nothing. `cli` parses the options, `mount` and `serve` read them; this room imports none
+//! of the three.
 
 mod compat;
 mod modcaps;
@@ -17,5 +18,5 @@ pub(crate) use mount::MountArgs;
 pub(crate) use serve::{ConnectionArgs, Defaults, InodeFileHandles, Seccomp, ServeArgs};
 pub(crate) use sharing::{Cache, Events, SharingArgs, WatchBackend};
 
-/// The environment variable that says what to log when `--log` does not.
+/// The environment variable that holds the log filter when `--log` is not given.
 pub(crate) const LOG_VARIABLE: &str = "FARWATCH_LOG";

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `--modcaps`: which capabilities the daemon keeps or drops. What becomes of them is up to
-//! `serve::capabilities`.
+//! `--modcaps`: changes to the set of capabilities that the daemon keeps. `serve::capabilities` applies
+//! them.
 
 use std::str::FromStr;
 
 use rustix::thread::CapabilitySet;
 
-/// `--modcaps`: `+name` or `-name`, with colons between. What is said last of a name holds.
+/// `--modcaps`: `+name` or `-name`, separated by colons. The last change of a capability wins.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct CapabilityChanges {
     pub(crate) added: CapabilitySet,
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_that_makes_no_sense_is_refused_by_name() {
+    fn a_malformed_list_is_rejected_with_the_offending_item() {
         for (list, word) in [("", "''"), ("chown", "'chown'"), ("+chown:", "''"), ("+x", "'X'")] {
             let error = list.parse::<CapabilityChanges>().unwrap_err();
             assert!(error.contains(word), "{list}: {error}");

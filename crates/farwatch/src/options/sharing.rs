@@ -1,29 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The options that `farwatch mount` and `farwatch serve` have in common: how a directory is shared.
+//! The options that `farwatch mount` and `farwatch serve` have in common.
 //!
-//! `farwatch mount` passes them on to the `farwatch serve` that it starts, by
+//! `farwatch mount` passes them to the `farwatch serve` that it starts, with
 //! [`SharingArgs::to_args`].
 
 use clap::{Args, ValueEnum};
 use farwatch_proto::Mask;
 
-/// How a directory is shared, the same for both commands.
+/// How a directory is shared.
 #[derive(Clone, PartialEq, Eq, Debug, Args)]
 pub(crate) struct SharingArgs {
-    /// What the client may cache: with `never` every access asks the host
+    /// What the client may cache. With `never`, every access goes to the host
     #[arg(long, value_name = "POLICY", value_enum, default_value_t = Cache::Auto)]
     #[arg(ignore_case = true)]
     pub(crate) cache: Cache,
-    /// How to see changes on the host. `auto` is fanotify, or inotify where the kernel or the file
-    /// system has no fanotify that names files
+    /// How to watch the host. `auto` is fanotify, or inotify if the kernel or the file system does
+    /// not support fanotify with file names
     #[arg(long, value_name = "BACKEND", value_enum, default_value_t = WatchBackend::Auto)]
     pub(crate) watch: WatchBackend,
-    /// Which events programs can have. `all` costs a notification for each file that is read on the
-    /// host, and several requests of the guest
+    /// Which events to deliver. `all` costs a notification, and several requests by the guest, for
+    /// each file that is read on the host
     #[arg(long, value_name = "EVENTS", value_enum, default_value_t = Events::Changes)]
     pub(crate) events: Events,
-    /// With inotify: tell a rename as two events that have nothing to do with each other, without a
-    /// wait for the second
+    /// With inotify: report a rename as two unrelated events, instead of waiting for the second half
     #[arg(long)]
     pub(crate) no_join_renames: bool,
     /// Do not share extended attributes
@@ -33,16 +32,17 @@ pub(crate) struct SharingArgs {
     #[arg(long, value_name = "N", default_value_t = 2)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=8))]
     pub(crate) request_queues: u16,
-    /// The most events that wait for a slow client before single events are given up
+    /// Cap the backlog for a slow client at N events; at the cap, events are dropped and their
+    /// directories are rescanned
     #[arg(long, value_name = "N", hide = true)]
     pub(crate) backlog_events_max: Option<usize>,
 }
 
 impl SharingArgs {
-    /// The options that parse to `self`, every one spelled out. `farwatch mount` passes them to the
-    /// `farwatch serve` that it starts.
+    /// The command line that parses to `self`. Options with a value are always written, also where
+    /// the value is the default.
     pub(crate) fn to_args(&self) -> Vec<String> {
-        // No `..`: a new option does not compile before it is passed on here.
+        // No `..`, so that a new option does not compile until it is passed on here.
         let Self {
             cache,
             watch,
@@ -65,14 +65,14 @@ impl SharingArgs {
     }
 }
 
-/// How a value is written on the command line.
+/// The name of a value on the command line.
 fn value_name(value: &impl ValueEnum) -> String {
     let value = value.to_possible_value().expect("no value is hidden from the command line");
     value.get_name().to_owned()
 }
 
 impl Events {
-    /// The events themselves.
+    /// The events as a mask.
     pub(crate) fn mask(self) -> Mask {
         match self {
             Self::Changes => Mask::DEFAULT,
@@ -129,7 +129,7 @@ mod tests {
         args: ServeArgs,
     }
 
-    /// Every combination of values, with some numbers for those that have a range.
+    /// Every combination of values; of a number, the ends of its range.
     fn all_sharing_args() -> Vec<SharingArgs> {
         let mut all = vec![SharingArgs {
             cache: Cache::Auto,
@@ -149,7 +149,7 @@ mod tests {
         vary(&all, &[None, Some(0), Some(usize::MAX)], |args| &mut args.backlog_events_max)
     }
 
-    /// Each of `all` with each of `values` in one field.
+    /// Each of `all`, with each of `values` in one field.
     fn vary<T: Clone>(
         all: &[SharingArgs],
         values: &[T],
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn the_arguments_of_sharing_args_are_all_of_its_options() {
+    fn sharing_args_turned_into_a_command_line_name_every_option() {
         let all = all_sharing_args();
         let written: BTreeSet<String> = all
             .iter()
