@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use farwatch_sys::mountinfo;
 use rustix::fs::OFlags;
 use rustix::mount::{OpenTreeFlags, UnmountFlags, open_tree, unmount};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send};
@@ -310,6 +311,11 @@ fn empty_file_system(message: &[u8]) -> Answer {
     Answer::Reply(answer)
 }
 
+fn is_mount_point(path: &Path) -> bool {
+    let table = mountinfo::read().unwrap();
+    mountinfo::mounts(&table).any(|mount| mount.mount_point == path)
+}
+
 /// A session with a real mount.
 struct Mounted {
     device: TestDevice,
@@ -345,9 +351,7 @@ impl Mounted {
     }
 
     fn is_mounted(&self) -> bool {
-        fs::read_to_string("/proc/self/mountinfo")
-            .unwrap()
-            .contains(&self.at.to_str().unwrap().replace(' ', "\\040"))
+        is_mount_point(&self.at)
     }
 
     /// Waits for the end, which must be `expected`, and closes the session.
@@ -374,8 +378,7 @@ fn a_session_that_is_dropped_unmounts() {
     let Some(mounted) = Mounted::new() else { return };
     let Mounted { session, at, _dir, .. } = mounted;
     drop(session);
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    assert!(!table.contains(&at.to_str().unwrap().replace(' ', "\\040")));
+    assert!(!is_mount_point(&at));
 }
 
 #[test]
