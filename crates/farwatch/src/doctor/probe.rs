@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use farwatch_proto::Mask;
@@ -115,7 +116,10 @@ struct PrivateDir(PathBuf);
 
 impl PrivateDir {
     fn new() -> io::Result<Self> {
-        let path = std::env::temp_dir().join(format!("farwatch-doctor-{}", std::process::id()));
+        // Of this process there may be more than one at a time: tests run side by side.
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let (pid, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(format!("farwatch-doctor-{pid}-{count}"));
         DirBuilder::new().mode(0o700).create(&path)?;
         Ok(Self(path))
     }
