@@ -19,4 +19,5 @@ mod options;
 mod serve;
 pub mod share;
 mod signals;
+pub mod virtio;
 pub mod watch;

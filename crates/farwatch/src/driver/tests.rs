@@ -10,13 +10,14 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use farwatch_proto::wire::abi::NOTIFY_BUF_SIZE;
 use farwatch_sys::mountinfo;
 use rustix::fs::OFlags;
 use rustix::mount::{OpenTreeFlags, UnmountFlags, open_tree, unmount};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send};
 use tempfile::TempDir;
 
-use super::testing::{Answer, NOTIFY_BUF_SIZE, Offer, TestDevice};
+use super::testing::{Answer, Offer, TestDevice};
 use super::*;
 
 const LOOKUP: u32 = 1;
