@@ -15,6 +15,7 @@ use farwatch_sys::fanotify::{
 };
 use farwatch_sys::thread::{CapabilitySet, has_capability};
 use farwatch_sys::{handle, kernel};
+use farwatch_testkit::skip;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
@@ -107,8 +108,7 @@ fn a_write_in_a_marked_directory_names_the_file_and_its_directory() {
 fn a_rename_is_one_record_with_both_directories_and_names() {
     let setup = Setup::new();
     if !setup.group.level().rename {
-        eprintln!("skipped: this kernel has no FAN_RENAME");
-        return;
+        return skip("needs Linux 5.17: FAN_RENAME");
     }
     let (from, to) = (setup.tmp.path().join("from"), setup.tmp.path().join("to"));
     fs::create_dir(&from).unwrap();

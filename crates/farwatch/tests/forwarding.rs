@@ -2,7 +2,6 @@
 //! The interposer forwards every method of the library's `FileSystem` trait: the two lists are the
 //! same, and for a request of each kind it gives the answer that the bare file server gives.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![expect(clippy::print_stderr, reason = "a helper says why a test is skipped")]
 
 #[path = "common/fake_driver.rs"]
 #[expect(dead_code, reason = "other tests need the rest")]

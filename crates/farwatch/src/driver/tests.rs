@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use farwatch_proto::wire::abi::NOTIFY_BUF_SIZE;
 use farwatch_sys::mountinfo;
+use farwatch_sys::thread::CapabilitySet;
+use farwatch_testkit::{skip, skip_without};
 use rustix::fs::OFlags;
 use rustix::mount::{OpenTreeFlags, UnmountFlags, open_tree, unmount};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send};
@@ -317,6 +319,18 @@ fn is_mount_point(path: &Path) -> bool {
     mountinfo::mounts(&table).any(|mount| mount.mount_point == path)
 }
 
+/// Skips the calling test, which must return when this is true, where it cannot mount.
+fn skip_without_mount() -> bool {
+    if skip_without(CapabilitySet::SYS_ADMIN) {
+        return true;
+    }
+    let is_missing = File::open("/dev/fuse").is_err();
+    if is_missing {
+        skip("needs /dev/fuse");
+    }
+    is_missing
+}
+
 /// A session with a real mount.
 struct Mounted {
     device: TestDevice,
@@ -327,10 +341,9 @@ struct Mounted {
 }
 
 impl Mounted {
-    /// `None`, with the reason printed, where nobody may mount.
+    /// Skips the calling test, which must return when this is `None`, where it cannot mount.
     fn new() -> Option<Self> {
-        if !rustix::process::geteuid().is_root() || File::open("/dev/fuse").is_err() {
-            eprintln!("skipped: mounting needs root and /dev/fuse");
+        if skip_without_mount() {
             return None;
         }
         let device = TestDevice::start(FULL, empty_file_system);
@@ -445,8 +458,7 @@ fn a_mount_in_use_is_unmounted_lazily() {
 
 #[test]
 fn mounting_on_nothing_is_an_error_that_names_the_place() {
-    if !rustix::process::geteuid().is_root() || File::open("/dev/fuse").is_err() {
-        eprintln!("skipped: mounting needs root and /dev/fuse");
+    if skip_without_mount() {
         return;
     }
     let device = TestDevice::start(FULL, empty_file_system);
