@@ -100,7 +100,13 @@ pub fn scenario_trial(
 /// All scenario files.
 pub fn scenarios() -> Vec<Scenario> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
-    Scenario::load_all(&dir).unwrap_or_else(|error| panic!("a scenario cannot be read: {error:#}"))
+    let scenarios = Scenario::load_all(&dir)
+        .unwrap_or_else(|error| panic!("a scenario cannot be read: {error:#}"));
+    for scenario in &scenarios {
+        let has_local_stream = scenario.steps.iter().any(|step| step.locally.is_some());
+        assert!(!has_local_stream, "{}: `locally:` is for e2e/differences", scenario.name);
+    }
+    scenarios
 }
 
 /// Runs every scenario through mounts that `start` makes. The scenarios of one process share a

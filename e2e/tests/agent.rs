@@ -15,8 +15,8 @@ use farwatch_testkit::{Kind, Mount, PATIENCE, Process, Recorder, Share, render};
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::Signal;
 
-/// A signal ends it within a second. Twice that is no doubt of a loaded machine any more.
-const END_MAX: Duration = Duration::from_secs(2);
+/// How long an agent may take to exit after a signal.
+const END_MAX: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let mut trials = e2e::trials![
@@ -45,15 +45,19 @@ fn sigterm_ends_an_agent_within_a_second_and_its_mount_goes_on() -> Result<()> {
     let mut mount = Mount::start_with_agent()?;
     let (_share, mut recorder) = watched(&mount, "share")?;
     recorder.barrier()?;
+    // The fastest counts: an agent that waits for anything before it exits does so each time, and a loaded
+    // machine delays some of them only.
+    let mut fastest = Duration::MAX;
     for _ in 0..3 {
         let before = Instant::now();
         mount.agent().signal(Signal::TERM)?;
         let status = mount.agent().wait()?;
         ensure!(status.success(), "{status}:\n{}", mount.agent().log());
-        ensure!(before.elapsed() < END_MAX, "it took {:?}", before.elapsed());
+        fastest = fastest.min(before.elapsed());
         mount.start_agent(&[])?;
         recorder.barrier()?;
     }
+    ensure!(fastest < END_MAX, "the fastest of three took {fastest:?}");
     Ok(())
 }
 

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Where a mount is known not to do what a local directory does: `docs/SEMANTICS.md` says why.
+//! Known differences between a mount and a local directory: `docs/SEMANTICS.md` gives the reasons.
 //!
-//! The scenarios in `differences` must pass on a mount and fail on a local directory. One that fails
-//! here is good news: it moves to `scenarios`.
+//! Each scenario in `differences` has two streams for a step: that of a mount (`expect:`) and that of a
+//! local directory (`locally:`). Both are checked. One of which the mount gives the local stream moves to
+//! `scenarios`.
 
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use e2e::{Need, scenario_trial, trial};
 use farwatch_testkit::{Kind, Mount, PATIENCE, Recorder, Scenario};
 use inotify::WatchMask;
@@ -30,9 +31,9 @@ fn main() -> ExitCode {
 }
 
 fn differs(scenario: &Scenario) -> Result<()> {
-    scenario.run(&Mount::start()?)?;
-    ensure!(scenario.run(&Mount::local()?).is_err(), "there is no difference any more");
-    Ok(())
+    ensure!(scenario.differs_locally(), "no step has a `locally:` that differs from its `expect:`");
+    scenario.run(&Mount::start()?).context("on a mount")?;
+    scenario.run(&Mount::local()?).context("on a local directory")
 }
 
 fn open_with_the_close() -> Result<()> {

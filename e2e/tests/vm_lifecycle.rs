@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitCode};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use e2e::Need;
@@ -22,8 +22,6 @@ use rustix::process::Signal;
 const KERNELS: [&str; 2] = ["6.1", "6.12"];
 /// The most memory that an agent may have resident, in KiB.
 const RESIDENT_MAX: u64 = 8 << 10;
-/// How long an agent may take to obey SIGTERM.
-const END_MAX: Duration = Duration::from_secs(1);
 
 type Test = fn(&Kernel) -> Result<()>;
 
@@ -107,11 +105,10 @@ fn an_agent_ends_and_starts_again(vm: &Vm) -> Result<()> {
 
     let second = vm.guest().output(&["farwatch-agent", vm.tag()])?;
     ensure!(second.code == 1 && second.stderr.contains("another agent serves"), "{second:?}");
-    let asked = Instant::now();
+    // How fast it exits is measured in `agent`: time in an emulated machine says nothing.
     vm.guest().signal(vm.agent(), Signal::TERM)?;
     let code = vm.guest().exited(vm.agent())?;
-    let took = asked.elapsed();
-    ensure!(code == 0 && took <= END_MAX, "exit code {code} after SIGTERM and {took:?}");
+    ensure!(code == 0, "exit code {code} after SIGTERM");
     vm.start_agent()?;
     recorder.barrier()?;
 

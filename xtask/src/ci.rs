@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `cargo xtask ci`: all checks and all tests, to the end even when one fails, and the sum.
 
+use std::fs::Permissions;
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
+use farwatch_testkit::SKIPPED_VARIABLE;
+use tempfile::NamedTempFile;
 
 use crate::guest;
 use crate::tally::Tally;
@@ -46,8 +50,13 @@ fn tests(root: &Path, tally: &mut Tally) -> Result<()> {
     count(&mut cargo(root, &["test", "--workspace", "--doc", "--no-fail-fast"]), "doctests", tally)
 }
 
-/// Runs a test command, passing its output on, and adds what it reports.
+/// Runs a test command, passing its output on, and adds what it reports, and which of its tests have
+/// skipped themselves.
 fn count(command: &mut Command, name: &str, tally: &mut Tally) -> Result<()> {
+    let skipped = NamedTempFile::new().context("a file for the names of skipped tests")?;
+    // A test may run as another user.
+    skipped.as_file().set_permissions(Permissions::from_mode(0o666))?;
+    command.env(SKIPPED_VARIABLE, skipped.path());
     // nextest reports on stderr, libtest on stdout: one pipe takes both.
     let (reader, writer) = std::io::pipe()?;
     command.stdout(writer.try_clone()?).stderr(writer);
@@ -60,7 +69,12 @@ fn count(command: &mut Command, name: &str, tally: &mut Tally) -> Result<()> {
         println!("{line}");
         tally.add_line(&line);
     }
-    if !child.wait()?.success() && tally.failed == failed_before {
+    let status = child.wait()?;
+    for line in std::fs::read_to_string(skipped.path())?.lines() {
+        println!("{line}");
+        tally.add_skipped(line);
+    }
+    if !status.success() && tally.failed == failed_before {
         // It broke before it could count, as when a test does not compile.
         tally.gate(name, false);
     }

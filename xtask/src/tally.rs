@@ -4,6 +4,10 @@
 use std::collections::BTreeMap;
 
 /// The sum of a run.
+///
+/// A test that cannot run on this machine is skipped in one of two ways. A trial of `e2e` is known to be
+/// skipped before it starts, and the runner says so ([`Tally::add_line`]). Any other test returns early, and
+/// the runner counts it as passed; it leaves a line in a file ([`Tally::add_skipped`]).
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) passed: u32,
@@ -39,11 +43,23 @@ impl Tally {
             let (_, counts) = counts.split_once(". ").unwrap_or_default();
             self.add_counts(counts.split("; "));
         } else if line.starts_with("SKIP ") || line.ends_with(" ... ignored") {
-            let test = line.trim_end_matches(" ... ignored");
-            if let Some((_, reason)) = test.rsplit_once(" (") {
-                *self.reasons.entry(reason.trim_end_matches(')').to_owned()).or_default() += 1;
-            }
+            self.add_reason(line.trim_end_matches(" ... ignored"));
         }
+    }
+
+    /// Counts a test as skipped that its runner has counted as passed. `line` is what the test has left
+    /// (`farwatch_testkit::skip`): `SKIP <program> <test> (<reason>)`. Called after the runner's lines.
+    pub(crate) fn add_skipped(&mut self, line: &str) {
+        // Zero when the runner broke before its summary; then that is a failure of its own.
+        self.passed = self.passed.saturating_sub(1);
+        self.skipped += 1;
+        self.add_reason(line);
+    }
+
+    /// The reason is in the last pair of brackets.
+    fn add_reason(&mut self, line: &str) {
+        let reason = line.rsplit_once(" (").map_or("no reason", |(_, reason)| reason);
+        *self.reasons.entry(reason.trim_end_matches(')').to_owned()).or_default() += 1;
     }
 
     /// The closing lines; the last one is `N passed, N failed, N skipped`.
@@ -103,6 +119,26 @@ mod tests {
         let output = "        SKIP [         ] (─────) e2e::local tool-rsync (needs rsync)\n\
             test save-vim (needs rsync) ... ignored";
         assert_eq!(sum(output), "skipped: 2 (needs rsync)\n0 passed, 0 failed, 0 skipped");
+    }
+
+    #[test]
+    fn a_test_that_skipped_itself_is_moved_from_passed_to_skipped_with_its_reason() {
+        let mut tally = Tally::default();
+        tally.add_line("Summary [ 3.2s] 9 tests run: 7 passed, 1 failed, 1 skipped");
+        tally.add_line("SKIP [         ] (─────) e2e::local tool-rsync (needs rsync)");
+        tally.add_skipped("SKIP interposer a_test (needs root: CAP_SYS_ADMIN)");
+        tally.add_skipped("SKIP thread b_test (needs root: CAP_SYS_ADMIN)");
+        let expected = "skipped: 2 (needs root: CAP_SYS_ADMIN)\nskipped: 1 (needs rsync)\n\
+            5 passed, 1 failed, 3 skipped";
+        assert_eq!(tally.report(), expected);
+    }
+
+    #[test]
+    fn a_test_that_skipped_itself_in_a_run_without_a_summary_is_counted_and_passed_stays_zero() {
+        let mut tally = Tally::default();
+        tally.add_skipped("SKIP interposer a_test");
+        let expected = "skipped: 1 (no reason)\n0 passed, 0 failed, 1 skipped";
+        assert_eq!(tally.report(), expected);
     }
 
     #[test]

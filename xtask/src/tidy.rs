@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-/// Directories that hold nothing of ours, or bytes that are not text.
+/// Names of what holds nothing of ours, or bytes that are not text. `.git` is a file in a linked
+/// worktree, with a path of that machine in it.
 const SKIPPED: [&str; 4] = [".git", "target", "corpus", "artifacts"];
 
 /// One file of the repository.
@@ -43,10 +44,11 @@ fn read_tree(root: &Path, dir: &Path, files: &mut Vec<File>) -> Result<()> {
     for entry in fs::read_dir(dir).with_context(|| dir.display().to_string())? {
         let path: PathBuf = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if SKIPPED.contains(&name) {
+            continue;
+        }
         if path.is_dir() && !path.is_symlink() {
-            if !SKIPPED.contains(&name) {
-                read_tree(root, &path, files)?;
-            }
+            read_tree(root, &path, files)?;
             continue;
         }
         // What is not text has no rules.

@@ -94,20 +94,6 @@ impl Fanotify {
         self.change(libc::FAN_MARK_ADD | libc::FAN_MARK_INODE | libc::FAN_MARK_ONLYDIR, dir, mask)
     }
 
-    /// Adds `mask` to what is reported about every object of the file system that `dir` is on,
-    /// inside the share or not.
-    ///
-    /// # Errors
-    /// EPERM unless [`Level::unlimited`]; EXDEV on a btrfs subvolume before Linux 6.8; EOPNOTSUPP on
-    /// overlayfs; else as [`Fanotify::mark`].
-    pub fn mark_fs(&self, dir: BorrowedFd<'_>, mask: u64) -> Result<(), Error> {
-        self.change(
-            libc::FAN_MARK_ADD | libc::FAN_MARK_FILESYSTEM | libc::FAN_MARK_ONLYDIR,
-            dir,
-            mask,
-        )
-    }
-
     /// Takes `mask` from what is reported about `dir`; the mark is gone when nothing is left of it.
     /// Events already in the queue stay there.
     ///

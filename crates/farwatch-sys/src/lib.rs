@@ -13,6 +13,7 @@ mod inherited;
 mod ioctl;
 pub mod kernel;
 pub mod mount;
+pub mod mountinfo;
 pub mod thread;
 
 pub use error::Error;

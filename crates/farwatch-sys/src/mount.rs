@@ -65,8 +65,5 @@ mod tests {
     fn proc_is_another_mount_than_the_root() {
         let [root, proc] = ["/", "/proc"].map(|path| mount_id(File::open(path).unwrap()).unwrap());
         assert_ne!(root, proc);
-        let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let line = mountinfo.lines().find(|line| line.split(' ').nth(4) == Some("/proc")).unwrap();
-        assert_eq!(line.split(' ').next(), Some(proc.to_string().as_str()));
     }
 }

@@ -2,7 +2,6 @@
 //! Per-thread state against the running kernel. Each test works in a thread of its own, so that
 //! nothing is left over for the others.
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
-#![expect(clippy::print_stderr, reason = "a helper says why a test is skipped")]
 
 use std::fs;
 use std::io;
@@ -15,6 +14,7 @@ use farwatch_sys::thread::{
     CapabilitySet, has_capability, raise_capabilities, set_fsgid, set_fsuid, tid, unshare_files,
     unshare_fs,
 };
+use farwatch_testkit::skip_without;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::process::umask;
@@ -24,14 +24,6 @@ fn status(key: &str) -> String {
     let status = fs::read_to_string("/proc/thread-self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
     line.trim_start_matches(':').trim().to_owned()
-}
-
-fn skip_without(wanted: CapabilitySet) -> bool {
-    let skip = !has_capability(wanted).unwrap();
-    if skip {
-        eprintln!("skipped: needs {wanted:?}");
-    }
-    skip
 }
 
 #[test]

@@ -24,6 +24,7 @@ mod process;
 mod recorder;
 mod scenario;
 mod share;
+mod skip;
 mod submount;
 pub mod vm;
 
@@ -40,6 +41,7 @@ pub use process::Process;
 pub use recorder::Recorder;
 pub use scenario::{Expectation, Scenario, Step, Watch};
 pub use share::{Share, shell};
+pub use skip::{SKIPPED_VARIABLE, skip, skip_without};
 pub use submount::Submount;
 
 /// How long a test waits for something that must happen. Generous: only a failing test waits so long.

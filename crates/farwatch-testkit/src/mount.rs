@@ -7,6 +7,7 @@ use std::process::{Command, ExitStatus};
 use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
+use farwatch_sys::mountinfo;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -351,12 +352,11 @@ pub(crate) fn program(name: &str) -> Result<Command> {
     Ok(Command::new(program))
 }
 
-/// Whether something is mounted at `path`, by the kernel's own list: asking the file system could
-/// block when its server is dead.
+/// Whether something is mounted at `path`, by the mount table: asking the file system could block when
+/// its server is dead.
 pub fn is_mount_point(path: &Path) -> Result<bool> {
-    let mounts = fs::read_to_string("/proc/self/mounts")?;
-    let path = path.to_str().context("the temporary directory has an unusual name")?;
-    Ok(mounts.lines().any(|line| line.split(' ').nth(1) == Some(path)))
+    let table = mountinfo::read()?;
+    Ok(mountinfo::mounts(&table).any(|mount| mount.mount_point == path))
 }
 
 /// Waits for a socket to appear in a directory.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The command line: what a person can ask for, and how an error is told.
+//! The command line: parses it, runs the command, and reports an error.
 
 use std::error::Error;
 use std::ffi::OsStr;
@@ -8,17 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use farwatch_proto::Mask;
-
+use clap::{CommandFactory, Parser, Subcommand};
 use farwatch_guest::SyncArgs;
 
-use crate::serve::options::{Defaults, ServeArgs};
-use crate::serve::{self, compat};
-use crate::{doctor, logging, mount};
-
-/// The environment variable that says what to log when `--log` does not.
-pub(crate) const LOG_VARIABLE: &str = "FARWATCH_LOG";
+use crate::options::{Defaults, LOG_VARIABLE, MountArgs, ServeArgs, apply_compat};
+use crate::{doctor, logging, mount, serve};
 
 /// File-change notification that works across a shared-directory mount.
 ///
@@ -30,8 +24,8 @@ pub(crate) const LOG_VARIABLE: &str = "FARWATCH_LOG";
     farwatch mount ~/src /mnt/src      changes in ~/src are events in /mnt/src\n  \
     farwatch serve --socket /run/src.sock --shared-dir ~/src\n                                     \
     the same for a virtual machine, in place of virtiofsd\n  \
-    farwatch sync /mnt/src             wait until all changes so far have been told there\n  \
-    farwatch doctor ~/src              what this machine and directory can do")]
+    farwatch sync /mnt/src             wait until all changes so far are delivered there\n  \
+    farwatch doctor ~/src              what this machine and directory support")]
 struct Cli {
     /// What to log, to standard error: error, warn, info, debug, trace, or a filter such as
     /// `warn,farwatch::watch=debug`
@@ -45,124 +39,26 @@ struct Cli {
 enum Command {
     /// Share a directory and mount it on this machine, with events
     ///
-    /// Stays in the foreground. Ends, and unmounts, on Ctrl-C, SIGTERM or `umount MOUNT_POINT`.
+    /// Runs in the foreground. Unmounts and exits on Ctrl-C, SIGTERM or `umount MOUNT_POINT`.
     Mount(MountArgs),
     /// Share a directory with a virtual machine: a vhost-user-fs device, in place of virtiofsd
     #[command(override_usage = "farwatch serve --shared-dir PATH --socket PATH [OPTIONS]")]
     Serve(Box<ServeArgs>),
-    /// Wait until all that has happened on the host up to now has been told in a mount
+    /// Block until every change made on the host so far has been delivered in the mount
     ///
-    /// Then whoever watches there has every event. Any user may ask. Exit code 3 says that the time was
-    /// over. In a virtual machine `farwatch-agent sync` is the same.
+    /// Any user may run it. Exits with 3 on timeout. In a virtual machine, use `farwatch-agent sync`.
     Sync(SyncArgs),
-    /// Say what this kernel and user can do, and what to do about what they cannot
+    /// Check what this kernel and user support, and how to get what is missing
     Doctor {
-        /// The directory that is to be shared
+        /// The directory to share
         directory: Option<PathBuf>,
     },
 }
 
-/// Arguments of `farwatch mount`.
-#[derive(Debug, Args)]
-#[command(override_usage = "farwatch mount [OPTIONS] SHARED_DIR MOUNT_POINT\n       \
-    farwatch mount [OPTIONS] --socket PATH MOUNT_POINT")]
-pub(crate) struct MountArgs {
-    /// The directory to share, unless --socket says what to mount; and the directory to mount it on
-    #[arg(value_names = ["SHARED_DIR", "MOUNT_POINT"], num_args = 1..=2, required = true)]
-    pub(crate) paths: Vec<PathBuf>,
-    /// Mount the device that listens on this socket: `farwatch serve`, or virtiofsd, which has no
-    /// events
-    #[arg(long, value_name = "PATH")]
-    pub(crate) socket: Option<PathBuf>,
-    /// Buffers in the notification queue
-    #[arg(long, value_name = "N", default_value_t = 64, hide_short_help = true)]
-    #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub(crate) notification_buffers: u16,
-    /// Deliver no events: leave that to a farwatch-agent of its own
-    #[arg(long, hide = true)]
-    pub(crate) no_agent: bool,
-    #[command(flatten)]
-    pub(crate) sharing: SharingArgs,
-}
-
-/// How a directory is shared, the same for both commands.
-#[derive(Debug, Args)]
-pub(crate) struct SharingArgs {
-    /// What the client may cache: with `never` every access asks the host
-    #[arg(long, value_name = "POLICY", value_enum, default_value_t = Cache::Auto)]
-    #[arg(ignore_case = true)]
-    pub(crate) cache: Cache,
-    /// How to see changes on the host. `auto` is fanotify, or inotify where the kernel or the file
-    /// system has no fanotify that names files
-    #[arg(long, value_name = "BACKEND", value_enum, default_value_t = WatchBackend::Auto)]
-    pub(crate) watch: WatchBackend,
-    /// Which events programs can have. `all` costs a notification for each file that is read on the
-    /// host, and several requests of the guest
-    #[arg(long, value_name = "EVENTS", value_enum, default_value_t = Events::Changes)]
-    pub(crate) events: Events,
-    /// With inotify: tell a rename as two events that have nothing to do with each other, without a
-    /// wait for the second
-    #[arg(long)]
-    pub(crate) no_join_renames: bool,
-    /// Do not share extended attributes
-    #[arg(long)]
-    pub(crate) no_xattr: bool,
-    /// Request queues of the device, each with a thread
-    #[arg(long, value_name = "N", default_value_t = 2)]
-    #[arg(value_parser = clap::value_parser!(u16).range(1..=8))]
-    pub(crate) request_queues: u16,
-    /// The most events that wait for a slow client before single events are given up
-    #[arg(long, value_name = "N", hide = true)]
-    pub(crate) backlog_events_max: Option<usize>,
-}
-
-impl Events {
-    /// The events themselves.
-    pub(crate) fn mask(self) -> Mask {
-        match self {
-            Self::Changes => Mask::DEFAULT,
-            Self::All => Mask::DEFAULT | Mask::READS,
-        }
-    }
-}
-
-/// `--watch`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum WatchBackend {
-    /// fanotify where it works, else inotify
-    Auto,
-    /// fanotify alone
-    Fanotify,
-    /// inotify alone
-    Inotify,
-}
-
-/// `--events`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Events {
-    /// What changes: CREATE, MODIFY, ATTRIB, CLOSE_WRITE, DELETE and renames
-    Changes,
-    /// Reads too: OPEN, ACCESS and CLOSE_NOWRITE. Needs fanotify
-    All,
-}
-
-/// `--cache` of virtiofsd.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Cache {
-    /// Nothing
-    Never,
-    /// Names and attributes for a day, and no file data
-    Metadata,
-    /// For one second, and file data until the file has changed
-    Auto,
-    /// For a day: for a directory that changes only through this mount, or is watched in it
-    Always,
-}
-
-/// The names under which the program is `farwatch serve`, with the command line of virtiofsd.
+/// Names under which the program acts as `farwatch serve` with virtiofsd's command line.
 const VIRTIOFSD_NAMES: [&str; 2] = ["virtiofsd", "farwatch-virtiofsd"];
 
-/// What virtiofsd reads instead of `--log-level`.
+/// The environment variable that overrides `--log-level`, as in virtiofsd.
 const VIRTIOFSD_LOG_VARIABLE: &str = "RUST_LOG";
 
 /// Shares a directory with a virtual machine: a vhost-user-fs device with file-change notification,
@@ -175,8 +71,8 @@ struct Virtiofsd {
     args: ServeArgs,
 }
 
-/// Runs the command that the process was given. An error is one sentence on standard error, and exit
-/// code 1; wrong usage is 2.
+/// Runs the command given on the command line. An error is one sentence on standard error and exit code
+/// 1; a usage error exits with 2.
 pub fn main() -> ExitCode {
     let name = std::env::args_os().next().unwrap_or_default();
     if Path::new(&name).file_name().is_some_and(is_virtiofsd) {
@@ -218,9 +114,9 @@ fn is_virtiofsd(name: &OsStr) -> bool {
     VIRTIOFSD_NAMES.iter().any(|known| name == *known)
 }
 
-/// Reads the `-o` options. A wrong one is wrong usage.
+/// Applies the `-o` options. An invalid one is a usage error.
 fn take_compat(args: &mut ServeArgs, mut command: clap::Command) {
-    if let Err(error) = compat::apply(args) {
+    if let Err(error) = apply_compat(args) {
         command.error(ErrorKind::InvalidValue, error).exit();
     }
 }
@@ -233,7 +129,7 @@ fn serve(args: &ServeArgs, defaults: Defaults, log: &str) -> ExitCode {
     exit_code(logged(log, args.compat.syslog, || serve::run(args, defaults)))
 }
 
-/// Runs a command whose log goes somewhere.
+/// Starts the log and runs a command.
 fn logged(
     filter: &str,
     syslog: bool,
@@ -257,7 +153,7 @@ fn fail(error: &dyn Error) -> ExitCode {
         text.push_str(&format!(": {cause}"));
         source = cause.source();
     }
-    // There is nobody left to tell when standard error is closed.
+    // If standard error is closed, there is nowhere to report the error.
     drop(writeln!(io::stderr(), "{text}"));
     ExitCode::FAILURE
 }
@@ -267,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn the_command_lines_have_no_conflicting_definitions() {
         Cli::command().debug_assert();
         Virtiofsd::command().debug_assert();
     }

@@ -16,7 +16,7 @@ mod forward;
 mod frontend;
 mod fuse;
 mod memory;
-pub(crate) mod mountinfo;
+mod mount_watch;
 mod notification;
 mod queue;
 mod ring;

@@ -5,7 +5,7 @@
 //! From the guest to the host: `device` (virtqueues) calls `fs` (the interposer around virtiofsd's
 //! file server). From the host to the guest: `watch` (fanotify) feeds the engine in `share`, and the
 //! sinks in `deliver` take notifications from it. `driver` is the guest's part on one machine; `mount`,
-//! `serve` and `doctor` are the commands.
+//! `serve` and `doctor` are the commands, and `options` what their command lines say.
 #![forbid(unsafe_code)]
 
 pub mod cli;
@@ -16,7 +16,9 @@ pub mod driver;
 pub mod fs;
 mod logging;
 mod mount;
+mod options;
 mod serve;
 pub mod share;
 mod signals;
+pub mod virtio;
 pub mod watch;

@@ -14,8 +14,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail};
 
-use crate::cli::MountArgs;
 use crate::driver::{Driver, Ended, Endpoint, Options};
+use crate::options::MountArgs;
 use crate::signals;
 use agent::Agent;
 use device::Device;

@@ -9,9 +9,7 @@
 //! that it has there, and before CAP_SYS_ADMIN goes; and so is the inotify instance.
 
 mod capabilities;
-pub(crate) mod compat;
 mod config;
-pub(crate) mod options;
 mod sandbox;
 mod seccomp;
 mod socket;
@@ -20,23 +18,22 @@ mod watching;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use farwatch_sys::handle;
+use farwatch_sys::{handle, mountinfo};
 use rustix::fs::OFlags;
 use rustix::process::geteuid;
 use virtiofsd::passthrough::PassthroughFs;
 use virtiofsd::passthrough::read_only::PassthroughFsRo;
 use virtiofsd::sandbox::SandboxMode;
 
-use self::options::{Defaults, InodeFileHandles, ServeArgs};
 use self::sandbox::Inside;
 use crate::device::{self, Device, StopHandle, Tag};
 use crate::doctor;
-use crate::driver::mountinfo::mount_below;
 use crate::fs::{Inner, Interposer};
+use crate::options::{Defaults, InodeFileHandles, ServeArgs};
 use crate::share::Share;
 use crate::signals;
 use crate::watch::{Backend, Watcher};
@@ -115,10 +112,11 @@ pub(crate) fn run(args: &ServeArgs, defaults: Defaults) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A virtual machine makes a file system of its own of each, with inodes of its own. Which programs watch
-/// those an agent cannot know: it has none of its mounts.
+/// Warns if there is a mount below the shared directory that is announced to the guest. The guest mounts it
+/// as a file system of its own, with its own inodes; the agent works on the share's mount only, so
+/// watchers there receive no events.
 fn warn_of_submount(shared: &Path) {
-    if let Ok(Some(mount)) = mount_below(shared) {
+    if let Some(mount) = mountinfo::read().ok().and_then(|table| mount_below(&table, shared)) {
         let mount = mount.display();
         tracing::warn!(
             "{mount} is a mount: a virtual machine gets no events in it (`--no-announce-submounts` \
@@ -127,7 +125,13 @@ fn warn_of_submount(shared: &Path) {
     }
 }
 
-/// The path of the shared directory, without links.
+/// A mount below `dir` in the text of a mount table, if there is one.
+fn mount_below(table: &[u8], dir: &Path) -> Option<PathBuf> {
+    let mut mount_points = mountinfo::mounts(table).map(|mount| mount.mount_point);
+    mount_points.find(|path| path != dir && path.starts_with(dir))
+}
+
+/// The path of the shared directory, without symbolic links.
 fn shared_dir(args: &ServeArgs) -> anyhow::Result<String> {
     let given = args.shared_dir.as_deref().context("--shared-dir is missing")?;
     let shown = given.display();
@@ -181,4 +185,21 @@ fn has_file_handles(shared: &str) -> anyhow::Result<bool> {
     let opened = handle::fid(root.as_fd())
         .and_then(|fid| handle::open(root.as_fd(), fid.handle_type(), fid.handle(), OFlags::PATH));
     Ok(opened.is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_below_a_directory_is_found_and_the_directory_itself_is_not() {
+        const TABLE: &[u8] = b"\
+22 1 8:1 / / rw - ext4 /dev/sda1 rw
+77 22 0:43 / /mnt/a\\040b rw - tmpfs none rw
+";
+        let below = |dir: &str| mount_below(TABLE, Path::new(dir));
+        assert_eq!(below("/mnt"), Some(PathBuf::from("/mnt/a b")));
+        assert_eq!(below("/mnt/a b"), None);
+        assert_eq!(below("/mn"), None);
+    }
 }

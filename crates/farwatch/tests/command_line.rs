@@ -4,7 +4,6 @@
 //! Each row is parsed and nothing is served. With a stock virtiofsd at hand it gets the same rows, and
 //! its help names no option that has no row.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![expect(clippy::print_stderr, reason = "a test says why it is skipped")]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,6 +11,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use farwatch_testkit::skip;
 use tempfile::TempDir;
 
 /// Names the stock virtiofsd program.
@@ -175,10 +175,11 @@ fn only_parsed(row: &str) -> String {
         .replace("--print-capabilities --print-capabilities", "--print-capabilities")
 }
 
+/// Skips the calling test, which must return when this is `None`, without a stock virtiofsd.
 fn stock() -> Option<Vec<String>> {
     let stock = std::env::var(STOCK_VARIABLE).ok();
     if stock.is_none() {
-        eprintln!("skipped: needs {STOCK_VARIABLE}");
+        skip("needs virtiofsd");
     }
     stock.map(|program| vec![program])
 }

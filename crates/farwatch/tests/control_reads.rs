@@ -2,7 +2,6 @@
 //! Notifications as answers to reads on the control node, which is how the agent of a stock kernel
 //! gets them: `docs/PROTOCOL.md` 5.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![expect(clippy::print_stderr, reason = "a helper says why a test is skipped")]
 
 #[path = "common/fake_driver.rs"]
 #[expect(dead_code, reason = "other tests need the rest")]

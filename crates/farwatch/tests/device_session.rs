@@ -17,10 +17,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
-use fake_driver::{Buffer, F_EVENT_IDX, F_NOTIFICATION, FakeDriver};
+use fake_driver::{Buffer, FakeDriver};
 use farwatch::device::{
     Device, DeviceError, Ended, NotificationSource, ServeError, StopHandle, Tag, TagError, serve,
 };
+use farwatch::virtio::{FS_F_NOTIFICATION, RING_F_EVENT_IDX};
 use farwatch_proto::NodeId;
 use farwatch_proto::host::Ticket;
 use farwatch_proto::wire::abi::NOTIFY_BUF_SIZE;
@@ -238,7 +239,7 @@ fn read_at(size: u32) -> Vec<u8> {
 #[test]
 fn files_are_read_and_written_through_every_request_queue_of_both_layouts() {
     for (features, request_queues) in
-        [(0, 1..4), (F_NOTIFICATION, 2..5), (F_NOTIFICATION | F_EVENT_IDX, 2..5)]
+        [(0, 1..4), (FS_F_NOTIFICATION, 2..5), (FS_F_NOTIFICATION | RING_F_EVENT_IDX, 2..5)]
     {
         let served = passthrough(3);
         let mut driver = served.connect(request_queues.end, 16, features);
@@ -274,7 +275,7 @@ fn files_are_read_and_written_through_every_request_queue_of_both_layouts() {
 #[test]
 fn the_config_space_has_the_tag_the_queues_and_the_size_of_a_buffer() {
     let served = passthrough(3);
-    let mut driver = served.connect(5, 16, F_NOTIFICATION);
+    let mut driver = served.connect(5, 16, FS_F_NOTIFICATION);
     let mut expected = b"share".to_vec();
     expected.resize(36, 0);
     expected.extend([3, 0, 0, 0, 63, 1, 0, 0]);
@@ -303,7 +304,7 @@ fn a_tag_has_1_to_36_bytes_and_a_device_1_to_8_request_queues() {
 #[test]
 fn a_queue_goes_on_after_requests_that_are_none() {
     let served = passthrough(1);
-    let mut driver = served.connect(2, 16, F_EVENT_IDX);
+    let mut driver = served.connect(2, 16, RING_F_EVENT_IDX);
     for queue in [1, 0] {
         init(&mut driver, queue);
         // A chain that is too short, a head that is none, and a length that is wrong.
@@ -322,7 +323,7 @@ fn a_queue_goes_on_after_requests_that_are_none() {
 #[test]
 fn no_kick_is_lost_when_kicks_are_suppressed() {
     let served = passthrough(1);
-    let mut driver = served.connect(2, 16, F_EVENT_IDX);
+    let mut driver = served.connect(2, 16, RING_F_EVENT_IDX);
     init(&mut driver, 1);
     for batch in 0..500 {
         let batch = 1 + batch % 8;
@@ -355,7 +356,7 @@ fn a_driver_that_breaks_one_ring_keeps_the_others_and_may_start_again() {
 
 #[test]
 fn a_queue_of_one_buffer_gets_all_notifications_in_order() {
-    for features in [F_NOTIFICATION, F_NOTIFICATION | F_EVENT_IDX] {
+    for features in [FS_F_NOTIFICATION, FS_F_NOTIFICATION | RING_F_EVENT_IDX] {
         let served = passthrough(1);
         let mut driver = served.connect(3, 1, features);
         for notification in ["one", "two", "three", "four"] {
@@ -386,7 +387,7 @@ fn a_queue_of_one_buffer_gets_all_notifications_in_order() {
 #[test]
 fn many_notifications_are_delivered_with_one_call() {
     let served = passthrough(1);
-    let mut driver = served.connect(3, 16, F_NOTIFICATION);
+    let mut driver = served.connect(3, 16, FS_F_NOTIFICATION);
     for _ in 0..8 {
         driver.post(1, &[Buffer::Out(BUF)]);
     }
@@ -407,7 +408,7 @@ fn many_notifications_are_delivered_with_one_call() {
 #[test]
 fn a_buffer_that_is_too_small_goes_back_empty_and_its_notification_into_the_next() {
     let served = passthrough(1);
-    let mut driver = served.connect(3, 16, F_NOTIFICATION);
+    let mut driver = served.connect(3, 16, FS_F_NOTIFICATION);
     served.source.push("kept");
     driver.post(1, &[Buffer::Out(BUF - 1)]);
     driver.post(1, &[Buffer::In(vec![0; 400])]);
@@ -424,7 +425,7 @@ fn a_buffer_that_is_too_small_goes_back_empty_and_its_notification_into_the_next
 #[test]
 fn notifications_are_wanted_from_the_first_kick_of_their_queue_until_the_driver_is_gone() {
     let served = passthrough(1);
-    let mut driver = served.connect(3, 16, F_NOTIFICATION);
+    let mut driver = served.connect(3, 16, FS_F_NOTIFICATION);
     assert!(!served.device.wants_notifications());
     served.source.push("hello");
     driver.post(1, &[Buffer::Out(BUF)]);
@@ -446,7 +447,7 @@ fn notifications_are_wanted_from_the_first_kick_of_their_queue_until_the_driver_
 #[test]
 fn a_driver_without_the_feature_gets_no_notification_into_its_request_queue() {
     let served = passthrough(1);
-    let mut driver = served.connect(3, 16, F_NOTIFICATION);
+    let mut driver = served.connect(3, 16, FS_F_NOTIFICATION);
     served.source.push("hello");
     driver.post(1, &[Buffer::Out(BUF)]);
     driver.kick(1);
@@ -471,7 +472,7 @@ fn a_driver_without_the_feature_gets_no_notification_into_its_request_queue() {
 #[test]
 fn the_next_driver_finds_a_device_that_has_forgotten_the_one_before() {
     let served = passthrough(1);
-    let mut driver = served.connect(3, 16, F_NOTIFICATION);
+    let mut driver = served.connect(3, 16, FS_F_NOTIFICATION);
     init(&mut driver, 2);
     let hello = lookup_hello(&mut driver, 2);
     served.source.push("seen");
@@ -481,7 +482,7 @@ fn the_next_driver_finds_a_device_that_has_forgotten_the_one_before() {
     served.source.push("not seen");
     drop(driver);
 
-    let mut driver = served.connect(2, 16, F_EVENT_IDX);
+    let mut driver = served.connect(2, 16, RING_F_EVENT_IDX);
     assert!(!served.device.wants_notifications());
     assert_eq!(served.source.resets.load(Ordering::SeqCst), 1);
     assert!(served.source.pending.lock().unwrap().is_empty());
@@ -530,7 +531,7 @@ fn a_stop_in_a_session_lets_the_running_request_finish_and_no_other_begin() {
 #[test]
 fn a_read_of_the_control_node_waits_beside_its_queue() {
     let (served, reading, go_on) = slow();
-    let mut driver = served.connect(2, 64, F_EVENT_IDX);
+    let mut driver = served.connect(2, 64, RING_F_EVENT_IDX);
     let control = request(READ, NodeId::CONTROL.get(), &read_at(64));
     driver.post(1, &[Buffer::In(control), Buffer::Out(80)]);
     driver.kick(1);

@@ -2,7 +2,6 @@
 //! For a request of each kind the interposer gives the answer that the bare file server gives. That it
 //! has every method of the library's trait is checked by the compiler (`missing_trait_methods`).
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![expect(clippy::print_stderr, reason = "a helper says why a test is skipped")]
 
 #[path = "common/fake_driver.rs"]
 #[expect(dead_code, reason = "other tests need the rest")]

@@ -5,7 +5,6 @@
 //! That something is *not* told shows in the order: the notification of a later change comes first
 //! ([`Host::told`]).
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![expect(clippy::print_stderr, reason = "a helper says why a test is skipped")]
 
 #[path = "common/fake_driver.rs"]
 #[expect(dead_code, reason = "other tests need the rest")]

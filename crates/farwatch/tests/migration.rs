@@ -2,7 +2,6 @@
 //! A guest moves from one device to another, as a live migration does it: what it knows and has open
 //! goes on, and an agent that begins anew is told the difference.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![expect(clippy::print_stderr, reason = "a helper says why a test is skipped")]
 
 #[path = "common/fake_driver.rs"]
 #[expect(dead_code, reason = "other tests need the rest")]

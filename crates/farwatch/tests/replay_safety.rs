@@ -5,7 +5,6 @@
 //! "Nothing changes" is meant to the nanosecond: after each request the shared directory and its
 //! surroundings are compared with what they were (`snapshot`).
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![expect(clippy::print_stderr, reason = "a helper says why a test is skipped")]
 
 #[path = "common/about.rs"]
 mod about;
@@ -608,14 +607,13 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     vec(step, 0..40)
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 128, ..ProptestConfig::default() })]
-
-    #[test]
-    fn whatever_comes_the_host_stays_as_the_host_has_left_it(steps in steps()) {
-        if skip_without_root() {
-            return Ok(());
-        }
+#[test]
+fn whatever_comes_the_host_stays_as_the_host_has_left_it() {
+    if skip_without_root() {
+        return;
+    }
+    let config = ProptestConfig { cases: 48, max_shrink_iters: 128, ..ProptestConfig::default() };
+    proptest!(config, |(steps in steps())| {
         let mut bench = Bench::attached_to_reads();
         let mut known = vec![ROOT];
         known.extend(["dir", "file"].map(|name| bench.guest.lookup(ROOT, name)));
@@ -655,5 +653,5 @@ proptest! {
             bench.assert_still(&after);
         }
         bench.assert_goes_on();
-    }
+    });
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Which of our crates may depend on which: farwatch → guest → sys → proto, never back.
+//! Which of our crates may depend on which: farwatch → guest → sys → proto, never back. And the rooms of
+//! farwatch that may import no other.
 
 use super::File;
 
@@ -17,8 +18,26 @@ const EDGES: [(&str, &[&str]); 7] = [
     ("xtask", &["farwatch-testkit"]),
 ];
 
+/// Rooms of farwatch that every other room may import, so they must import none: that would be a cycle.
+const LEAVES: [&str; 1] = ["options"];
+
 pub(super) fn check(files: &[File]) -> Vec<String> {
-    files.iter().filter(|file| file.path.ends_with("/Cargo.toml")).flat_map(check_crate).collect()
+    let manifests = files.iter().filter(|file| file.path.ends_with("/Cargo.toml"));
+    manifests.flat_map(check_crate).chain(files.iter().filter_map(check_leaf)).collect()
+}
+
+/// A file of a leaf room names no other room of its crate.
+fn check_leaf(file: &File) -> Option<String> {
+    let inside = file.path.strip_prefix("crates/farwatch/src/")?.strip_suffix(".rs")?;
+    let room = inside.split('/').next()?;
+    if !LEAVES.contains(&room) {
+        return None;
+    }
+    let mut imported = file.text.split("crate::").skip(1).filter_map(|rest| {
+        rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().filter(|name| *name != room)
+    });
+    let other = imported.next()?;
+    Some(format!("{}: {room} imports no other room, and so not {other}", file.path))
 }
 
 fn check_crate(manifest: &File) -> Vec<String> {
@@ -61,6 +80,15 @@ mod tests {
     fn dependencies_of_tests_alone_are_free() {
         let text = "[dependencies]\n\n[dev-dependencies]\nfarwatch.workspace = true\n";
         assert!(check(&[manifest("crates/farwatch-sys/Cargo.toml", text)]).is_empty());
+    }
+
+    #[test]
+    fn a_leaf_room_that_imports_another_room_is_reported() {
+        let check = |path: &str, text: &str| check(&[manifest(path, text)]);
+        let leaf = "crates/farwatch/src/options/serve.rs";
+        assert_eq!(check(leaf, "use crate::options::Cache;\nuse crate::serve::run;").len(), 1);
+        assert!(check(leaf, "use crate::options::Cache;\nuse super::sharing;").is_empty());
+        assert!(check("crates/farwatch/src/cli.rs", "use crate::serve::run;").is_empty());
     }
 
     #[test]

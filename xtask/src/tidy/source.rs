@@ -47,6 +47,9 @@ pub(super) fn check(file: &File) -> Vec<String> {
     if has_code(test_code(file), concat!("sleep", "(")) {
         complain("a test waits for the thing, it does not sleep".to_owned());
     }
+    if has_code(test_code(file), concat!("print", "ln!(\"skip")) {
+        complain("a test that is skipped calls farwatch_testkit::skip, which counts it".to_owned());
+    }
     if is_crate_root(&file.path) && !file.text.contains("#![forbid(unsafe_code)]") {
         complain("a crate without unsafe code forbids it".to_owned());
     }
@@ -141,6 +144,12 @@ mod tests {
         let test = format!("{GOOD}#[cfg(test)]\nmod tests {{\n{sleep}}}\n");
         assert_eq!(complaints("crates/farwatch/src/a.rs", &test), 1);
         assert_eq!(complaints("e2e/tests/a.rs", &format!("{GOOD}{sleep}")), 1);
+    }
+
+    #[test]
+    fn a_test_that_prints_by_itself_that_it_is_skipped_is_reported() {
+        let skip = concat!("eprint", "ln!(\"skipped: needs root\");\n");
+        assert_eq!(complaints("crates/farwatch/tests/a.rs", &format!("{GOOD}{skip}")), 1);
     }
 
     #[test]

@@ -204,9 +204,9 @@ fn end(mut workers: Vec<Worker>) {
     }
 }
 
-/// Tells systemd, if it has started us.
+/// Notifies systemd, if it has started this process.
 fn notify(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(false, state) {
-        tracing::warn!(%error, "systemd cannot be told");
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "notifying systemd failed");
     }
 }

@@ -39,7 +39,7 @@ pub(super) fn scenario(name: &str, text: &str) -> Result<Scenario> {
         ensure!(
             (value.is_empty() && !block.is_empty())
                 || (!value.is_empty() && block.is_empty())
-                || key == "expect",
+                || ["expect", "locally"].contains(&key),
             "{key}: wants either a word on its line or an indented block below it"
         );
         let words = || value.split_whitespace().map(str::to_owned);
@@ -58,7 +58,15 @@ pub(super) fn scenario(name: &str, text: &str) -> Result<Scenario> {
             "expect" => {
                 let script = script.take().context("an expect: without its run:")?;
                 let expectation = expectation(value, &block)?;
-                scenario.steps.push(Step { script, expectation });
+                scenario.steps.push(Step { script, expectation, locally: None });
+            }
+            "locally" => {
+                ensure!(value.is_empty(), "locally: wants an indented stream");
+                let step = scenario.steps.last_mut().filter(|_| script.is_none());
+                let step = step.context("a locally: without its expect:")?;
+                let is_written = matches!(step.expectation, Expectation::Stream(_));
+                ensure!(is_written, "locally: without a written stream in its expect:");
+                ensure!(step.locally.replace(stream(&block)?).is_none(), "a second locally:");
             }
             "check" => scenario.checks.extend(block.into_iter().map(str::to_owned)),
             _ => bail!("unknown section {key:?}"),
@@ -89,11 +97,13 @@ fn expectation(value: &str, block: &[&str]) -> Result<Expectation> {
         ("as-local", []) => Ok(Expectation::AsLocal),
         ("as-local in any order", []) => Ok(Expectation::AsLocalInAnyOrder),
         // An empty block is a promise too: nothing is reported.
-        ("", lines) => Ok(Expectation::Stream(
-            lines.iter().map(|line| Event::parse(line)).collect::<Result<_>>()?,
-        )),
+        ("", lines) => Ok(Expectation::Stream(stream(lines)?)),
         _ => bail!("expect: wants an indented stream, `as-local` or `as-local in any order`"),
     }
+}
+
+fn stream(lines: &[&str]) -> Result<Vec<Event>> {
+    lines.iter().map(|line| Event::parse(line)).collect()
 }
 
 #[cfg(test)]
@@ -111,6 +121,31 @@ mod tests {
         let Expectation::Stream(stream) = &scenario.steps[0].expectation else { panic!() };
         assert_eq!(stream.len(), 2);
         assert_eq!(scenario.checks, ["test -f b"]);
+    }
+
+    #[test]
+    fn a_local_stream_belongs_to_the_step_before_and_is_a_difference_if_it_is_another_one() {
+        let local = |stream: &str| format!("{GOOD}run:\n  rm b\nexpect:\nlocally:\n{stream}");
+        let other = scenario("x", &local("  DELETE b\n")).unwrap();
+        assert!(other.steps[0].locally.is_none());
+        assert_eq!(other.steps[1].locally.as_ref().map(Vec::len), Some(1));
+        assert!(other.differs_locally());
+        assert!(!scenario("x", &local("")).unwrap().differs_locally());
+        assert!(!scenario("x", GOOD).unwrap().differs_locally());
+    }
+
+    #[test]
+    fn a_local_stream_without_a_written_one_before_it_is_an_error() {
+        let locally = "locally:\n  DELETE b\n";
+        for text in [
+            GOOD.replacen("run:\n", &format!("{locally}run:\n"), 1),
+            GOOD.replacen("expect:\n", &format!("{locally}expect:\n"), 1),
+            format!("{GOOD}{locally}{locally}"),
+            format!("{GOOD}locally: as-local\n"),
+            "# A.\nwatch: .\nrun:\n  rm b\nexpect: as-local\n".to_owned() + locally,
+        ] {
+            assert!(scenario("x", &text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -7,12 +7,13 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use farwatch_proto::Mask;
 use farwatch_sys::fanotify::{EVENT_LEN_MAX, Fanotify, records};
 use farwatch_sys::thread::CapabilitySet;
-use farwatch_sys::{handle, kernel, mount};
+use farwatch_sys::{handle, kernel, mount, mountinfo};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit};
@@ -52,15 +53,13 @@ fn read_sysctl(name: &str) -> Option<u64> {
 pub(super) fn shared_dir(dir: &Path) -> Result<Dir, Errno> {
     let group = Fanotify::open().ok();
     let dir = open(dir, OFlags::PATH | OFlags::DIRECTORY)?;
-    let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mount_id = mount::mount_id(&dir).ok();
     let mask = Mask::DEFAULT.bits();
     let mark = group.as_ref().map(|group| {
         group.mark(dir.as_fd(), mask)?;
         group.unmark(dir.as_fd(), mask)
     });
     Ok(Dir {
-        fs_type: mount_id.and_then(|id| fs_type(&mountinfo, id)).map(str::to_owned),
+        fs_type: mount::mount_id(&dir).ok().and_then(fs_type),
         handle: handle::fid(dir.as_fd()).map(drop).map_err(|error| error.errno()),
         mark: mark.map(|mark| mark.map_err(|error| error.errno())),
     })
@@ -75,11 +74,10 @@ fn inotify(dir: Option<&Path>) -> Result<(), Errno> {
     watched.unwrap_or_else(|_| Err(Errno::IO.into())).map_err(failed)
 }
 
-/// The type of mount `id`: the field after the lone hyphen (proc_pid_mountinfo(5)).
-fn fs_type(mountinfo: &str, id: u64) -> Option<&str> {
-    let has_id = |line: &&str| line.split(' ').next().is_some_and(|field| field.parse() == Ok(id));
-    let line = mountinfo.lines().find(has_id)?;
-    line.split(' ').skip_while(|&field| field != "-").nth(1)
+/// The file system type of mount `id`.
+fn fs_type(id: u64) -> Option<String> {
+    let table = mountinfo::read().ok()?;
+    mountinfo::mounts(&table).find(|mount| mount.id == id).map(|mount| mount.fs_type)
 }
 
 /// Creates a file in a directory of our own and reads the event. It is in the queue when the call
@@ -115,7 +113,10 @@ struct PrivateDir(PathBuf);
 
 impl PrivateDir {
     fn new() -> io::Result<Self> {
-        let path = std::env::temp_dir().join(format!("farwatch-doctor-{}", std::process::id()));
+        // Of this process there may be more than one at a time: tests run side by side.
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let (pid, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(format!("farwatch-doctor-{pid}-{count}"));
         DirBuilder::new().mode(0o700).create(&path)?;
         Ok(Self(path))
     }
@@ -133,18 +134,6 @@ impl Drop for PrivateDir {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_file_system_type_comes_after_the_optional_fields() {
-        let mountinfo = "\
-36 35 98:0 /a /mnt1 rw,noatime master:1 shared:3 - ext4 /dev/root rw,errors=continue
-3 36 0:50 / /mnt2 rw - fuse.sshfs host:/ rw
-";
-        assert_eq!(fs_type(mountinfo, 36), Some("ext4"));
-        assert_eq!(fs_type(mountinfo, 3), Some("fuse.sshfs"));
-        assert_eq!(fs_type(mountinfo, 4), None);
-        assert_eq!(fs_type("3 36", 3), None);
-    }
 
     #[test]
     fn what_is_there_on_every_linux_is_found() {

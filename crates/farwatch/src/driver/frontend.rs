@@ -23,12 +23,8 @@ use super::error::Error;
 use super::memory::Memory;
 use super::notification::{NOTIFY_BUF_SIZE_MAX, NOTIFY_BUF_SIZE_MIN};
 use super::queue::Queue;
-use super::ring::{RING_F_EVENT_IDX, RING_F_INDIRECT_DESC};
+use crate::virtio::{F_VERSION_1, FS_F_NOTIFICATION, RING_F_EVENT_IDX, RING_F_INDIRECT_DESC};
 
-/// `VIRTIO_FS_F_NOTIFICATION`, virtio 1.2 §5.11.3.
-const FS_F_NOTIFICATION: u64 = 1 << 0;
-/// `VIRTIO_F_VERSION_1`, virtio 1.2 §6.
-const F_VERSION_1: u64 = 1 << 32;
 const F_PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
 /// The longest that the handshake or a part of the setup may take before the device counts as silent.
 const ANSWER_WAIT: Duration = Duration::from_secs(5);

@@ -18,7 +18,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use vm_memory::{Bytes, ReadVolatile, VolatileMemoryError, VolatileSlice, WriteVolatile};
 
 use super::error::Error;
-use super::mountinfo::{MountId, MountWatch};
+use super::mount_watch::{MountId, MountWatch};
 
 /// The most data that one READ or WRITE carries: `FUSE_MAX_MAX_PAGES` of `fs/fuse/fuse_i.h`.
 pub(super) const DATA_LEN_MAX: usize = 1 << 20;

@@ -19,6 +19,9 @@ use vm_memory::{
 /// The address of the first byte as the device sees it: not 0, which reads like "none" in a dump.
 const BASE: GuestAddress = GuestAddress(1 << 32);
 
+/// Alignment of file data in the shared memory, in bytes: the page size of x86.
+pub(super) const PAGE_LEN: usize = 4096;
+
 /// Bytes `offset..offset + len` of the memory. Only a [`Layout`] makes one, or another area it lies in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Area {
@@ -114,7 +117,7 @@ mod tests {
     #[test]
     fn an_area_is_the_same_bytes_for_driver_and_device() {
         let mut layout = Layout::default();
-        let (first, second) = (layout.take(3, 1), layout.take(4, 4096));
+        let (first, second) = (layout.take(3, 1), layout.take(4, PAGE_LEN));
         let memory = layout.map().unwrap();
         memory.slice(first).copy_from(b"abc");
         memory.slice(second).copy_from(b"defg");
@@ -122,7 +125,7 @@ mod tests {
         let at = GuestAddress(memory.guest_address(second));
         memory.guest().read_slice(&mut seen, at).unwrap();
         assert_eq!(&seen, b"defg");
-        assert_eq!(at.0 % 4096, 0);
+        assert!(at.0.is_multiple_of(u64::try_from(PAGE_LEN).unwrap()));
         assert_eq!(memory.guest().num_regions(), 1);
     }
 

@@ -16,11 +16,11 @@ use virtio_queue::desc::split::Descriptor;
 use vm_memory::Bytes;
 
 use super::memory::{Area, Layout, Memory};
+use crate::virtio::{
+    AVAIL_F_NO_INTERRUPT, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, RING_F_EVENT_IDX,
+    RING_F_INDIRECT_DESC, USED_F_NO_NOTIFY,
+};
 
-/// `VIRTIO_RING_F_INDIRECT_DESC`, virtio 1.2 §6.
-pub(super) const RING_F_INDIRECT_DESC: u64 = 1 << 28;
-/// `VIRTIO_RING_F_EVENT_IDX`, virtio 1.2 §6.
-pub(super) const RING_F_EVENT_IDX: u64 = 1 << 29;
 /// The most buffers that one chain can have.
 pub(super) const CHAIN_LEN_MAX: usize = 4;
 /// The most descriptors that a ring can have, virtio 1.2 §2.7.
@@ -33,12 +33,6 @@ const USED_ELEM_LEN: usize = 8;
 const RING_HEADER_LEN: usize = 4;
 const FLAGS: usize = 0;
 const IDX: usize = 2;
-
-const DESC_F_NEXT: u16 = 1;
-const DESC_F_WRITE: u16 = 2;
-const DESC_F_INDIRECT: u16 = 4;
-const AVAIL_F_NO_INTERRUPT: u16 = 1;
-const USED_F_NO_NOTIFY: u16 = 1;
 
 /// What the device did to a ring that no device may do. The ring is of no use afterwards.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]

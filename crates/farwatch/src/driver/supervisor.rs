@@ -25,7 +25,7 @@ use super::Ended;
 use super::error::Error;
 use super::forward::{Halt, Worker};
 use super::fuse::FuseDevice;
-use super::mountinfo::{MountId, MountWatch};
+use super::mount_watch::{MountId, MountWatch};
 use super::signal::{self, Signal};
 
 /// How long unmounting may wait for the device before the connection is cut.

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use farwatch_proto::wire::abi::NOTIFY_BUF_SIZE;
 use tempfile::TempDir;
 use vhost::vhost_user::Listener;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
@@ -46,8 +47,6 @@ pub(super) struct Offer {
     pub(super) request_queues: u32,
 }
 
-/// Bytes in a notification buffer of a test device.
-pub(super) const NOTIFY_BUF_SIZE: usize = 319;
 const NOTIFY: u16 = 100;
 const QUEUES: usize = 6;
 

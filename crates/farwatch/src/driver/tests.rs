@@ -10,12 +10,16 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use farwatch_proto::wire::abi::NOTIFY_BUF_SIZE;
+use farwatch_sys::mountinfo;
+use farwatch_sys::thread::CapabilitySet;
+use farwatch_testkit::{skip, skip_without};
 use rustix::fs::OFlags;
 use rustix::mount::{OpenTreeFlags, UnmountFlags, open_tree, unmount};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send};
 use tempfile::TempDir;
 
-use super::testing::{Answer, NOTIFY_BUF_SIZE, Offer, TestDevice};
+use super::testing::{Answer, Offer, TestDevice};
 use super::*;
 
 const LOOKUP: u32 = 1;
@@ -310,6 +314,23 @@ fn empty_file_system(message: &[u8]) -> Answer {
     Answer::Reply(answer)
 }
 
+fn is_mount_point(path: &Path) -> bool {
+    let table = mountinfo::read().unwrap();
+    mountinfo::mounts(&table).any(|mount| mount.mount_point == path)
+}
+
+/// Skips the calling test, which must return when this is true, where it cannot mount.
+fn skip_without_mount() -> bool {
+    if skip_without(CapabilitySet::SYS_ADMIN) {
+        return true;
+    }
+    let is_missing = File::open("/dev/fuse").is_err();
+    if is_missing {
+        skip("needs /dev/fuse");
+    }
+    is_missing
+}
+
 /// A session with a real mount.
 struct Mounted {
     device: TestDevice,
@@ -320,10 +341,9 @@ struct Mounted {
 }
 
 impl Mounted {
-    /// `None`, with the reason printed, where nobody may mount.
+    /// Skips the calling test, which must return when this is `None`, where it cannot mount.
     fn new() -> Option<Self> {
-        if !rustix::process::geteuid().is_root() || File::open("/dev/fuse").is_err() {
-            eprintln!("skipped: mounting needs root and /dev/fuse");
+        if skip_without_mount() {
             return None;
         }
         let device = TestDevice::start(FULL, empty_file_system);
@@ -345,9 +365,7 @@ impl Mounted {
     }
 
     fn is_mounted(&self) -> bool {
-        fs::read_to_string("/proc/self/mountinfo")
-            .unwrap()
-            .contains(&self.at.to_str().unwrap().replace(' ', "\\040"))
+        is_mount_point(&self.at)
     }
 
     /// Waits for the end, which must be `expected`, and closes the session.
@@ -374,8 +392,7 @@ fn a_session_that_is_dropped_unmounts() {
     let Some(mounted) = Mounted::new() else { return };
     let Mounted { session, at, _dir, .. } = mounted;
     drop(session);
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    assert!(!table.contains(&at.to_str().unwrap().replace(' ', "\\040")));
+    assert!(!is_mount_point(&at));
 }
 
 #[test]
@@ -441,8 +458,7 @@ fn a_mount_in_use_is_unmounted_lazily() {
 
 #[test]
 fn mounting_on_nothing_is_an_error_that_names_the_place() {
-    if !rustix::process::geteuid().is_root() || File::open("/dev/fuse").is_err() {
-        eprintln!("skipped: mounting needs root and /dev/fuse");
+    if skip_without_mount() {
         return;
     }
     let device = TestDevice::start(FULL, empty_file_system);

@@ -11,10 +11,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, bail};
-use clap::ValueEnum;
 
-use crate::cli::{LOG_VARIABLE, SharingArgs};
 use crate::driver::Endpoint;
+use crate::options::{LOG_VARIABLE, SharingArgs};
 
 /// The running child.
 #[derive(Debug)]
@@ -29,20 +28,12 @@ impl Device {
     ) -> anyhow::Result<(Self, Endpoint)> {
         let (listener, stream) = private_socket().context("a socket for the device")?;
         let program = std::env::current_exe().context("the path of this program")?;
-        let cache = sharing.cache.to_possible_value().context("a cache policy has a name")?;
-        let watch = sharing.watch.to_possible_value().context("a watch backend has a name")?;
-        let events = sharing.events.to_possible_value().context("a set of events has a name")?;
         let mut command = Command::new(program);
         command
-            .args(["serve", "--once", "--fd", "0", "--no-announce-submounts", "--cache"])
-            .arg(cache.get_name())
+            .args(["serve", "--once", "--fd", "0", "--no-announce-submounts"])
             // It serves this machine's own programs, as the user who mounts.
             .args(["--sandbox", "none", "--seccomp", "none", "--keep-capabilities"])
-            .args(["--request-queues", &sharing.request_queues.to_string()])
-            .args(["--watch", watch.get_name(), "--events", events.get_name()])
-            .args(sharing.no_join_renames.then_some("--no-join-renames"))
-            .args(sharing.no_xattr.then_some("--no-xattr"))
-            .args(sharing.backlog_events_max.map(|max| format!("--backlog-events-max={max}")))
+            .args(sharing.to_args())
             .arg("--shared-dir")
             .arg(shared)
             .env(LOG_VARIABLE, log)

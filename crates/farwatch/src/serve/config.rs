@@ -7,9 +7,8 @@ use anyhow::{Context as _, anyhow};
 use virtiofsd::limits::setup_rlimit_nofile;
 use virtiofsd::passthrough::{CachePolicy, Config, InodeFileHandlesMode};
 
-use super::options::{Defaults, InodeFileHandles, ServeArgs};
 use super::sandbox::Inside;
-use crate::cli::Cache;
+use crate::options::{Cache, Defaults, InodeFileHandles, ServeArgs};
 
 /// Descriptors that the library leaves to the device: one for each of 509 memory regions, as many as
 /// a vhost-user client can have, and some.

@@ -17,7 +17,7 @@ use rustix::process::geteuid;
 use vhost::vhost_user::Listener;
 use virtiofsd::sandbox::{Error, Sandbox, SandboxMode};
 
-use super::options::ServeArgs;
+use crate::options::ServeArgs;
 
 /// What is where, inside.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use seccompiler::BpfProgram;
 use serde_json::{Value, json};
 
-use super::options::Seccomp;
+use crate::options::Seccomp;
 
 /// Of the process itself: memory, threads, signals, time.
 const PROCESS: &[&str] = &[

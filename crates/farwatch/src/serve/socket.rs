@@ -15,7 +15,7 @@ use rustix::process::Gid;
 use virtiofsd::oslib::ScopedUmask;
 use virtiofsd::util::write_pid_file;
 
-use super::options::ConnectionArgs;
+use crate::options::ConnectionArgs;
 
 /// A socket that clients can connect to.
 #[derive(Debug)]

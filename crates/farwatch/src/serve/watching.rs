@@ -4,8 +4,7 @@
 use anyhow::{Context as _, anyhow, bail};
 use rustix::io::Errno;
 
-use super::options::{InodeFileHandles, ServeArgs};
-use crate::cli::{Events, WatchBackend};
+use crate::options::{Events, InodeFileHandles, ServeArgs, WatchBackend};
 use crate::watch::{Backend, FanotifyBackend, InotifyBackend};
 
 /// Why there is no `--events all` without fanotify.

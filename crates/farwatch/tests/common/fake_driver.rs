@@ -15,9 +15,10 @@ use std::path::Path;
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
+use farwatch::virtio::{DESC_F_NEXT, DESC_F_WRITE, F_VERSION_1, RING_F_EVENT_IDX};
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags,
-    VhostUserHeaderFlag, VhostUserProtocolFeatures,
+    VhostUserHeaderFlag, VhostUserProtocolFeatures, VhostUserVirtioFeatures,
 };
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserDirtyLogRegion, VhostUserMemoryRegionInfo, VringConfigData};
@@ -26,14 +27,9 @@ use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemory, GuestMemoryMmap};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-/// `VIRTIO_FS_F_NOTIFICATION`.
-pub(crate) const F_NOTIFICATION: u64 = 1;
-/// `VIRTIO_F_EVENT_IDX`.
-pub(crate) const F_EVENT_IDX: u64 = 1 << 29;
-/// `VIRTIO_F_VERSION_1`, and the bit by which vhost-user has protocol features.
-const F_ALWAYS: u64 = 1 << 32 | 1 << 30;
-/// `VHOST_F_LOG_ALL`.
-const F_LOG_ALL: u64 = 1 << 26;
+/// What every connection negotiates.
+const F_ALWAYS: u64 = F_VERSION_1 | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+const F_LOG_ALL: u64 = VhostUserVirtioFeatures::LOG_ALL.bits();
 
 /// Memory of one queue: its ring at the start, buffers from [`BUFFERS`] on.
 const QUEUE_SPACE: u64 = 4 << 20;
@@ -41,16 +37,13 @@ const AVAIL: u64 = 0x8000;
 const USED: u64 = 0xc000;
 const BUFFERS: u64 = 0x1_0000;
 
-/// A bit of the log stands for so many bytes (`VHOST_LOG_PAGE`).
-const PAGE: usize = 0x1000;
+/// Bytes for which one bit of the dirty log stands (`VHOST_LOG_PAGE`).
+const LOG_PAGE_LEN: usize = 0x1000;
 /// Enough for 1 GiB.
 const LOG_LEN: u64 = 1 << 15;
 
 /// How long a test waits for the device before it fails.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-const F_NEXT: u16 = 1;
-const F_WRITE: u16 = 2;
 
 /// One buffer of a chain.
 #[derive(Clone, Debug)]
@@ -104,7 +97,7 @@ impl FakeDriver {
         let range = (GuestAddress(0), len, Some(FileOffset::new(file, 0)));
         let mem = GuestMemoryMmap::from_ranges_with_files([range]).unwrap();
         let queues = (0..queues).map(|index| Queue::new(index, size)).collect();
-        let event_idx = features & F_EVENT_IDX != 0;
+        let event_idx = features & RING_F_EVENT_IDX != 0;
         let log = tempfile::tempfile().unwrap();
         log.set_len(LOG_LEN).unwrap();
         let mut driver =
@@ -181,7 +174,7 @@ impl FakeDriver {
     /// of buffers that are posted for it to write.
     pub(crate) fn changed_pages(&self, before: &[u8]) -> Vec<usize> {
         let now = self.memory();
-        let pages = now.chunks(PAGE).zip(before.chunks(PAGE)).enumerate();
+        let pages = now.chunks(LOG_PAGE_LEN).zip(before.chunks(LOG_PAGE_LEN)).enumerate();
         let changed = pages.filter(|(_, (now, before))| now != before).map(|(page, _)| page);
         changed.filter(|page| self.written.contains(page)).collect()
     }
@@ -261,7 +254,7 @@ impl FakeDriver {
         for (n, buffer) in buffers.iter().enumerate() {
             let (len, flags) = match buffer {
                 Buffer::In(bytes) => (u32::try_from(bytes.len()).unwrap(), 0),
-                Buffer::Out(len) => (*len, F_WRITE),
+                Buffer::Out(len) => (*len, DESC_F_WRITE),
             };
             let addr = queue.take_buffer(len);
             match buffer {
@@ -272,7 +265,7 @@ impl FakeDriver {
                 }
             }
             let (flags, next) = match slots.get(n + 1) {
-                Some(next) => (flags | F_NEXT, *next),
+                Some(next) => (flags | DESC_F_NEXT, *next),
                 None => (flags, 0),
             };
             let slot = queue.base + 16 * u64::from(slots[n]);
@@ -349,7 +342,7 @@ impl FakeDriver {
 
 /// The number of the page that an address is in.
 fn page(address: u64) -> usize {
-    usize::try_from(address).unwrap() / PAGE
+    usize::try_from(address).unwrap() / LOG_PAGE_LEN
 }
 
 fn start(frontend: &mut Frontend, mem: &GuestMemoryMmap<()>, queue: &Queue, base: u32) {

@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use farwatch::virtio::FS_F_NOTIFICATION;
 use farwatch_proto::wire::Notification;
 use farwatch_proto::wire::abi::{MARKER_UID, NOTIFY_BUF_SIZE};
 use farwatch_proto::wire::control::{Delivery, Hello, Welcome};
@@ -14,7 +15,7 @@ use rustix::io::Errno;
 use vhost::VhostBackend as _;
 use vhost::vhost_user::VhostUserFrontend as _;
 
-use crate::fake_driver::{Buffer, F_NOTIFICATION, FakeDriver};
+use crate::fake_driver::{Buffer, FakeDriver};
 use crate::requests::{self, Request, open_flags};
 
 /// The root's nodeid.
@@ -69,7 +70,7 @@ pub(crate) struct Guest {
 impl Guest {
     /// Connects to a device. The file system is not mounted yet.
     pub(crate) fn connect(socket: &Path) -> Self {
-        let driver = FakeDriver::connect(socket, QUEUES, 16, F_NOTIFICATION);
+        let driver = FakeDriver::connect(socket, QUEUES, 16, FS_F_NOTIFICATION);
         Self { driver, posted: false, next: Seq::FIRST }
     }
 

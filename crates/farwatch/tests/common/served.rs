@@ -18,22 +18,18 @@ use farwatch::share::Share;
 use farwatch::watch::{FanotifyBackend, Watcher};
 use farwatch_proto::Mask;
 use farwatch_sys::fanotify::Fanotify;
-use farwatch_sys::thread::{CapabilitySet, has_capability};
+use farwatch_sys::thread::CapabilitySet;
+use farwatch_testkit::skip_without;
 use tempfile::TempDir;
 use virtiofsd::filesystem::{FileSystem, SerializableFileSystem};
 use virtiofsd::passthrough::{Config, InodeFileHandlesMode, MigrationOnError, PassthroughFs};
 
 use crate::guest::{Guest, Told};
 
-/// Whether a test cannot be had on this machine; says why.
+/// Skips the calling test, which must return when this is true, without the capabilities that serving
+/// and watching need.
 pub(crate) fn skip_without_root() -> bool {
-    let missing = [CapabilitySet::SYS_ADMIN, CapabilitySet::DAC_READ_SEARCH]
-        .into_iter()
-        .find(|wanted| !has_capability(*wanted).unwrap());
-    if let Some(missing) = missing {
-        eprintln!("skipped: needs root ({missing:?} is missing)");
-    }
-    missing.is_some()
+    skip_without(CapabilitySet::SYS_ADMIN | CapabilitySet::DAC_READ_SEARCH)
 }
 
 /// A temporary directory with the shared one in it, which `populate` fills.

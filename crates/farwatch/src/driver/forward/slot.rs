@@ -2,21 +2,20 @@
 //! [`Slot`]: the place of one FUSE request in shared memory, message and reply.
 
 use crate::driver::fuse::{DATA_LEN_MAX, IN_HEADER_LEN, OUT_HEADER_LEN, WRITE_IN_LEN};
-use crate::driver::memory::{Area, Layout};
+use crate::driver::memory::{Area, Layout, PAGE_LEN};
 
-const PAGE: usize = 4096;
 /// Where messages start: so that the data of a WRITE begin on a page.
-const MESSAGE_AT: usize = PAGE - IN_HEADER_LEN - WRITE_IN_LEN;
+const MESSAGE_AT: usize = PAGE_LEN - IN_HEADER_LEN - WRITE_IN_LEN;
 /// The longest message taken. The kernel wants room for `max_write` and its headers; libfuse gives
 /// a page more, and so do we.
-const MESSAGE_LEN_MAX: usize = IN_HEADER_LEN + WRITE_IN_LEN + DATA_LEN_MAX + PAGE;
+const MESSAGE_LEN_MAX: usize = IN_HEADER_LEN + WRITE_IN_LEN + DATA_LEN_MAX + PAGE_LEN;
 /// The least room that the longest message leaves for its reply.
-const REPLY_LEN_MIN: usize = OUT_HEADER_LEN + PAGE;
+const REPLY_LEN_MIN: usize = OUT_HEADER_LEN + PAGE_LEN;
 /// The longest message ends on a page; the header of its reply ends on the next.
-const SLOT_LEN: usize = MESSAGE_AT + MESSAGE_LEN_MAX + PAGE - OUT_HEADER_LEN + REPLY_LEN_MIN;
+const SLOT_LEN: usize = MESSAGE_AT + MESSAGE_LEN_MAX + PAGE_LEN - OUT_HEADER_LEN + REPLY_LEN_MIN;
 
 // A READ, whose message is as long as the headers of a WRITE, finds room for all its data.
-const _: () = assert!(SLOT_LEN - (2 * PAGE) >= DATA_LEN_MAX);
+const _: () = assert!(SLOT_LEN - (2 * PAGE_LEN) >= DATA_LEN_MAX);
 
 /// Room for one request. The reply goes behind the message: no FUSE request is long both ways, so
 /// one place of little more than the longest data serves READ and WRITE alike.
@@ -29,7 +28,7 @@ pub(in crate::driver) struct Slot(Area);
 impl Slot {
     /// Plans `count` slots.
     pub(in crate::driver) fn plan(layout: &mut Layout, count: u16) -> Vec<Self> {
-        (0..count).map(|_| Self(layout.take(SLOT_LEN, PAGE))).collect()
+        (0..count).map(|_| Self(layout.take(SLOT_LEN, PAGE_LEN))).collect()
     }
 
     /// Where a message is to be read into.
@@ -44,7 +43,7 @@ impl Slot {
 
     /// All that is left for the reply to a message of `len` bytes.
     pub(super) fn reply(&self, len: usize) -> Area {
-        let at = (MESSAGE_AT + len + OUT_HEADER_LEN).next_multiple_of(PAGE) - OUT_HEADER_LEN;
+        let at = (MESSAGE_AT + len + OUT_HEADER_LEN).next_multiple_of(PAGE_LEN) - OUT_HEADER_LEN;
         self.0.part(at, SLOT_LEN - at)
     }
 }
@@ -58,14 +57,15 @@ mod tests {
         let mut layout = Layout::default();
         let slot = &Slot::plan(&mut layout, 1)[0];
         let memory = layout.map().unwrap();
-        for len in [IN_HEADER_LEN, 80, 81, PAGE, DATA_LEN_MAX + 80, MESSAGE_LEN_MAX] {
+        let on_page = |address: u64| address.is_multiple_of(u64::try_from(PAGE_LEN).unwrap());
+        for len in [IN_HEADER_LEN, 80, 81, PAGE_LEN, DATA_LEN_MAX + 80, MESSAGE_LEN_MAX] {
             let (message, reply) = (slot.message(len), slot.reply(len));
             let end = memory.guest_address(message) + u64::try_from(len).unwrap();
             assert!(memory.guest_address(reply) >= end);
-            assert_eq!((memory.guest_address(reply) + 16) % 4096, 0, "data begin on a page");
+            assert!(on_page(memory.guest_address(reply) + 16), "data begin on a page");
             assert!(reply.len() >= REPLY_LEN_MIN);
         }
-        assert_eq!((memory.guest_address(slot.message_space()) + 80) % 4096, 0);
+        assert!(on_page(memory.guest_address(slot.message_space()) + 80), "data begin on a page");
         assert!(slot.reply(IN_HEADER_LEN + 40).len() >= OUT_HEADER_LEN + DATA_LEN_MAX);
     }
 }

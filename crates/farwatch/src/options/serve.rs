@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The options of `farwatch serve`: those of virtiofsd 1.14, with the same names and meanings, and a
-//! few of its own. Parsed by `cli`; `-o`, the form before those, is read by `compat`.
+//! few additions. `-o`, the older form, is read by `compat`.
 
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -13,15 +13,15 @@ use virtiofsd::passthrough::{MigrationMode, MigrationOnError, NegotiationMode};
 use virtiofsd::sandbox::SandboxMode;
 use virtiofsd::soft_idmap::cmdline::IdMap;
 
-use super::capabilities::Changes;
-use crate::cli::SharingArgs;
+use super::modcaps::CapabilityChanges;
+use super::sharing::SharingArgs;
 
-/// Whose defaults hold where the command line says nothing.
+/// Whose defaults apply to options that are not given.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Defaults {
     /// Those of `farwatch serve`.
     Farwatch,
-    /// Those of virtiofsd: extended attributes only when asked for, and one client.
+    /// Those of virtiofsd: extended attributes only on request, and a single client.
     Virtiofsd,
 }
 
@@ -41,7 +41,7 @@ pub(crate) struct ServeArgs {
     /// own
     #[arg(long, default_value = "farwatch")]
     pub(crate) tag: String,
-    /// Let the guest change nothing; what the host changes is still an event
+    /// Do not let the guest change anything; changes made on the host are still reported
     #[arg(long)]
     pub(crate) readonly: bool,
     #[command(flatten)]
@@ -60,27 +60,27 @@ pub(crate) struct ServeArgs {
     pub(crate) compat: CompatArgs,
 }
 
-/// Where the client connects.
+/// How the client connects.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct ConnectionArgs {
-    /// Listen on this vhost-user socket; one that is there already is replaced. PATH.pid is locked
-    /// while it is served
+    /// Listen on this vhost-user socket; an existing one is replaced. PATH.pid is locked while it is
+    /// served
     #[arg(long, visible_alias = "socket-path", value_name = "PATH")]
     #[arg(required_unless_present_any = ["fd", "print_capabilities"])]
     pub(crate) socket: Option<PathBuf>,
-    /// Listen on this inherited descriptor of a listening socket
+    /// Listen on this inherited file descriptor, a listening socket
     #[arg(long, value_name = "N", conflicts_with = "socket")]
     pub(crate) fd: Option<RawFd>,
     /// Let members of this group connect
     #[arg(long, value_name = "GROUP", conflicts_with_all = ["fd", "print_capabilities"])]
     pub(crate) socket_group: Option<String>,
-    /// End when the client disconnects, instead of waiting for the next
+    /// Exit when the client disconnects, instead of waiting for the next one
     #[arg(long)]
     pub(crate) once: bool,
 }
 
-/// What the guest's file system can do.
+/// What the guest's file system supports.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "File system")]
 pub(crate) struct FileArgs {
@@ -92,79 +92,80 @@ pub(crate) struct FileArgs {
     #[arg(long, value_name = "RULES")]
     #[arg(value_parser = |rules: &str| XattrMap::try_from(rules))]
     pub(crate) xattrmap: Option<XattrMap>,
-    /// POSIX ACLs, as far as the guest knows them (auto) or not without (always); implies --xattr
+    /// POSIX ACLs: if the guest supports them (auto), or refuse a guest that does not (always);
+    /// implies --xattr
     #[arg(long, require_equals = true, num_args = 0..=1, value_name = "never|auto|always")]
     #[arg(default_value = "never", default_missing_value = "always")]
     pub(crate) posix_acl: NegotiationMode,
-    /// Give new files the guest's SELinux label, likewise; implies --xattr
+    /// Give new files the SELinux label that the guest sends, likewise; implies --xattr
     #[arg(long, require_equals = true, num_args = 0..=1, value_name = "never|auto|always")]
     #[arg(default_value = "never", default_missing_value = "always")]
     pub(crate) security_label: NegotiationMode,
-    /// Tell the guest which directories are mount points: the default under the name virtiofsd. It makes
-    /// a file system of each, and an agent delivers no events there
+    /// Tell the guest which directories are mount points: the default under the name virtiofsd. The
+    /// guest mounts each as a file system of its own, where an agent delivers no events
     #[arg(long, overrides_with = "no_announce_submounts")]
     pub(crate) announce_submounts: bool,
-    /// Show mounts below the shared directory as part of it, not as mounts of their own: the default,
-    /// but not under the name virtiofsd
+    /// Show mounts below the shared directory as part of it: the default, but not under the name
+    /// virtiofsd
     #[arg(long, overrides_with = "announce_submounts")]
     pub(crate) no_announce_submounts: bool,
-    /// Keep known files by file handle, not by an open descriptor each. `prefer` where that works;
-    /// it needs CAP_DAC_READ_SEARCH
+    /// Refer to files that the guest knows by file handle instead of an open descriptor each.
+    /// `prefer` does where that works. Needs CAP_DAC_READ_SEARCH
     #[arg(long, value_enum, value_name = "MODE", default_value = "prefer")]
     pub(crate) inode_file_handles: InodeFileHandles,
-    /// List directories without looking up what is in them
+    /// List directories without looking up their entries
     #[arg(long)]
     pub(crate) no_readdirplus: bool,
-    /// Let the guest collect writes. Only for a directory that nobody changes on the host
+    /// Let the guest cache writes. Only for a directory that does not change on the host
     #[arg(long)]
     pub(crate) writeback: bool,
-    /// Pass O_DIRECT on to the host
+    /// Pass O_DIRECT to the host
     #[arg(long)]
     pub(crate) allow_direct_io: bool,
-    /// Allow shared mappings of files with --cache never or metadata. Only for a directory that
-    /// nobody changes on the host
+    /// Allow shared mappings of files with --cache never or metadata. Only for a directory that does
+    /// not change on the host
     #[arg(long)]
     pub(crate) allow_mmap: bool,
-    /// Pass O_NOATIME on to the host, which refuses it for files of other users
+    /// Pass O_NOATIME to the host, which refuses it for files of other users
     #[arg(long)]
     pub(crate) preserve_noatime: bool,
-    /// Leave it to the host to clear setuid and setgid bits after a write
+    /// Let the host clear setuid and setgid bits after a write
     #[arg(long, overrides_with = "no_killpriv_v2")]
     pub(crate) killpriv_v2: bool,
-    /// Leave it to the guest: the default
+    /// Let the guest clear them: the default
     #[arg(long)]
     pub(crate) no_killpriv_v2: bool,
 }
 
-/// What the process itself may still do.
+/// What the process itself is still allowed to do.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Isolation")]
 pub(crate) struct IsolationArgs {
-    /// See nothing but the shared directory: `namespace` in namespaces of its own, which works for
-    /// an ordinary user too, `chroot` for root, or `none`
+    /// Hide everything but the shared directory from the daemon: with `namespace`, which also works
+    /// for an ordinary user, with `chroot`, which needs root, or not at all (`none`)
     #[arg(long, value_name = "namespace|chroot|none", default_value = "namespace")]
     pub(crate) sandbox: SandboxMode,
-    /// What happens at a system call that serving does not need
+    /// What to do on a system call that the daemon does not need
     #[arg(long, value_enum, value_name = "ACTION", default_value = "kill")]
     pub(crate) seccomp: Seccomp,
-    /// Keep or drop capabilities that root has otherwise dropped or kept, such as
+    /// Keep (+) or drop (-) these capabilities in addition to the default set, such as
     /// `+sys_admin:-chown`
     #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
-    pub(crate) modcaps: Option<Changes>,
+    pub(crate) modcaps: Option<CapabilityChanges>,
     /// Keep all capabilities: for the device of `farwatch mount`
     #[arg(long, hide = true)]
     pub(crate) keep_capabilities: bool,
-    /// The most open files; 0 leaves the limit alone [default: 1000000, or what the kernel allows]
+    /// Limit of open files; 0 leaves it unchanged [default: 1000000, or the kernel's maximum]
     #[arg(long, value_name = "N")]
     pub(crate) rlimit_nofile: Option<u64>,
 }
 
-/// How users and groups of the guest are those of the host.
+/// How users and groups of the guest map to those of the host.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Users and groups")]
 pub(crate) struct IdArgs {
     /// For an ordinary user with --sandbox namespace: map a range of the host's users into the user
-    /// namespace, `:inside:outside:count:`. More than oneself needs newuidmap(1)
+    /// namespace, `:inside:outside:count:`. Any user but the caller needs newuidmap(1)
     #[arg(long, value_name = "MAP")]
     pub(crate) uid_map: Vec<UidMap>,
     /// The same for groups
@@ -180,33 +181,32 @@ pub(crate) struct IdArgs {
     pub(crate) translate_gid: Vec<IdMap>,
 }
 
-/// How the file server moves with its guest to another host.
+/// How live migration carries the file server's state to another host.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Migration")]
 pub(crate) struct MigrationArgs {
-    /// What a file is known by on the other side: its path (find-paths) or file handle
-    /// (file-handles)
+    /// How the destination finds a file: by its path (find-paths) or file handle (file-handles)
     #[arg(long, value_name = "MODE", default_value = "find-paths")]
     pub(crate) migration_mode: MigrationMode,
-    /// When a file cannot be found there: abort, or guest-error for that file
+    /// When the destination cannot find a file: abort, or guest-error for that file
     #[arg(long, value_name = "ACTION", default_value = "abort")]
     pub(crate) migration_on_error: MigrationOnError,
-    /// With find-paths: send file handles too, to find the same files
+    /// With find-paths: send file handles too, and check that the paths lead to the same files
     #[arg(long)]
     pub(crate) migration_verify_handles: bool,
-    /// With find-paths: look at all paths once more at the end
+    /// With find-paths: check all paths again at the end
     #[arg(long)]
     pub(crate) migration_confirm_paths: bool,
 }
 
-/// What is there for programs and habits that are used to virtiofsd.
+/// Options for programs that expect virtiofsd.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "As virtiofsd has it")]
+#[command(next_help_heading = "Compatibility with virtiofsd")]
 pub(crate) struct CompatArgs {
-    /// Print what this device can do, for a management program, and end
+    /// Print what this device supports, for a management program, and exit
     #[arg(long)]
     pub(crate) print_capabilities: bool,
-    /// What to log: error, warn, info, debug, trace or off; goes before --log
+    /// What to log: error, warn, info, debug, trace or off; overrides --log
     #[arg(long, value_name = "LEVEL")]
     pub(crate) log_level: Option<log::LevelFilter>,
     /// Log to syslog, not to standard error
@@ -229,25 +229,25 @@ pub(crate) struct CompatArgs {
 /// `--inode-file-handles`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum InodeFileHandles {
-    /// An open descriptor each
+    /// Keep a descriptor open for each file
     Never,
-    /// File handles where they work
+    /// Use file handles where they work
     #[value(alias = "fallback")]
     Prefer,
-    /// File handles, or an error
+    /// Use file handles, or fail
     Mandatory,
 }
 
 /// `--seccomp`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Seccomp {
-    /// It is made: there is no filter
+    /// Allow every system call (no filter)
     None,
-    /// The process is killed
+    /// Kill the process
     Kill,
-    /// It is made, and logged by the kernel
+    /// Allow the call and have the kernel log it
     Log,
-    /// The process gets SIGSYS
+    /// Send SIGSYS to the process
     Trap,
 }
 
@@ -262,14 +262,15 @@ impl ServeArgs {
         implied || files.xattr || default
     }
 
-    /// Whether the guest is to have mounts below the shared directory as file systems of their own.
+    /// Whether the guest is told of mounts below the shared directory, so that it mounts each as a file
+    /// system of its own.
     pub(crate) fn announces_submounts(&self, defaults: Defaults) -> bool {
         let files = &self.files;
         files.announce_submounts
             || (defaults == Defaults::Virtiofsd && !files.no_announce_submounts)
     }
 
-    /// Refuses combinations that virtiofsd refuses too.
+    /// Rejects the combinations that virtiofsd rejects.
     ///
     /// # Errors
     /// One sentence for the user.
@@ -295,7 +296,7 @@ impl ServeArgs {
         Ok(())
     }
 
-    /// Says what is given and has no effect.
+    /// Logs which of the given options have no effect.
     pub(crate) fn warn(&self) {
         if self.compat.thread_pool_size > 0 {
             tracing::info!("--thread-pool-size has no effect: see --request-queues");

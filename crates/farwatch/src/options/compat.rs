@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `-o name=value,name`: the command line that virtiofsd had at first and still takes, as management
-//! programs of that time write it. What it says goes before the other options.
+//! `-o name=value,name`: virtiofsd's first command line, which it still accepts because old management
+//! programs use it. These options override the others.
 
 use std::path::PathBuf;
 
@@ -9,10 +9,10 @@ use virtiofsd::passthrough::NegotiationMode;
 use virtiofsd::passthrough::xattrmap::XattrMap;
 use virtiofsd::sandbox::SandboxMode;
 
-use super::options::ServeArgs;
-use crate::cli::Cache;
+use super::serve::ServeArgs;
+use super::sharing::Cache;
 
-/// Takes the `-o` options over into the others.
+/// Applies the `-o` options to the other options in `args`.
 ///
 /// # Errors
 /// One sentence that names the option.
@@ -34,7 +34,7 @@ pub(crate) fn apply(args: &mut ServeArgs) -> Result<(), String> {
     Ok(())
 }
 
-/// `name=value`. `None` for a value that it cannot have, false for a name that is not known.
+/// Applies `name=value`. `None` for an invalid value, false for an unknown name.
 fn set(args: &mut ServeArgs, name: &str, value: &str) -> Option<bool> {
     match name {
         "source" => args.shared_dir = Some(PathBuf::from(value)),
@@ -70,7 +70,7 @@ fn set(args: &mut ServeArgs, name: &str, value: &str) -> Option<bool> {
     Some(true)
 }
 
-/// A name alone. False if it is not known.
+/// Applies a name without a value. False for an unknown name.
 fn switch(args: &mut ServeArgs, name: &str) -> bool {
     let negotiated = |on| if on { NegotiationMode::Always } else { NegotiationMode::Never };
     let (name, on) = name.strip_prefix("no_").map_or((name, true), |name| (name, false));

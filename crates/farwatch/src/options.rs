@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Options: the command lines as typed values.
+//!
+//! There is one file for each command, `sharing` for the options that they have in common, and `compat`
+//! and `modcaps` for the forms that clap does not parse by itself. This room acts on nothing and asks
+//! the machine nothing. `cli` parses the options, `mount` and `serve` read them; this room imports none
+//! of the three.
+
+mod compat;
+mod modcaps;
+mod mount;
+mod serve;
+mod sharing;
+
+pub(crate) use compat::apply as apply_compat;
+pub(crate) use modcaps::CapabilityChanges;
+pub(crate) use mount::MountArgs;
+pub(crate) use serve::{ConnectionArgs, Defaults, InodeFileHandles, Seccomp, ServeArgs};
+pub(crate) use sharing::{Cache, Events, SharingArgs, WatchBackend};
+
+/// The environment variable that holds the log filter when `--log` is not given.
+pub(crate) const LOG_VARIABLE: &str = "FARWATCH_LOG";
