@@ -21,8 +21,8 @@ pub(super) struct Pending {
     /// What has the new name of this rename is not replaced: it is moved away next
     /// (`RENAME_EXCHANGE`, which is told as two renames).
     pub(super) exchanges: bool,
-    /// This rename is the second of an exchange: what came to its old name with the first stays there.
-    pub(super) second: bool,
+    /// This rename is the second of an exchange: this object came to its old name with the first, and stays.
+    pub(super) stays: Option<Fid>,
 }
 
 /// What to look at: an object that was made, and of which the next event tells. What is wanted is its
@@ -118,8 +118,8 @@ impl Backlog {
     }
 
     /// Something is moved from an entry. If another has been moved there just before, the two are
-    /// exchanged: `true`.
-    pub(super) fn exchanged(&mut self, from: (NodeId, &Name), moves: &Moves<'_>) -> bool {
+    /// exchanged. Returns what came with the first, if it is known.
+    pub(super) fn exchanged(&mut self, from: (NodeId, &Name), moves: &Moves<'_>) -> Option<Fid> {
         let latest = self.queue.iter_mut().rev().take(Self::EXCHANGE_MAX);
         exchanged(latest, from, moves)
     }
@@ -268,7 +268,7 @@ impl Backlog {
 
 impl Pending {
     pub(super) fn new(event: GuestEvent, object: Option<Fid>) -> Self {
-        Self { event, object, exchanges: false, second: false }
+        Self { event, object, exchanges: false, stays: None }
     }
 
     /// Whether the entry has got or lost an object by this, and if so whether by a rename to it.
@@ -343,14 +343,14 @@ pub(super) fn exchanged<'a>(
     latest: impl IntoIterator<Item = &'a mut Pending>,
     (dir, name): (NodeId, &Name),
     moves: &Moves<'_>,
-) -> bool {
+) -> Option<Fid> {
     for pending in latest {
         if let Some(arrives) = pending.turns_over(dir, name) {
             pending.exchanges |= arrives && pending.is_about_another(moves);
-            return pending.exchanges;
+            return pending.object.clone().filter(|_| pending.exchanges);
         }
     }
-    false
+    None
 }
 
 /// Whether everything in `later` comes after, or repeats the last of, what is in `earlier`.

@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 
 use super::net::Listed;
 use super::tree::Shown;
-use crate::{Name, NodeId};
+use crate::{Fid, Name, NodeId};
 
 /// What the watchers of a directory were last told of a name.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -157,6 +157,19 @@ impl Contested {
         if let Some(slot) = self.slots.get_mut(&(dir, name.clone())) {
             slot.reported = reported();
             slot.doubtful = true;
+        }
+    }
+
+    /// A change of the host was replayed: an object has left the name. `stays` came there with the first of two
+    /// renames that are an exchange, of which this is the second: if nothing has happened to the name since,
+    /// it is there, though programs that add the events up believe that it is not, as on a local directory.
+    pub(super) fn left(&mut self, dir: NodeId, name: &Name, stays: Option<&Fid>) {
+        let Some(slot) = self.slots.get_mut(&(dir, name.clone())) else { return };
+        slot.doubtful = true;
+        let is_there = stays.is_some()
+            && matches!(&slot.reported, Reported::Present(shown) if shown.object.as_ref() == stays);
+        if !is_there {
+            slot.reported = Reported::Absent;
         }
     }
 

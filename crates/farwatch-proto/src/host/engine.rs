@@ -648,12 +648,10 @@ impl Engine {
                 contested.replayed(dir, name, || present(kind()));
             }
             MarkedRequest::Remove(dir, name, _) => {
-                contested.replayed(dir, name, || Reported::Absent);
+                contested.left(dir, name, None);
             }
             MarkedRequest::Rename(from, old, to, new) => {
-                if !ledger.is_second_of_exchange(seq) {
-                    contested.replayed(from, old, || Reported::Absent);
-                }
+                contested.left(from, old, ledger.stays(seq));
                 contested.replayed(to, new, || present(kind()));
             }
             MarkedRequest::Lookup(..) | MarkedRequest::SetTimes(..) | MarkedRequest::Open(..) => {}
@@ -871,11 +869,12 @@ impl Engine {
         let kind = self.kind_of_object(object, directory);
         let isdir = if directory { Mask::ISDIR } else { Mask::empty() };
         let moves = Moves { object, directory };
-        let mut second = false;
+        let mut stays = None;
         if let Some(HostEntry { dir, name }) = from {
             for dir in self.tree.nodes_of(dir) {
-                second |= self.backlog.exchanged((*dir, name), &moves);
-                second |= self.ledger.exchanged((*dir, name), &moves);
+                let queued = self.backlog.exchanged((*dir, name), &moves);
+                let sent = self.ledger.exchanged((*dir, name), &moves);
+                stays = stays.or(queued).or(sent);
             }
         }
         for (from_dir, to_dir) in self.tree.pairs(dirs(from), dirs(to)) {
@@ -902,12 +901,15 @@ impl Engine {
                         child: child.map(|id| self.tree.node(id)),
                         kind,
                     };
-                    self.push(Pending { second, ..Pending::new(event, object.cloned()) });
+                    self.push(Pending {
+                        stays: stays.clone(),
+                        ..Pending::new(event, object.cloned())
+                    });
                 }
                 (Some((from, dir)), None) => {
                     let mask = Mask::MOVED_FROM | isdir;
                     let half = self.pending_entry(dir, &from.name, mask, object, kind, false);
-                    self.push(Pending { second, ..half });
+                    self.push(Pending { stays: stays.clone(), ..half });
                 }
                 (None, Some((to, dir))) => {
                     let mask = Mask::MOVED_TO | isdir;

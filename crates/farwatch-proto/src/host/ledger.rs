@@ -164,14 +164,14 @@ impl Ledger {
     }
 
     /// As [`Backlog::exchanged`], for what has been handed out.
-    pub(super) fn exchanged(&mut self, from: (NodeId, &Name), moves: &Moves<'_>) -> bool {
+    pub(super) fn exchanged(&mut self, from: (NodeId, &Name), moves: &Moves<'_>) -> Option<Fid> {
         let latest = self.records.iter_mut().rev().take(Backlog::EXCHANGE_MAX);
         exchanged(latest.map(|record| &mut record.pending), from, moves)
     }
 
-    /// Whether notification `seq` is the second rename of an exchange.
-    pub(super) fn is_second_of_exchange(&self, seq: Seq) -> bool {
-        self.records.iter().any(|record| record.seq == seq && record.pending.second)
+    /// If notification `seq` is the second rename of an exchange: what stays at the old name.
+    pub(super) fn stays(&self, seq: Seq) -> Option<&Fid> {
+        self.records.iter().find(|record| record.seq == seq)?.pending.stays.as_ref()
     }
 
     /// Drops every record: the agent is gone, and nothing that it may still ask for is answered.
