@@ -33,6 +33,7 @@ pub(crate) fn run(root: &Path) -> Result<bool> {
     complaints.extend(files.iter().flat_map(source::check));
     complaints.extend(source::check_orphans(&files));
     complaints.extend(documents::check(&files));
+    complaints.extend(documents::check_glossary(&files));
     for complaint in &complaints {
         println!("tidy: {complaint}");
     }

@@ -8,6 +8,7 @@
 
 mod error;
 pub mod fanotify;
+mod group;
 pub mod handle;
 mod inherited;
 mod ioctl;
@@ -17,6 +18,7 @@ pub mod mountinfo;
 pub mod thread;
 
 pub use error::Error;
+pub use group::group_id;
 pub use inherited::inherited;
 pub use ioctl::ioctl_sync;
 /// What `statfs(2)` of a shared directory says, in the file server library's type.

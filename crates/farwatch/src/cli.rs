@@ -11,7 +11,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use farwatch_guest::SyncArgs;
 
-use crate::options::{Defaults, LOG_VARIABLE, MountArgs, ServeArgs, apply_compat};
+use crate::options::{Defaults, LOG_VARIABLE, LogLevel, MountArgs, ServeArgs, apply_compat};
 use crate::{doctor, logging, mount, serve};
 
 /// File-change notification that works across a shared-directory mount.
@@ -78,16 +78,23 @@ pub fn main() -> ExitCode {
     if Path::new(&name).file_name().is_some_and(is_virtiofsd) {
         let mut args = Virtiofsd::parse().args;
         take_compat(&mut args, Virtiofsd::command());
-        let chosen = args.compat.log_level.map(|level| level.to_string());
-        let log = std::env::var(VIRTIOFSD_LOG_VARIABLE).ok().or(chosen);
-        return serve(&args, Defaults::Virtiofsd, log.as_deref().unwrap_or("info"));
+        let chosen = args.compat.log_level.unwrap_or(LogLevel::Info);
+        let log = std::env::var(VIRTIOFSD_LOG_VARIABLE).ok();
+        return serve(
+            &args,
+            Defaults::Virtiofsd,
+            log.as_deref().unwrap_or_else(|| chosen.filter()),
+        );
     }
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Serve(mut args) => {
             take_compat(&mut args, Cli::command());
-            let chosen = args.compat.log_level.map(|level| level.to_string());
-            return serve(&args, Defaults::Farwatch, chosen.as_deref().unwrap_or(&cli.log));
+            let log = match args.compat.log_level {
+                Some(level) => level.filter(),
+                None => &cli.log,
+            };
+            return serve(&args, Defaults::Farwatch, log);
         }
         Command::Mount(args) => logged(&cli.log, false, || mount::run(args, &cli.log)),
         Command::Sync(args) => {

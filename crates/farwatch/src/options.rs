@@ -15,7 +15,7 @@ mod sharing;
 pub(crate) use compat::apply as apply_compat;
 pub(crate) use modcaps::CapabilityChanges;
 pub(crate) use mount::MountArgs;
-pub(crate) use serve::{ConnectionArgs, Defaults, InodeFileHandles, Seccomp, ServeArgs};
+pub(crate) use serve::{ConnectionArgs, Defaults, InodeFileHandles, LogLevel, Seccomp, ServeArgs};
 pub(crate) use sharing::{Cache, Events, SharingArgs, WatchBackend};
 
 /// The environment variable that holds the log filter when `--log` is not given.

@@ -32,6 +32,7 @@ const TAKEN: &[&str] = &[
     "--log-level debug",
     "--log-level trace",
     "--log-level off",
+    "--log-level INFO",
     "--syslog",
     "--thread-pool-size 0",
     "--thread-pool-size=64",

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The documents tell of the tree as it is: ARCHITECTURE.md names every crate and room, and every
+//! The documents describe the tree as it is: ARCHITECTURE.md names every crate and room, and every
 //! row of docs/SEMANTICS.md and docs/CLIENTS.md names tests that exist. docs/SEMANTICS.md has a row for
-//! each path on which the scenarios run, with those that are left out there.
+//! each path on which the scenarios run, with those that are left out there. docs/GLOSSARY.md has its
+//! terms in order.
 
 use super::File;
 
@@ -17,6 +18,33 @@ pub(super) fn check(files: &[File]) -> Vec<String> {
     }
     if let Some(semantics) = document("docs/SEMANTICS.md") {
         complaints.extend(files.iter().filter_map(|file| check_path(semantics, file)));
+    }
+    complaints
+}
+
+/// docs/GLOSSARY.md has each term once, in alphabetical order, in a line `- **term**: definition`.
+pub(super) fn check_glossary(files: &[File]) -> Vec<String> {
+    const PATH: &str = "docs/GLOSSARY.md";
+    let Some(glossary) = files.iter().find(|file| file.path == PATH) else {
+        return vec![format!("{PATH} is missing")];
+    };
+    let lines = glossary.text.lines().skip_while(|line| !line.starts_with("- "));
+    let mut complaints = Vec::new();
+    let mut last = String::new();
+    for line in lines.filter(|line| !line.is_empty()) {
+        let entry = line.strip_prefix("- **").and_then(|entry| entry.split_once("**: "));
+        let Some((term, _)) = entry.filter(|(_, definition)| !definition.trim().is_empty()) else {
+            complaints.push(format!("{PATH}: not of the form `- **term**: definition`: {line}"));
+            continue;
+        };
+        let term = term.to_lowercase();
+        if term <= last {
+            complaints.push(format!("{PATH}: {term} must come before {last}, and once"));
+        }
+        last = term;
+    }
+    if last.is_empty() {
+        complaints.push(format!("{PATH} has no term"));
     }
     complaints
 }
@@ -134,6 +162,18 @@ mod tests {
                 "docs/CLIENTS.md: there is no test runs_on_mars",
             ]
         );
+    }
+
+    #[test]
+    fn the_terms_of_the_glossary_must_be_sorted_unique_and_on_one_line_each() {
+        let check = |text: &str| check_glossary(&[file("docs/GLOSSARY.md", text)]).len();
+        assert_eq!(check("# Glossary\n\nWords.\n\n- **Agent**: a.\n- **backlog**: b.\n"), 0);
+        assert_eq!(check("- **backlog**: b.\n- **Agent**: a.\n"), 1);
+        assert_eq!(check("- **agent**: a.\n- **agent**: b.\n"), 1);
+        assert_eq!(check("- **agent**: a,\n  and more.\n"), 1);
+        assert_eq!(check("- **agent**: \n- **backlog**: b.\n"), 1);
+        assert_eq!(check("# Glossary\n"), 1);
+        assert_eq!(check_glossary(&[]), ["docs/GLOSSARY.md is missing"]);
     }
 
     #[test]

@@ -4,12 +4,11 @@
 
 use std::path::PathBuf;
 
-use log::LevelFilter;
 use virtiofsd::passthrough::NegotiationMode;
 use virtiofsd::passthrough::xattrmap::XattrMap;
 use virtiofsd::sandbox::SandboxMode;
 
-use super::serve::ServeArgs;
+use super::serve::{LogLevel, ServeArgs};
 use super::sharing::Cache;
 
 /// Applies the `-o` options to the other options in `args`.
@@ -51,10 +50,10 @@ fn set(args: &mut ServeArgs, name: &str, value: &str) -> Option<bool> {
         }
         "loglevel" => {
             args.compat.log_level = Some(match value {
-                "debug" => LevelFilter::Debug,
-                "info" => LevelFilter::Info,
-                "warn" => LevelFilter::Warn,
-                "err" => LevelFilter::Error,
+                "debug" => LogLevel::Debug,
+                "info" => LogLevel::Info,
+                "warn" => LogLevel::Warn,
+                "err" => LogLevel::Error,
                 _ => return None,
             });
         }

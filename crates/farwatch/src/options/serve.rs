@@ -207,8 +207,8 @@ pub(crate) struct CompatArgs {
     #[arg(long)]
     pub(crate) print_capabilities: bool,
     /// What to log: error, warn, info, debug, trace or off; overrides --log
-    #[arg(long, value_name = "LEVEL")]
-    pub(crate) log_level: Option<log::LevelFilter>,
+    #[arg(long, value_name = "LEVEL", value_enum, ignore_case = true, hide_possible_values = true)]
+    pub(crate) log_level: Option<LogLevel>,
     /// Log to syslog, not to standard error
     #[arg(long)]
     pub(crate) syslog: bool,
@@ -224,6 +224,17 @@ pub(crate) struct CompatArgs {
     /// Has no effect: it always runs in the foreground
     #[arg(short = 'f')]
     pub(crate) compat_foreground: bool,
+}
+
+/// `--log-level`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+    Off,
 }
 
 /// `--inode-file-handles`.
@@ -249,6 +260,20 @@ pub(crate) enum Seccomp {
     Log,
     /// Send SIGSYS to the process
     Trap,
+}
+
+impl LogLevel {
+    /// The log filter that lets this level and all above it through.
+    pub(crate) fn filter(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+            Self::Off => "off",
+        }
+    }
 }
 
 impl ServeArgs {

@@ -14,8 +14,8 @@ pub(crate) struct SharingArgs {
     #[arg(long, value_name = "POLICY", value_enum, default_value_t = Cache::Auto)]
     #[arg(ignore_case = true)]
     pub(crate) cache: Cache,
-    /// How to watch the host. `auto` is fanotify, or inotify if the kernel or the file system does
-    /// not support fanotify with file names
+    /// How to watch the host. `auto` is inotify, which reports every change in order, or fanotify if
+    /// inotify is not available or `--events all` needs it
     #[arg(long, value_name = "BACKEND", value_enum, default_value_t = WatchBackend::Auto)]
     pub(crate) watch: WatchBackend,
     /// Which events to deliver. `all` costs a notification, and several requests by the guest, for
@@ -84,11 +84,11 @@ impl Events {
 /// `--watch`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum WatchBackend {
-    /// fanotify where it works, else inotify
+    /// inotify where it works, else fanotify
     Auto,
-    /// fanotify alone
+    /// fanotify only
     Fanotify,
-    /// inotify alone
+    /// inotify only
     Inotify,
 }
 

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use nix::unistd::Group;
+use farwatch_sys::group_id;
 use rustix::fs::Mode;
 use rustix::process::Gid;
 use virtiofsd::oslib::ScopedUmask;
@@ -76,7 +76,6 @@ fn lock(socket: &Path) -> anyhow::Result<File> {
 }
 
 fn group(name: &str) -> anyhow::Result<Gid> {
-    let group = Group::from_name(name).with_context(|| format!("--socket-group {name}"))?;
-    let group = group.with_context(|| format!("--socket-group: there is no group {name}"))?;
-    Ok(Gid::from_raw(group.gid.as_raw()))
+    let id = group_id(name).with_context(|| format!("--socket-group {name}"))?;
+    id.with_context(|| format!("--socket-group: there is no group {name}"))
 }
