@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What is under a name: on the host, where it is the truth, and in the mount, where it is what a
+//! program reads.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::io::Read as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+/// How often a name is read again when it changes its type while it is read.
+const TRIES_MAX: u32 = 5;
+
+/// The type of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Type {
+    File,
+    Directory,
+    Symlink,
+    /// It could not be read, for this reason.
+    Unreadable(Errno),
+}
+
+/// An object as it is read by its name.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct State {
+    pub(super) kind: Type,
+    pub(super) ino: u64,
+    /// Of a file.
+    pub(super) content: Vec<u8>,
+}
+
+impl State {
+    /// What is under the name now; `None` for nothing.
+    pub(super) fn read(path: &Path) -> Option<Self> {
+        let mut last = Errno::AGAIN;
+        for _ in 0..TRIES_MAX {
+            match Self::try_read(path) {
+                Ok(state) => return Some(state),
+                Err(Errno::NOENT) => return None,
+                Err(errno) => last = errno,
+            }
+        }
+        Some(Self { kind: Type::Unreadable(last), ino: 0, content: Vec::new() })
+    }
+
+    fn try_read(path: &Path) -> Result<Self, Errno> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(CWD, path, flags, Mode::empty()) {
+            // A symbolic link, if it has not been replaced since.
+            Err(Errno::LOOP) => {
+                let stat = rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)?;
+                let is_link = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
+                let (kind, ino) = (Type::Symlink, stat.st_ino);
+                let state = Self { kind, ino, content: Vec::new() };
+                return is_link.then_some(state).ok_or(Errno::LOOP);
+            }
+            file => file?,
+        };
+        let stat = rustix::fs::fstat(&file)?;
+        let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        let mut content = Vec::new();
+        if !is_dir {
+            let read = fs::File::from(file).read_to_end(&mut content);
+            read.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        }
+        let kind = if is_dir { Type::Directory } else { Type::File };
+        Ok(Self { kind, ino: stat.st_ino, content })
+    }
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            Type::File => {
+                write!(f, "file {} {:?}", self.ino, String::from_utf8_lossy(&self.content))
+            }
+            Type::Directory => write!(f, "directory {}", self.ino),
+            Type::Symlink => write!(f, "symlink {}", self.ino),
+            Type::Unreadable(errno) => write!(f, "unreadable, {errno:?}"),
+        }
+    }
+}
+
+/// All names in some directories, each with what is under it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Tree(pub(super) BTreeMap<String, State>);
+
+impl Tree {
+    /// Reads the directories `dirs` below `base`. The names are paths from there.
+    pub(super) fn read(base: &Path, dirs: &[String]) -> Result<Self> {
+        let names = list(base, dirs)?;
+        let states = names.into_iter().filter_map(|name| {
+            let state = State::read(&base.join(&name))?;
+            Some((name, state))
+        });
+        Ok(Self(states.collect()))
+    }
+}
+
+/// The names in the directories, each as a path from `base`.
+pub(super) fn list(base: &Path, dirs: &[String]) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for dir in dirs {
+        let path = base.join(dir);
+        let entries = fs::read_dir(&path).with_context(|| path.display().to_string())?;
+        for entry in entries {
+            names.push(format!("{dir}/{}", entry?.file_name().to_string_lossy()));
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
