@@ -339,7 +339,7 @@ fn start(case: &Case, share: &Share) -> Result<Vec<Child>> {
     }
     let mut processes = Vec::new();
     for _ in &scripts {
-        let mut command = crate::mount::program("farwatch-oracle")?;
+        let mut command = crate::mount::own_program("farwatch-oracle")?;
         command.arg("process").arg(share.host()).arg(share.outside());
         processes.push(spawn(command)?);
     }

@@ -12,7 +12,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use farwatch_testkit::Mount;
-use farwatch_testkit::converge::{self, Kind, Knobs, Plan, Settle};
+use farwatch_testkit::converge::{self, Fault, Judge, Kind, Knobs, Plan, Settle};
 
 /// Renames of a trial of the kind `renames`.
 const RENAMES: [usize; 5] = [3, 7, 51, 301, 1200];
@@ -74,6 +74,21 @@ struct RunArgs {
     /// Exchange names, too
     #[arg(long)]
     exchange: bool,
+    /// Renames of the trials of the kind `renames`
+    #[arg(long, value_delimiter = ',', default_values_t = RENAMES, value_name = "N,…")]
+    renames: Vec<usize>,
+    /// The judges to ask
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "JUDGE,…")]
+    judge: Vec<JudgeArg>,
+    /// Break a rule on purpose in what the program's queue gives, to see that a judge notices it
+    #[arg(long, value_enum)]
+    fault: Option<FaultArg>,
+    /// Give all trials the operations of the first
+    #[arg(long)]
+    repeat: bool,
+    /// End with the first trial that fails
+    #[arg(long)]
+    stop: bool,
     /// Print so many failures of the run
     #[arg(long, default_value_t = 3, value_name = "N")]
     show: u64,
@@ -105,6 +120,27 @@ enum SettleArg {
     Sync,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum JudgeArg {
+    Names,
+    Listing,
+    Objects,
+    NewObjects,
+    Content,
+    Count,
+    #[value(name = "self")]
+    SelfEvents,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum FaultArg {
+    Drop,
+    Swap,
+    Cookie,
+    Merge,
+    SkipRepair,
+}
+
 fn main() -> Result<ExitCode> {
     match Cli::parse().command {
         Task::Run(args) => run(&args),
@@ -134,8 +170,7 @@ fn run(args: &RunArgs) -> Result<ExitCode> {
     .with_context(|| mount.log())?;
     print!("{report}");
     println!("{:.1} s", begin.elapsed().as_secs_f64());
-    let failed = report.rows.iter().any(|row| row.failed() > 0);
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if report.failed() > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn plan(args: &RunArgs) -> Plan {
@@ -143,9 +178,9 @@ fn plan(args: &RunArgs) -> Plan {
     for kind in &args.kinds {
         match kind {
             KindArg::Renames => {
-                let between = RENAMES.map(|len| Kind::Renames { len, inside: false });
-                let inside = RENAMES.map(|len| Kind::Renames { len, inside: true });
-                kinds.extend(between.into_iter().chain(inside));
+                for inside in [false, true] {
+                    kinds.extend(args.renames.iter().map(|&len| Kind::Renames { len, inside }));
+                }
             }
             KindArg::Solo => kinds.push(Kind::Solo),
             KindArg::Both => kinds.push(Kind::Both),
@@ -157,11 +192,45 @@ fn plan(args: &RunArgs) -> Plan {
         knobs: Knobs { dirs: args.dirs, names: args.names, ops: args.ops, exchange: args.exchange },
         trials: args.trials,
         seed: args.seed,
+        repeat: args.repeat,
+        stop: args.stop,
+        judges: if args.judge.is_empty() {
+            Judge::ALL.into()
+        } else {
+            args.judge.iter().map(|judge| judge.judge()).collect()
+        },
+        fault: args.fault.map(FaultArg::fault),
         settle: match args.settle {
             SettleArg::Within => Settle::Within,
             SettleArg::Sync => Settle::Sync,
         },
         local: args.path == Delivered::Local,
+    }
+}
+
+impl JudgeArg {
+    fn judge(self) -> Judge {
+        match self {
+            Self::Names => Judge::Names,
+            Self::Listing => Judge::Listing,
+            Self::Objects => Judge::Objects,
+            Self::NewObjects => Judge::NewObjects,
+            Self::Content => Judge::Content,
+            Self::Count => Judge::Count,
+            Self::SelfEvents => Judge::SelfEvents,
+        }
+    }
+}
+
+impl FaultArg {
+    fn fault(self) -> Fault {
+        match self {
+            Self::Drop => Fault::Drop,
+            Self::Swap => Fault::Swap,
+            Self::Cookie => Fault::Cookie,
+            Self::Merge => Fault::Merge,
+            Self::SkipRepair => Fault::SkipRepair,
+        }
     }
 }
 

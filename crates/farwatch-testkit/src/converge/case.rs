@@ -37,12 +37,6 @@ impl Kind {
         }
     }
 
-    /// Whether a single process on the host makes all changes. Then the order of all events is known.
-    #[must_use]
-    pub fn is_of_one_process(self) -> bool {
-        matches!(self, Self::Renames { .. } | Self::Solo)
-    }
-
     fn sides(self) -> &'static [Side] {
         match self {
             Self::Renames { .. } | Self::Solo => &[Side::Host],
@@ -96,10 +90,13 @@ pub(super) enum Side {
 /// See the module's documentation.
 #[derive(Clone, Debug)]
 pub(super) struct Case {
+    pub(super) seed: u64,
     /// The directories that are watched, by their names in the trial's directory.
     pub(super) dirs: Vec<String>,
     /// Done on the host before anything is watched.
     pub(super) setup: Vec<Op>,
+    /// Files and subdirectories that are watched themselves from the beginning.
+    pub(super) watched: Vec<String>,
     /// For each process, where it works and what it does.
     pub(super) scripts: Vec<(Side, Vec<Op>)>,
     /// Operations that were drawn and that the knobs exclude.
@@ -117,17 +114,24 @@ impl Case {
                 |nth: usize| Op::Rename(names[nth % 2].to_owned(), names[(nth + 1) % 2].to_owned());
             let setup = vec![Op::Create(names[0].to_owned(), "setup;".to_owned())];
             let scripts = vec![(Side::Host, (0..len).map(rename).collect())];
-            return Self { dirs, setup, scripts, left_out: 0 };
+            let watched = (0..seed % 2).map(|_| names[0].to_owned()).collect();
+            return Self { seed, dirs, setup, watched, scripts, left_out: 0 };
         }
         let mut draw = Draw { rng: Rng::with_seed(seed), shape, left_out: 0 };
         let setup = draw.setup();
+        let watched = draw.watched(&setup);
         let sides = kind.sides();
         let each = shape.ops.div_ceil(sides.len());
         let script = |(process, side): (usize, &Side)| {
             (*side, (0..each).map(|nth| draw.op(&format!("{process}.{nth};"))).collect())
         };
         let scripts = sides.iter().enumerate().map(script).collect();
-        Self { dirs, setup, scripts, left_out: draw.left_out }
+        Self { seed, dirs, setup, watched, scripts, left_out: draw.left_out }
+    }
+
+    /// Whether a single process makes all changes. Then the order of all events is known.
+    pub(super) fn is_of_one_process(&self) -> bool {
+        self.scripts.len() == 1
     }
 }
 
@@ -153,6 +157,16 @@ impl Draw {
             }
         }
         ops
+    }
+
+    /// Most of what exists is watched.
+    fn watched(&mut self, setup: &[Op]) -> Vec<String> {
+        let paths = setup.iter().filter_map(|op| match op {
+            Op::Create(at, _) | Op::Mkdir(at) => Some(at.clone()),
+            Op::Append(..) | Op::Unlink(_) | Op::Rename(..) | Op::Exchange(..) => None,
+            Op::Link(..) | Op::Rmdir(_) | Op::Symlink(_) => None,
+        });
+        paths.filter(|_| self.rng.u8(..4) != 0).collect()
     }
 
     fn op(&mut self, version: &str) -> Op {

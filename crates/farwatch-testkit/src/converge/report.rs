@@ -1,21 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What came of a run: a table with a row for each kind of trial, and the text of a failure.
 
-use std::collections::BTreeMap;
-use std::fmt::{self, Write as _};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::Duration;
 
-use super::case::Case;
-use super::judge::{Judge, Wrong};
+use super::case::{Case, Side};
+use super::judge::Judge;
 use super::worker::Done;
+
+/// Errors that a local directory never gives for these operations.
+const FOREIGN: [&str; 3] = ["EIO", "ESTALE", "EBUSY"];
 
 /// What came of one trial.
 #[derive(Debug)]
 pub(super) struct Outcome {
-    pub(super) wrong: Vec<Wrong>,
-    /// Events in the mount.
+    /// The judges that found something wrong.
+    pub(super) wrong: BTreeSet<Judge>,
+    /// Events about names in the mount, without identical neighbours.
     pub(super) told: usize,
-    /// Events on the host.
+    /// The same on the host.
     pub(super) made: usize,
     /// How long after the last change the judges agreed.
     pub(super) settled: Duration,
@@ -32,6 +36,7 @@ pub(super) struct Outcome {
 pub struct Row {
     name: String,
     trials: u64,
+    broken: u64,
     failed: u64,
     wrong: BTreeMap<Judge, u64>,
     told: usize,
@@ -49,25 +54,39 @@ pub struct Report {
     pub rows: Vec<Row>,
 }
 
+impl Report {
+    /// Trials in which anything was wrong.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.rows.iter().map(|row| row.failed).sum()
+    }
+
+    /// Trials in which this judge found something wrong.
+    #[must_use]
+    pub fn wrong(&self, judge: Judge) -> u64 {
+        self.rows.iter().map(|row| row.wrong(judge)).sum()
+    }
+}
+
 impl Row {
     pub(super) fn new(name: String) -> Self {
         Self { name, ..Self::default() }
     }
 
-    /// Trials in which any judge found something wrong.
+    /// The kind of trial.
     #[must_use]
-    pub fn failed(&self) -> u64 {
-        self.failed
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
-    /// Trials in which this judge did.
+    /// Trials in which this judge found something wrong.
     #[must_use]
     pub fn wrong(&self, judge: Judge) -> u64 {
         self.wrong.get(&judge).copied().unwrap_or(0)
     }
 
-    /// Adds a trial; returns the text of its failure.
-    pub(super) fn add(&mut self, outcome: &Outcome) -> Option<String> {
+    /// Adds a trial.
+    pub(super) fn add(&mut self, outcome: &Outcome) {
         self.trials += 1;
         self.told += outcome.told;
         self.made += outcome.made;
@@ -76,20 +95,24 @@ impl Row {
         for (error, times) in &outcome.errors {
             *self.errors.entry(error.clone()).or_default() += times;
         }
-        for judge in Judge::ALL {
-            if outcome.wrong.iter().any(|wrong| wrong.judge == judge) {
-                *self.wrong.entry(judge).or_default() += 1;
-            }
+        for judge in &outcome.wrong {
+            *self.wrong.entry(*judge).or_default() += 1;
         }
-        if outcome.wrong.is_empty() {
+        if outcome.text.is_none() {
             self.settled.push(outcome.settled);
         } else {
             self.failed += 1;
         }
-        outcome.text.as_ref().map(|text| format!("{}: {text}", self.name))
     }
 
-    /// The longest and the median time until a trial's model was true, of those that became so.
+    /// Adds a trial that could not be run.
+    pub(super) fn add_broken(&mut self) {
+        self.trials += 1;
+        self.broken += 1;
+        self.failed += 1;
+    }
+
+    /// The median and the longest time until a trial's model was true, of those that became so.
     fn settle_times(&self) -> String {
         let mut times = self.settled.clone();
         times.sort_unstable();
@@ -99,34 +122,56 @@ impl Row {
             _ => "-".to_owned(),
         }
     }
+
+    fn cells(&self) -> Vec<String> {
+        let mut cells = vec![self.name.clone()];
+        cells.extend([self.trials, self.failed].map(|number| number.to_string()));
+        cells.extend(Judge::ALL.map(|judge| self.wrong(judge).to_string()));
+        cells.push(format!("{}/{}", self.told, self.made));
+        cells.push(self.settle_times());
+        let failed: u64 = self.errors.values().sum();
+        cells.push(format!("{}/{failed}/{}", self.ops, self.left_out));
+        cells
+    }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:<27} {:>6} {:>6}", "kind", "trials", "wrong")?;
-        for judge in Judge::ALL {
-            write!(f, " {:>7}", judge.to_string())?;
-        }
-        writeln!(
-            f,
-            " {:>15} {:>15} {:>15} {:>8}",
-            "told/made", "ms median/max", "ops/failed", "left out"
-        )?;
-        for row in &self.rows {
-            write!(f, "{:<27} {:>6} {:>6}", row.name, row.trials, row.failed)?;
-            for judge in Judge::ALL {
-                write!(f, " {:>7}", row.wrong(judge))?;
+        let mut head: Vec<String> = ["kind", "trials", "wrong"].map(str::to_owned).to_vec();
+        head.extend(Judge::ALL.map(|judge| judge.to_string()));
+        head.extend(["told/made", "ms median/max", "ops/failed/left out"].map(str::to_owned));
+        let mut lines = vec![head];
+        lines.extend(self.rows.iter().map(Row::cells));
+        let widths: Vec<usize> = (0..lines[0].len())
+            .map(|column| lines.iter().map(|cells| cells[column].len()).max().unwrap_or(0))
+            .collect();
+        for cells in &lines {
+            write!(f, "{:<1$}", cells[0], widths[0])?;
+            for (cell, width) in cells.iter().zip(&widths).skip(1) {
+                write!(f, "  {cell:>width$}")?;
             }
-            let failed: u64 = row.errors.values().sum();
-            let told = format!("{}/{}", row.told, row.made);
-            let ops = format!("{}/{failed}", row.ops);
-            writeln!(f, " {told:>15} {:>15} {ops:>15} {:>8}", row.settle_times(), row.left_out)?;
+            writeln!(f)?;
         }
         writeln!(f)?;
-        for row in self.rows.iter().filter(|row| !row.errors.is_empty()) {
-            let errors: Vec<String> =
-                row.errors.iter().map(|(error, times)| format!("{error} {times}")).collect();
-            writeln!(f, "failed operations, {}: {}", row.name, errors.join(", "))?;
+        for row in &self.rows {
+            if row.broken > 0 {
+                writeln!(f, "{}: {} trials cannot be run", row.name, row.broken)?;
+            }
+            let list = |foreign: bool| {
+                let is_foreign = |error: &str| FOREIGN.iter().any(|name| error.ends_with(name));
+                let errors = row.errors.iter().filter(|(error, _)| is_foreign(error) == foreign);
+                errors
+                    .map(|(error, times)| format!("{error} {times}"))
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            };
+            let (usual, foreign) = (list(false), list(true));
+            if !usual.is_empty() {
+                writeln!(f, "{}: failed operations: {usual}", row.name)?;
+            }
+            if !foreign.is_empty() {
+                writeln!(f, "{}: errors that are not a local directory's: {foreign}", row.name)?;
+            }
         }
         Ok(())
     }
@@ -143,28 +188,20 @@ pub(super) fn errors(case: &Case, results: &[Vec<Done>]) -> BTreeMap<String, u64
     errors
 }
 
-/// The text of a failure.
-pub(super) fn describe(
-    wrong: &[Wrong],
-    told: &[String],
-    case: &Case,
-    results: &[Vec<Done>],
-) -> String {
-    let mut text = String::new();
-    for Wrong { judge, sentence } in wrong {
-        writeln!(text, "{judge}: {sentence}").expect("writing to a string cannot fail");
-    }
-    text.push_str("  the last events in the mount:\n");
-    text.extend(told.iter().map(|event| format!("    {event}\n")));
-    text.push_str("  the setup:\n");
+/// All operations of a trial with what became of them, as lines of text. Times count from `begin`.
+pub(super) fn operations(case: &Case, results: &[Vec<Done>], begin: Duration) -> String {
+    let mut text = "  before the changes, on the host:\n".to_owned();
     text.extend(case.setup.iter().map(|op| format!("    {op}\n")));
-    let begin = results.iter().flatten().map(|done| done.at).min().unwrap_or_default();
+    text.push_str(&format!("  watched themselves: {}\n", case.watched.join(", ")));
     for (process, ((side, ops), results)) in case.scripts.iter().zip(results).enumerate() {
-        writeln!(text, "  process {process}, {side:?}:").expect("writing to a string cannot fail");
+        let place = match side {
+            Side::Host => "on the host",
+            Side::Mount => "in the mount",
+        };
+        text.push_str(&format!("  process {process}, {place}, when done:\n"));
         for (op, done) in ops.iter().zip(results) {
             let at = done.at.saturating_sub(begin).as_micros();
-            writeln!(text, "    {at:>8} us  {op} {}", done.error())
-                .expect("writing to a string cannot fail");
+            text.push_str(&format!("    {at:>8} us  {op}  {}\n", done.error()));
         }
     }
     text

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io::Read as _;
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -86,20 +87,39 @@ impl fmt::Debug for State {
     }
 }
 
-/// All names in some directories, each with what is under it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Tree(pub(super) BTreeMap<String, State>);
+/// All names in the directories `dirs` below `base`, with what is under each.
+pub(super) fn read_all(base: &Path, dirs: &[String]) -> Result<BTreeMap<String, State>> {
+    let states = list(base, dirs)?.into_iter().filter_map(|name| {
+        let state = State::read(&base.join(&name))?;
+        Some((name, state))
+    });
+    Ok(states.collect())
+}
 
-impl Tree {
-    /// Reads the directories `dirs` below `base`. The names are paths from there.
-    pub(super) fn read(base: &Path, dirs: &[String]) -> Result<Self> {
-        let names = list(base, dirs)?;
-        let states = names.into_iter().filter_map(|name| {
-            let state = State::read(&base.join(&name))?;
-            Some((name, state))
-        });
-        Ok(Self(states.collect()))
-    }
+/// The identity of the object with an inode number, which is looked for under `name` first and then in
+/// all of `dirs`. Only that of an object that exists can be found.
+pub(super) fn identify<'a>(
+    base: &Path,
+    name: &str,
+    dirs: impl Iterator<Item = &'a String>,
+    ino: u64,
+) -> Option<String> {
+    let is_it = |(number, id)| (number == ino).then_some(id);
+    id_of(&base.join(name)).and_then(is_it).or_else(|| {
+        let dirs: Vec<String> = dirs.cloned().collect();
+        let names = list(base, &dirs).ok()?;
+        names.iter().find_map(|name| id_of(&base.join(name)).and_then(is_it))
+    })
+}
+
+/// The inode number of what a path leads to, and an identity that no later object has: an inode number
+/// is used again.
+pub(super) fn id_of(path: &Path) -> Option<(u64, String)> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let object = rustix::fs::openat(CWD, path, flags, Mode::empty()).ok()?;
+    let ino = rustix::fs::fstat(&object).ok()?.st_ino;
+    let id = farwatch_sys::handle::fid(object.as_fd()).ok()?;
+    Some((ino, format!("{id:?}")))
 }
 
 /// The names in the directories, each as a path from `base`.

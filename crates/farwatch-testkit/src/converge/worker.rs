@@ -47,7 +47,7 @@ pub(super) struct Worker {
 impl Worker {
     /// Starts a process that will work in `base`, and waits until it has read its operations.
     pub(super) fn start(base: &Path, ops: &[Op]) -> Result<Self> {
-        let mut command = crate::mount::program("farwatch-converge")?;
+        let mut command = crate::mount::own_program("farwatch-converge")?;
         command.arg("process").arg(base).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
         let mut stdin = child.stdin.take().context("a pipe")?;
