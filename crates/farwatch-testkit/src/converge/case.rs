@@ -99,6 +99,8 @@ pub(super) struct Case {
     pub(super) watched: Vec<String>,
     /// For each process, where it works and what it does.
     pub(super) scripts: Vec<(Side, Vec<Op>)>,
+    /// Whether names are exchanged.
+    pub(super) exchanges: bool,
     /// Operations that were drawn and that the knobs exclude.
     pub(super) left_out: u64,
 }
@@ -115,7 +117,7 @@ impl Case {
             let setup = vec![Op::Create(names[0].to_owned(), "setup;".to_owned())];
             let scripts = vec![(Side::Host, (0..len).map(rename).collect())];
             let watched = (0..seed % 2).map(|_| names[0].to_owned()).collect();
-            return Self { seed, dirs, setup, watched, scripts, left_out: 0 };
+            return Self { seed, dirs, setup, watched, scripts, exchanges: false, left_out: 0 };
         }
         let mut draw = Draw { rng: Rng::with_seed(seed), shape, left_out: 0 };
         let setup = draw.setup();
@@ -126,7 +128,8 @@ impl Case {
             (*side, (0..each).map(|nth| draw.op(&format!("{process}.{nth};"))).collect())
         };
         let scripts = sides.iter().enumerate().map(script).collect();
-        Self { seed, dirs, setup, watched, scripts, left_out: draw.left_out }
+        let Draw { left_out, .. } = draw;
+        Self { seed, dirs, setup, watched, scripts, exchanges: shape.exchange, left_out }
     }
 
     /// Whether a single process makes all changes. Then the order of all events is known.

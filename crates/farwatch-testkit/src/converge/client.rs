@@ -6,6 +6,9 @@
 //! and MOVED_FROM remove it. After each event about a name it reads that name again. It also watches
 //! some of the files and subdirectories themselves, and reads the names of a file again after an event
 //! about the file.
+//!
+//! Where names are exchanged, events do not add up to names: the kernel reports an exchange of `a` and
+//! `b` as a rename of `a` to `b` and then one of `b` to `a`. There the client believes what it reads.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -62,6 +65,8 @@ pub(super) struct Client {
     dirs: BTreeMap<i32, String>,
     objects: BTreeMap<i32, Object>,
     names: BTreeSet<String>,
+    /// Whether what is read under a name, and not its last event, says whether the name exists.
+    believes_reads: bool,
     /// What was under each name when it was read last.
     states: BTreeMap<String, Option<State>>,
     /// What was in each file when it was read last, by whatever name.
@@ -84,6 +89,7 @@ impl Client {
             dirs: BTreeMap::new(),
             objects: BTreeMap::new(),
             names: BTreeSet::new(),
+            believes_reads: case.exchanges,
             states: BTreeMap::new(),
             contents: BTreeMap::new(),
             events: Vec::new(),
@@ -244,6 +250,11 @@ impl Client {
         }
         if let Some(State { kind: Type::File, ino, content }) = &state {
             self.contents.insert(*ino, content.clone());
+        }
+        if self.believes_reads && state.is_some() {
+            self.names.insert(name.to_owned());
+        } else if self.believes_reads {
+            self.names.remove(name);
         }
         self.states.insert(name.to_owned(), state);
     }

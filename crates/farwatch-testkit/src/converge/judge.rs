@@ -183,3 +183,54 @@ fn streams(client: &Client, wanted: &Stream) -> Vec<Wrong> {
     }
     wrong
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is said of an object that is still there, or not, after DELETE_SELF and IGNORED, or not.
+    fn said(id: Option<&str>, now: Option<&str>, deleted: bool, ended: bool) -> String {
+        let object = Object {
+            name: "d0/n0".to_owned(),
+            ino: 7,
+            id: id.map(str::to_owned),
+            since: Since::Setup,
+            deleted,
+            ended,
+        };
+        let truth = Truth {
+            tree: BTreeMap::new(),
+            ids: now.map(|id| (7, id.to_owned())).into_iter().collect(),
+            listed: BTreeSet::new(),
+            linked: BTreeSet::new(),
+            stream: None,
+        };
+        judge_object(&object, &truth).map(|wrong| wrong.sentence).unwrap_or_default()
+    }
+
+    #[test]
+    fn object_that_exists_must_be_watched() {
+        let (a, b) = (Some("a"), Some("b"));
+        assert_eq!(said(a, a, false, false), "");
+        assert!(said(a, a, true, false).ends_with("exists, and DELETE_SELF was reported"));
+        assert!(said(a, a, true, true).ends_with("exists, and its watch has ended"));
+        assert_eq!(said(a, b, true, true), "", "another object has its number");
+    }
+
+    #[test]
+    fn object_that_is_gone_must_have_had_its_last_events() {
+        for now in [None, Some("b")] {
+            assert_eq!(said(Some("a"), now, true, true), "");
+            assert!(said(Some("a"), now, true, false).ends_with("no IGNORED was reported"));
+            assert!(said(Some("a"), now, false, true).ends_with("without a DELETE_SELF"));
+            assert!(said(Some("a"), now, false, false).contains("neither"));
+        }
+    }
+
+    #[test]
+    fn object_that_is_not_known_is_not_judged_by_a_number_alone() {
+        assert_eq!(said(None, Some("b"), true, true), "");
+        assert_eq!(said(None, Some("b"), false, false), "");
+        assert!(said(None, None, false, false).contains("neither"));
+    }
+}

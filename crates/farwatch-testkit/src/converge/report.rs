@@ -12,6 +12,9 @@ use super::worker::Done;
 /// Errors that a local directory never gives for these operations.
 const FOREIGN: [&str; 3] = ["EIO", "ESTALE", "EBUSY"];
 
+/// Operations of a process that are printed.
+const OPS_SHOWN_MAX: usize = 100;
+
 /// What came of one trial.
 #[derive(Debug)]
 pub(super) struct Outcome {
@@ -199,7 +202,11 @@ pub(super) fn operations(case: &Case, results: &[Vec<Done>], begin: Duration) ->
             Side::Mount => "in the mount",
         };
         text.push_str(&format!("  process {process}, {place}, when done:\n"));
-        for (op, done) in ops.iter().zip(results) {
+        let before = ops.len().saturating_sub(OPS_SHOWN_MAX);
+        if before > 0 {
+            text.push_str(&format!("    ({before} operations before these)\n"));
+        }
+        for (op, done) in ops.iter().zip(results).skip(before) {
             let at = done.at.saturating_sub(begin).as_micros();
             text.push_str(&format!("    {at:>8} us  {op}  {}\n", done.error()));
         }
