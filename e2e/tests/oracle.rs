@@ -45,6 +45,7 @@ const PACED: Plan = Plan {
     paced: true,
     in_mount: true,
     by_name: false,
+    few: false,
     fault: None,
     shrink: true,
 };

@@ -5,6 +5,7 @@
 
 mod bench;
 mod ci;
+mod converge;
 mod guest;
 mod oracle;
 mod tally;
@@ -24,7 +25,11 @@ usage: cargo xtask <task>
             ./demo has fetched, into DIR/initrd; standard input says what to run in it
   oracle    random operations, and whether a mount tells of them what a local directory tells (needs
             root): --ops N --seed S [--unpaced] [--path mount|agent|6.1|6.12] [--watch BACKEND]
-            [--fault drop|swap|cookie] [--keep DIR]; or case FILE
+            [--few] [--fault drop|swap|cookie] [--keep DIR]; or case FILE
+  converge  few names changed at full speed, on the host and in the mount, and whether what a program in
+            the mount believes is true afterwards (needs root): [renames solo both many] --trials N
+            --seed S [--settle 1s|sync] [--path mount|agent|local] [--watch BACKEND] [--cache POLICY]
+            [--names N --dirs N --ops N --exchange] [--fault NAME] [--stop] [--repeat] [--log FILE]
   bench     what farwatch costs on this machine (needs root; --quick does a tenth)";
 
 fn main() -> ExitCode {
@@ -36,6 +41,7 @@ fn main() -> ExitCode {
         ["guest"] => guest::run(root),
         ["vm-image", kernel, dir] => vm_image::run(root, kernel, Path::new(dir)),
         ["oracle", ref args @ ..] => oracle::run(root, args),
+        ["converge", ref args @ ..] => converge::run(root, args),
         ["bench"] => bench::run(root, false),
         ["bench", "--quick"] => bench::run(root, true),
         _ => {

@@ -10,11 +10,7 @@ use crate::guest;
 
 /// `args` are those of `farwatch-oracle`, whose `run` need not be named.
 pub(crate) fn run(root: &Path, args: &[&str]) -> Result<bool> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut build = Command::new(cargo);
-    build.current_dir(root).args(["build", "--quiet", "--release", "--bins"]);
-    build.args(["-p", "farwatch", "-p", "farwatch-guest", "-p", "farwatch-testkit"]);
-    ensure!(build.status()?.success(), "the programs cannot be built");
+    build(root)?;
     if args.iter().any(|arg| ["6.1", "6.12"].contains(arg)) {
         guest::run(root)?;
     }
@@ -26,4 +22,14 @@ pub(crate) fn run(root: &Path, args: &[&str]) -> Result<bool> {
     }
     let status = oracle.args(args).status();
     Ok(status.with_context(|| program.display().to_string())?.success())
+}
+
+/// Builds the product and the programs of the test kit.
+pub(crate) fn build(root: &Path) -> Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut build = Command::new(cargo);
+    build.current_dir(root).args(["build", "--quiet", "--release", "--bins"]);
+    build.args(["-p", "farwatch", "-p", "farwatch-guest", "-p", "farwatch-testkit"]);
+    ensure!(build.status()?.success(), "the programs cannot be built");
+    Ok(())
 }

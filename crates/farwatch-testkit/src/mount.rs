@@ -333,17 +333,23 @@ pub fn farwatch_agent() -> Result<Command> {
     program("farwatch-agent")
 }
 
-pub(crate) fn program(name: &str) -> Result<Command> {
-    let program = match std::env::var_os(PROGRAM_VARIABLE) {
-        Some(farwatch) => PathBuf::from(farwatch).with_file_name(name),
-        // Test programs lie in target/<profile>/deps, others beside the product.
-        None => {
-            let own = std::env::current_exe()?;
-            let dir = own.parent().context("a program lies in a directory")?;
-            let dir = if dir.ends_with("deps") { dir.parent().unwrap_or(dir) } else { dir };
-            dir.join(name)
-        }
-    };
+fn program(name: &str) -> Result<Command> {
+    match std::env::var_os(PROGRAM_VARIABLE) {
+        Some(farwatch) => existing(PathBuf::from(farwatch).with_file_name(name)),
+        None => own_program(name),
+    }
+}
+
+/// A program that is built with the tests, whatever product they test.
+pub(crate) fn own_program(name: &str) -> Result<Command> {
+    // Test programs lie in target/<profile>/deps, others beside the product.
+    let own = std::env::current_exe()?;
+    let dir = own.parent().context("a program lies in a directory")?;
+    let dir = if dir.ends_with("deps") { dir.parent().unwrap_or(dir) } else { dir };
+    existing(dir.join(name))
+}
+
+fn existing(program: PathBuf) -> Result<Command> {
     ensure!(
         program.is_file(),
         "{} is missing: build it with `cargo build --bins`, or set {PROGRAM_VARIABLE}",

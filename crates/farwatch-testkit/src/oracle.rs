@@ -69,6 +69,8 @@ pub struct Plan {
     pub in_mount: bool,
     /// Whether the host is watched by inotify, which tells names and not objects.
     pub by_name: bool,
+    /// Whether operations are to meet: four names in two directories.
+    pub few: bool,
     /// Break a rule in what the mount tells.
     pub fault: Option<Fault>,
     /// Whether a case that fails is cut smaller, which takes minutes.
@@ -82,6 +84,10 @@ pub struct Report {
     pub cases: u64,
     /// Operations that were done, with those that failed as they had to.
     pub ops: u64,
+    /// Operations that failed.
+    pub failed: u64,
+    /// Operations that were drawn and not made: see [`Generator::left_out`].
+    pub left_out: u64,
     /// Events that were compared.
     pub events: u64,
     /// The first case that failed, cut smaller.
@@ -125,7 +131,8 @@ impl<'a, P: Place> Oracle<'a, P> {
         self.by_name = plan.by_name;
         while self.report.ops < plan.ops {
             let seed = plan.seed + self.report.cases;
-            let case = generate(seed, plan);
+            let (case, left_out) = generate(seed, plan);
+            self.report.left_out += left_out;
             let difference = self.run_case(&case).with_context(|| format!("seed {seed}"))?;
             self.report.cases += 1;
             progress(&self.report);
@@ -196,6 +203,7 @@ impl<'a, P: Place> Oracle<'a, P> {
             });
             let results = [here.apply(op), there.apply(op)];
             self.report.ops += 1;
+            self.report.failed += u64::from(results[0].is_err());
             if let Op::Watch(path) = op {
                 watch(path, &mut local, &mut *remote)?;
             }
@@ -225,9 +233,11 @@ impl<'a, P: Place> Oracle<'a, P> {
         local.take_events();
         remote.take_events()?;
         let processes = start(case, share)?;
-        for mut process in processes {
-            let status = process.wait()?;
-            ensure!(status.success(), "a process of the run: {status}");
+        for process in processes {
+            let output = process.wait_with_output()?;
+            ensure!(output.status.success(), "a process of the run: {}", output.status);
+            let failed = String::from_utf8_lossy(&output.stdout).trim().parse::<u64>();
+            self.report.failed += failed.context("a process says how many operations failed")?;
         }
         self.report.ops += case.ops.len() as u64;
         remote.barrier()?;
@@ -260,23 +270,27 @@ impl<'a, P: Place> Oracle<'a, P> {
     }
 }
 
-/// The case of a seed.
-fn generate(seed: u64, plan: Plan) -> Case {
+/// The case of a seed, and how many operations were left out of it.
+fn generate(seed: u64, plan: Plan) -> (Case, u64) {
     let mut sizes = fastrand::Rng::with_seed(seed);
     let wide = sizes.u8(..16) == 0;
+    let directories = sizes.usize(1..if wide { 80 } else { 16 });
+    let files = sizes.usize(1..if wide { 300 } else { 30 });
     let shape = Shape {
-        directories: sizes.usize(1..if wide { 80 } else { 16 }),
-        files: sizes.usize(1..if wide { 300 } else { 30 }),
+        directories: if plan.few { 2 } else { directories },
+        files: if plan.few { 4 } else { files },
         // Among directories that come and go, some of which the guest does not know: docs/SEMANTICS.md
         // says what a watched file is not told there.
         watches_files: plan.paced && sizes.bool(),
         shared: !plan.paced,
         in_mount: plan.paced && plan.in_mount,
         by_name: plan.by_name,
+        few: plan.few,
     };
     let mut generator = Generator::new(sizes.u64(..), shape);
     let setup = generator.setup();
     let mut ops = Vec::new();
+    let mut left_out = 0;
     if plan.paced {
         for _ in 0..PACED_LEN {
             let op = generator.next_op();
@@ -288,9 +302,10 @@ fn generate(seed: u64, plan: Plan) -> Case {
             let mut generator = generator.other(sizes.u64(..));
             let own = (0..UNPACED_LEN).map(|_| (Who::Process(process), generator.next_op()));
             ops.extend(own);
+            left_out += generator.left_out();
         }
     }
-    Case { setup, ops }
+    (Case { setup, ops }, left_out + generator.left_out())
 }
 
 fn set_up(case: &Case, share: &Share) {
@@ -339,7 +354,7 @@ fn start(case: &Case, share: &Share) -> Result<Vec<Child>> {
     }
     let mut processes = Vec::new();
     for _ in &scripts {
-        let mut command = crate::mount::program("farwatch-oracle")?;
+        let mut command = crate::mount::own_program("farwatch-oracle")?;
         command.arg("process").arg(share.host()).arg(share.outside());
         processes.push(spawn(command)?);
     }
@@ -352,21 +367,23 @@ fn start(case: &Case, share: &Share) -> Result<Vec<Child>> {
 }
 
 fn spawn(mut command: Command) -> Result<Child> {
-    command.stdin(Stdio::piped()).spawn().with_context(|| format!("cannot start {command:?}"))
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {command:?}"))
 }
 
-/// What a process of an unpaced run does: reads operations to the end, and then does them.
+/// What a process of an unpaced run does: reads operations to the end, and then does them. Returns how
+/// many failed.
 ///
 /// # Errors
 /// When a line is no operation.
-pub fn process(script: &str, base: &Path, outside: &Path) -> Result<()> {
+pub fn process(script: &str, base: &Path, outside: &Path) -> Result<u64> {
     let ops = script.lines().map(Op::parse).collect::<Result<Vec<_>>>()?;
     let mut actor = Actor::new(base, outside);
-    for op in &ops {
-        // What others have done meanwhile makes some fail.
-        let _errno = actor.apply(op);
-    }
-    Ok(())
+    // What others have done in the meantime makes some fail.
+    Ok(ops.iter().map(|op| u64::from(actor.apply(op).is_err())).sum())
 }
 
 fn remove(share: &Share) -> Result<()> {

@@ -61,6 +61,9 @@ struct RunArgs {
     /// Several processes at once, and nobody waits
     #[arg(long)]
     unpaced: bool,
+    /// Four names in two directories, so that operations meet
+    #[arg(long)]
+    few: bool,
     /// Break a rule on purpose, to see that it is noticed
     #[arg(long, value_enum)]
     fault: Option<FaultArg>,
@@ -122,7 +125,7 @@ fn main() -> Result<ExitCode> {
         Task::Process { base, outside } => {
             let mut script = String::new();
             std::io::stdin().read_to_string(&mut script)?;
-            oracle::process(&script, &base, &outside)?;
+            println!("{}", oracle::process(&script, &base, &outside)?);
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -152,6 +155,7 @@ fn run<P: Place>(place: &P, args: &RunArgs, here: bool) -> Result<ExitCode> {
         paced: !args.unpaced,
         in_mount: here && !args.unpaced,
         by_name: args.at.watch.as_deref() == Some("inotify"),
+        few: args.few,
         fault: args.fault.map(|fault| match fault {
             FaultArg::Drop => Fault::Drop,
             FaultArg::Swap => Fault::Swap,
@@ -172,7 +176,8 @@ fn run<P: Place>(place: &P, args: &RunArgs, here: bool) -> Result<ExitCode> {
     println!("seed {} fails:\n{}\n{}", failure.seed, failure.difference, failure.case);
     if let Some(dir) = &args.keep {
         let kind = if args.unpaced { "unpaced" } else { "paced" };
-        let file = dir.join(format!("{kind}-{}.txt", failure.seed));
+        let few = if args.few { "-few" } else { "" };
+        let file = dir.join(format!("{kind}{few}-{}.txt", failure.seed));
         std::fs::create_dir_all(dir)
             .and_then(|()| std::fs::write(&file, failure.case.to_string()))
             .with_context(|| file.display().to_string())?;
@@ -182,8 +187,10 @@ fn run<P: Place>(place: &P, args: &RunArgs, here: bool) -> Result<ExitCode> {
 }
 
 fn line(report: &Report) -> String {
-    let Report { cases, ops, events, .. } = report;
-    format!("{cases} cases, {ops} operations, {events} events")
+    let Report { cases, ops, failed, left_out, events, .. } = report;
+    format!(
+        "{cases} cases, {ops} operations ({failed} failed, {left_out} left out), {events} events"
+    )
 }
 
 fn repeat<P: Place>(place: &P, case: &Case, times: u32, log: Option<&Path>) -> Result<ExitCode> {

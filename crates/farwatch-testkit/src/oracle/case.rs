@@ -209,6 +209,7 @@ mod tests {
             shared: false,
             in_mount: true,
             by_name: false,
+            few: false,
         };
         let mut generator = Generator::new(7, shape);
         let setup = generator.setup();

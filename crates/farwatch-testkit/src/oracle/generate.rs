@@ -18,6 +18,8 @@ const PATH_LEN_MAX: usize = 2000;
 const COMMON_NAMES: usize = 4;
 /// Names are drawn from so many, so that they come again.
 const NAMES: usize = 12;
+/// Names where there are to be few.
+const FEW_NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
 /// What a run is to consist of.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +36,9 @@ pub struct Shape {
     pub in_mount: bool,
     /// Whether the host's watcher tells names and not objects.
     pub by_name: bool,
+    /// Whether all names are a few ones in the directories that are made first, so that operations
+    /// meet.
+    pub few: bool,
 }
 
 /// The tree as far as one process knows it, and the source of its next operation.
@@ -46,13 +51,18 @@ pub struct Generator {
     /// What all processes found.
     common: BTreeSet<PathBuf>,
     outside: u32,
+    left_out: u64,
 }
 
 impl Generator {
     /// A generator that knows an empty tree.
     pub fn new(seed: u64, shape: Shape) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let names = (0..NAMES).map(|nth| name(&mut rng, nth)).collect();
+        let names = if shape.few {
+            FEW_NAMES.map(OsString::from).to_vec()
+        } else {
+            (0..NAMES).map(|nth| name(&mut rng, nth)).collect()
+        };
         Self {
             rng,
             shape,
@@ -60,7 +70,15 @@ impl Generator {
             model: Model::new(shape.shared, shape.by_name),
             common: BTreeSet::new(),
             outside: 0,
+            left_out: 0,
         }
+    }
+
+    /// Operations that were drawn and not made, because a mount is known to report them differently or
+    /// because they would end the work of others.
+    #[must_use]
+    pub fn left_out(&self) -> u64 {
+        self.left_out
     }
 
     /// The operations that make the tree of the beginning.
@@ -108,7 +126,7 @@ impl Generator {
     /// The same tree for another process, which does other things.
     #[must_use]
     pub fn other(&self, seed: u64) -> Self {
-        let mut other = Self { rng: Rng::with_seed(seed), ..self.clone() };
+        let mut other = Self { rng: Rng::with_seed(seed), left_out: 0, ..self.clone() };
         // Most names are its own, or what one does would hinder the other in all.
         for name in other.names.iter_mut().skip(COMMON_NAMES) {
             *name = OsString::from(format!("{}", other.rng.u32(..)));
@@ -127,11 +145,12 @@ impl Generator {
     /// The next operation.
     pub fn next_op(&mut self) -> Op {
         for _ in 0..100 {
-            let op = self.try_op().filter(|op| self.model.is_fair(op));
-            if let Some(op) = op.filter(|op| !self.spoils(op)) {
+            let Some(op) = self.try_op() else { continue };
+            if self.model.is_fair(&op) && !self.spoils(&op) {
                 self.model.follow(&op);
                 return op;
             }
+            self.left_out += 1;
         }
         Op::List(PathBuf::from("."))
     }
@@ -252,9 +271,16 @@ impl Generator {
             // Deep ones come late.
             directories.drain(..directories.len() / 2);
         }
+        if self.shape.few {
+            let is_first = |dir: &&Path| dir.components().count() == 1 && *dir != Path::new(".");
+            let first: Vec<&Path> = directories.iter().copied().filter(is_first).collect();
+            if first.len() >= self.shape.directories {
+                directories = first;
+            }
+        }
         let dir = self.rng.choice(directories)?;
         let name = match self.rng.u8(..10) {
-            0 => OsString::from(format!("n{}", self.rng.u16(..))),
+            0 if !self.shape.few => OsString::from(format!("n{}", self.rng.u16(..))),
             _ => self.rng.choice(&self.names)?.clone(),
         };
         let path: PathBuf = dir.iter().filter(|part| *part != ".").chain([&*name]).collect();
