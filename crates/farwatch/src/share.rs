@@ -155,7 +155,7 @@ impl Share {
         }
     }
 
-    pub(crate) fn wake(&self) {
+    fn wake(&self) {
         if let Some(eventfd) = self.work.get() {
             // An eventfd that already counts is as good as one that counts now.
             let _counted = rustix::io::write(&**eventfd, &1u64.to_ne_bytes());

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit};
 
 use super::facts::{Dir, Facts, NoFile, RoundTripError, SYSCTLS};
-use crate::watch::InotifyBackend;
+use crate::watch::{FanotifyBackend, InotifyBackend};
 
 /// Looks at everything, and at `dir` if there is one.
 pub(super) fn facts(dir: Option<&Path>) -> Facts {
@@ -53,11 +53,8 @@ fn read_sysctl(name: &str) -> Option<u64> {
 pub(super) fn shared_dir(dir: &Path) -> Result<Dir, Errno> {
     let group = Fanotify::open().ok();
     let dir = open(dir, OFlags::PATH | OFlags::DIRECTORY)?;
-    let mask = Mask::DEFAULT.bits();
-    let mark = group.as_ref().map(|group| {
-        group.mark(dir.as_fd(), mask)?;
-        group.unmark(dir.as_fd(), mask)
-    });
+    let mark =
+        group.as_ref().map(|group| FanotifyBackend::probe(group, dir.as_fd(), Mask::DEFAULT));
     Ok(Dir {
         fs_type: mount::mount_id(&dir).ok().and_then(fs_type),
         handle: handle::fid(dir.as_fd()).map(drop).map_err(|error| error.errno()),

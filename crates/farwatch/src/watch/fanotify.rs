@@ -56,13 +56,26 @@ impl FanotifyBackend {
         let path_only = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(shared, path_only, Mode::empty())
             .map_err(|error| format!("the shared directory: {error}"))?;
-        let mask = mark_mask(group.level(), events);
-        let marked = group.mark(root.as_fd(), mask).and_then(|()| group.unmark(root.as_fd(), mask));
+        let marked = Self::probe(&group, root.as_fd(), events);
         marked.and_then(|()| handle::fid(root.as_fd())).map_err(|error| {
             format!("fanotify cannot watch the shared directory's file system: {}", cause(&error))
         })?;
         tracing::info!(level = ?group.level(), "fanotify");
         Ok(Self::new(group, events))
+    }
+
+    /// Whether a group can mark a directory. `doctor` asks too.
+    ///
+    /// # Errors
+    /// Those of `fanotify_mark(2)`.
+    pub(crate) fn probe(
+        group: &Fanotify,
+        dir: BorrowedFd<'_>,
+        events: Mask,
+    ) -> Result<(), farwatch_sys::Error> {
+        let mask = mark_mask(group.level(), events);
+        group.mark(dir, mask)?;
+        group.unmark(dir, mask)
     }
 }
 
