@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! [`Config`]: what differs from one installation to another, and is drawn for each case.
+
+use std::time::Duration;
+
+use crate::rng::Rng;
+
+/// How the host is watched.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Watched {
+    ByInotify,
+    ByFanotify,
+}
+
+/// How the agent gets its notifications.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Delivery {
+    /// By a notification queue with so many buffers.
+    Queue(usize),
+    /// By READs, of which each takes so many at most.
+    Reads(usize),
+}
+
+/// See the module's documentation.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Config {
+    pub(crate) watched: Watched,
+    pub(crate) delivery: Delivery,
+    /// How long the guest may keep names and attributes (`--cache`).
+    pub(crate) timeout: Duration,
+    /// The guest's kernel drops a dentry that is out of date with its last user
+    /// (`fuse_dentry_delete()`), as virtiofs has it.
+    pub(crate) deletes_stale: bool,
+    /// How many events may wait in the engine.
+    pub(crate) backlog_max: Option<usize>,
+    /// How many reports the host's kernel has room for.
+    pub(crate) queue_max: usize,
+    /// The most reports that one read returns.
+    pub(crate) read_max: usize,
+}
+
+impl Config {
+    pub(crate) fn draw(rng: &mut Rng, watched: Watched) -> Self {
+        Self {
+            watched,
+            delivery: rng.pick(&[
+                Delivery::Queue(1),
+                Delivery::Queue(4),
+                Delivery::Reads(2),
+                Delivery::Reads(16),
+            ]),
+            timeout: rng.pick(&[0, 1, 1, 86_400].map(Duration::from_secs)),
+            deletes_stale: rng.one_in(2),
+            backlog_max: None,
+            queue_max: usize::MAX,
+            read_max: rng.pick(&[1, 3, 100]),
+        }
+    }
+}

@@ -1,0 +1,348 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! [`Server`]: the daemon's state, and the only part of the world that calls the engine and the
+//! observer. Each function is what the daemon does while it holds its lock once (`share.rs`); who
+//! comes between two of them is up to `interposer`, `marked` and `watcher`, which call these.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use farwatch_proto::host::inotify::{
+    CallId, Doubt, Drained, Expected, Found, Looks, Mark, Observer, Report,
+};
+use farwatch_proto::host::{
+    Answer, Engine, HostChange, HostEntry, Learned, Listing, Look, MarkedRequest, Rescan,
+};
+use farwatch_proto::wire::Notification;
+use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId, Seq};
+
+use crate::config::{Config, Watched};
+use crate::host::{Host, Obj, Open, fid};
+use crate::sim::World;
+
+/// The thread that opens the control node.
+const AGENT: u32 = 42;
+
+/// An object that the file server (`PassthroughFs`) holds for the guest.
+#[derive(Debug)]
+struct Node {
+    object: Obj,
+    refs: u64,
+    /// The descriptor by which it is known: what is opened through it has that dentry.
+    open: Open,
+}
+
+/// See the module's documentation.
+pub(crate) struct Server {
+    pub(crate) engine: Engine,
+    observer: Option<Observer>,
+    nodes: BTreeMap<NodeId, Node>,
+    by_object: BTreeMap<Obj, NodeId>,
+    last: u64,
+    /// Directories of which a descriptor is at hand (`share::Dirs`).
+    dirs: BTreeMap<NodeId, Obj>,
+    /// The directory whose place the agent's kernel looks for (`fs/reconnect.rs`).
+    pub(crate) reconnects: Option<NodeId>,
+    /// There may be something for the watch thread beside the kernel's queue.
+    pub(crate) work: bool,
+}
+
+/// What the file server does for its guest.
+impl Server {
+    pub(crate) fn new(config: &Config, root: Obj) -> Self {
+        let mut engine = Engine::default();
+        if let Some(len_max) = config.backlog_max {
+            engine.limit_backlog(len_max);
+        }
+        engine.reset(Some(fid(root)));
+        let observer = (config.watched == Watched::ByInotify).then(|| Observer::new(true));
+        let root_node = Node { object: root, refs: 1, open: 0 };
+        Self {
+            engine,
+            observer,
+            nodes: BTreeMap::from([(NodeId::ROOT, root_node)]),
+            by_object: BTreeMap::from([(root, NodeId::ROOT)]),
+            last: NodeId::ROOT.get(),
+            dirs: BTreeMap::from([(NodeId::ROOT, root)]),
+            reconnects: None,
+            work: false,
+        }
+    }
+
+    /// The object of a node, for which the file server has a descriptor as long as the guest knows it.
+    pub(crate) fn object(&self, node: NodeId) -> Option<Obj> {
+        self.nodes.get(&node).map(|node| node.object)
+    }
+
+    /// By which dentry an object is opened.
+    pub(crate) fn open_of(&self, node: NodeId) -> Option<Open> {
+        self.nodes.get(&node).map(|node| node.open)
+    }
+
+    /// One more reference on an object, which was found under a name.
+    pub(crate) fn take(&mut self, object: Obj, open: impl FnOnce() -> Open) -> NodeId {
+        let last = &mut self.last;
+        let id = *self.by_object.entry(object).or_insert_with(|| {
+            *last += 1;
+            NodeId::new(*last).expect("not 0")
+        });
+        let new = || Node { object, refs: 0, open: open() };
+        self.nodes.entry(id).or_insert_with(new).refs += 1;
+        id
+    }
+
+    /// References on a node are given back.
+    pub(crate) fn give_back(&mut self, id: NodeId, count: u64) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        assert!(node.refs >= count, "{id} has {} references, {count} are given back", node.refs);
+        node.refs -= count;
+        if node.refs == 0 && id != NodeId::ROOT {
+            self.by_object.remove(&node.object);
+            self.nodes.remove(&id);
+        }
+    }
+
+    /// How many objects the guest holds, the root among them.
+    pub(crate) fn nodes_len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The object of a directory, by a descriptor that is at hand.
+    pub(crate) fn dir(&self, node: NodeId) -> Option<Obj> {
+        self.dirs.get(&node).copied()
+    }
+
+    /// `Share::learn()`, its first part: the reply names a node that the guest knows.
+    pub(crate) fn learn_known(&mut self, learned: &Learned, dir: NodeId, name: &Name) -> bool {
+        let known = self.engine.tree.knows(learned.id);
+        if known {
+            self.engine.tree.learn(learned.clone(), dir, name);
+        }
+        known
+    }
+
+    /// Its second part: it is new, and was found to be `identity`. A directory is watched.
+    pub(crate) fn learn_new(
+        &mut self,
+        learned: Learned,
+        dir: NodeId,
+        name: &Name,
+        (identity, nlink): (Option<Obj>, u32),
+        host: &mut Host,
+    ) {
+        let (id, kind) = (learned.id, learned.kind);
+        let new = self.engine.tree.learn(Learned { fid: identity.map(fid), ..learned }, dir, name);
+        let Some(object) = identity.filter(|_| new) else { return };
+        if kind == FileKind::Directory {
+            self.mark(object, host);
+            self.dirs.insert(id, object);
+        } else if let Some(observer) = &mut self.observer {
+            observer.learn(fid(object), nlink, &self.engine.tree);
+        }
+    }
+
+    /// Has the host's kernel report what happens in a directory.
+    pub(crate) fn mark(&mut self, dir: Obj, host: &mut Host) {
+        let watch = host.backend.mark(dir);
+        if let Some(observer) = &mut self.observer {
+            observer.watch(watch, fid(dir));
+        }
+    }
+
+    /// `Share::forget()`
+    pub(crate) fn forget(&mut self, id: NodeId, count: u64, host: &mut Host) {
+        for gone in self.engine.tree.forget(id, count) {
+            if let Some(dir) = self.dirs.remove(&gone.id)
+                && self.engine.tree.nodes_of(&fid(dir)).is_empty()
+            {
+                if let Some(observer) = &mut self.observer
+                    && let Some(watch) = observer.unwatch(&fid(dir))
+                    && !host.backend.unmark(watch)
+                {
+                    observer.was_gone(watch);
+                }
+            }
+            self.give_back(gone.id, gone.borrowed);
+        }
+    }
+
+    /// `Share::expect()`: a call for the guest is about to be made. The entries are named by nodes.
+    pub(crate) fn expect(
+        &mut self,
+        entries: &[(NodeId, &Name, Mask)],
+        objects: &[(NodeId, Mask)],
+    ) -> Option<CallId> {
+        let observer = self.observer.as_mut()?;
+        let tree = &self.engine.tree;
+        let entries = entries.iter().filter_map(|(dir, name, mask)| {
+            let entry = HostEntry { dir: tree.fid(*dir)?.clone(), name: (*name).clone() };
+            Some((Expected::Entry(entry), *mask))
+        });
+        let object = |(node, mask): &(NodeId, Mask)| {
+            Some((Expected::Object(tree.fid(*node)?.clone()), *mask))
+        };
+        let expected: Vec<_> = entries.chain(objects.iter().filter_map(object)).collect();
+        (!expected.is_empty()).then(|| observer.expect(expected, tree))
+    }
+
+    /// `Share::end_if_quiet()`
+    pub(crate) fn end_if_quiet(&mut self, call: CallId, succeeded: bool, host: &Host) -> bool {
+        let idle = self.observer.as_ref().is_some_and(Observer::is_idle);
+        if !idle || !host.backend.is_empty() {
+            return false;
+        }
+        self.end(call, succeeded, None);
+        self.observer.iter_mut().for_each(Observer::found_empty);
+        true
+    }
+
+    /// The call has returned; its object's `ctime` was `changed` then.
+    pub(crate) fn end(&mut self, call: CallId, succeeded: bool, changed: Option<Duration>) {
+        let Some(observer) = &mut self.observer else { return };
+        let lost = observer.end(call, succeeded, changed.map(crate::sim::wall));
+        for dir in &lost {
+            self.engine.handle_lost(dir);
+        }
+        self.work |= !lost.is_empty();
+    }
+
+    /// A program in the guest has removed an entry.
+    pub(crate) fn own_removed(&mut self, dir: NodeId, name: &Name) {
+        self.engine.tree.cleared(dir, name);
+    }
+
+    /// A program in the guest has renamed an entry.
+    pub(crate) fn own_renamed(
+        &mut self,
+        from: (NodeId, &Name),
+        to: (NodeId, &Name),
+        exchange: bool,
+    ) {
+        if exchange {
+            self.engine.tree.exchanged(from, to);
+        } else {
+            self.engine.tree.renamed(from, to);
+        }
+    }
+
+    /// A program in the guest was told that nothing has a name.
+    pub(crate) fn own_absent(&mut self, dir: NodeId, name: &Name) {
+        self.engine.tree.tell_current(dir, name, None);
+    }
+}
+
+/// The agent, and the notifications for it.
+impl Server {
+    /// It opens the control node, and is welcome.
+    pub(crate) fn listen(&mut self, world: &World) {
+        self.engine.attach(AGENT).expect("one agent at a time");
+        self.engine.listen(world.wall());
+    }
+
+    pub(crate) fn detach(&mut self) {
+        self.engine.detach();
+    }
+
+    pub(crate) fn asked(&mut self) {
+        self.engine.handle_asked();
+    }
+
+    pub(crate) fn has_next(&self) -> bool {
+        self.engine.has_next()
+    }
+
+    pub(crate) fn poll_look(&self) -> Option<Look> {
+        self.engine.poll_look()
+    }
+
+    pub(crate) fn looked(&mut self, look: &Look, found: FileKind) {
+        self.engine.handle_look(look, found);
+    }
+
+    pub(crate) fn send(&mut self) -> Option<Notification> {
+        let sent = self.engine.send();
+        self.work |= self.engine.wants_rescan();
+        sent
+    }
+
+    pub(crate) fn answer(&mut self, seq: Option<Seq>, request: MarkedRequest<'_>) -> Answer {
+        self.engine.answer(seq, request)
+    }
+
+    /// A node that a replay names without having asked the file server for it.
+    pub(crate) fn lend(&mut self, id: NodeId, dir: NodeId, name: &Name) -> Option<FileKind> {
+        if self.engine.tree.lend(id, dir, name) { self.engine.tree.kind(id) } else { None }
+    }
+
+    /// The agent's kernel looks for a node that nobody has.
+    pub(crate) fn probed(&mut self, node: NodeId) {
+        self.work |= self.engine.handle_probe(node);
+    }
+
+    pub(crate) fn phantom(&mut self, dir: NodeId, name: &Name, kind: FileKind) -> NodeId {
+        self.engine.tree.tell_current(dir, name, None);
+        self.engine.phantom(kind)
+    }
+}
+
+/// What the watch thread does.
+impl Server {
+    pub(crate) fn begin(&mut self) -> Option<Mark> {
+        self.observer.as_mut().map(Observer::begin)
+    }
+
+    pub(crate) fn reported(&mut self, world: &World, reports: Vec<Report>) -> Looks {
+        let Some(observer) = &mut self.observer else { return Looks::default() };
+        observer.handle(world.now(), reports);
+        observer.looks(&self.engine.tree)
+    }
+
+    pub(crate) fn changes(&mut self, found: &Found) -> (Vec<HostChange>, Vec<Doubt>) {
+        let Some(observer) = &mut self.observer else { return (Vec::new(), Vec::new()) };
+        let changes = observer.changes(&self.engine.tree, found);
+        (changes, observer.doubts())
+    }
+
+    pub(crate) fn settled(&mut self, object: &Fid) {
+        self.observer.iter_mut().for_each(|observer| observer.settled(object));
+    }
+
+    pub(crate) fn hand_in(&mut self, changes: Vec<HostChange>) {
+        for change in changes {
+            self.engine.handle_change(change);
+        }
+    }
+
+    /// The queue was empty after `mark`.
+    pub(crate) fn drained(&mut self, mark: Mark) -> Option<Drained> {
+        self.observer.as_mut()?.drained(mark)
+    }
+
+    pub(crate) fn in_step(&mut self, since: Duration) {
+        self.engine.handle_drained(crate::sim::wall(since));
+    }
+
+    /// The next directory to be listed.
+    pub(crate) fn poll_rescan(&mut self, world: &World) -> Option<Rescan> {
+        self.engine.poll_rescan(world.now())
+    }
+
+    pub(crate) fn listed(&mut self, world: &World, listing: Option<Listing>) {
+        match listing {
+            Some(listing) => self.engine.handle_listing(world.now(), listing),
+            None => self.engine.handle_unlisted(world.now()),
+        }
+    }
+
+    /// When the watch thread is to go on though nobody wakes it.
+    pub(crate) fn alarm(&self, world: &World) -> Option<Duration> {
+        let half = self.observer.as_ref().and_then(Observer::poll_timeout);
+        let next = [self.engine.rescan_timeout(), half].into_iter().flatten().min();
+        next.map(|at| world.since_start(at))
+    }
+
+    /// Whether a directory is to be listed now.
+    pub(crate) fn has_rescan(&self, world: &World) -> bool {
+        let due = self.engine.rescan_timeout().is_none_or(|at| at <= world.now());
+        self.engine.wants_rescan() && due
+    }
+}

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The daemon's watch thread: `watch.rs`, `watch/observe.rs`, `watch/rescan.rs`.
+
+use farwatch_proto::host::inotify::{Doubt, Found, Looks};
+use farwatch_proto::host::{HostChange, HostEntry, Listed, Listing, Look, Rescan};
+use farwatch_proto::{FileKind, Name, NodeId};
+
+use crate::host::{Obj, fid};
+use crate::sim::{World, wall};
+
+impl World {
+    /// The thread.
+    pub(crate) async fn watch(&self) {
+        loop {
+            let ready = || {
+                let server = self.server.borrow();
+                let queued = !self.host.borrow().backend.is_empty();
+                queued || server.work || server.has_rescan(self)
+            };
+            self.wait_or(ready, || self.server.borrow().alarm(self)).await;
+            self.server.borrow_mut().work = false;
+            self.observe().await;
+            self.rescan().await;
+            self.step().await;
+        }
+    }
+
+    /// `observe::read()`: hands in all that there is, until there is no more.
+    async fn observe(&self) {
+        loop {
+            let now = self.clock();
+            let Some(mark) = self.server.borrow_mut().begin() else { return };
+            self.step().await;
+            let reports = self.host.borrow_mut().backend.read(self.config.read_max);
+            let empty = reports.is_empty();
+            if !empty {
+                self.note(|| format!("read: {reports:?}"));
+            }
+            self.step().await;
+            let looks = self.server.borrow_mut().reported(self, reports);
+            let found = self.look_up(looks).await;
+            self.step().await;
+            let (changes, doubts) = self.server.borrow_mut().changes(&found);
+            for doubt in doubts {
+                self.step().await;
+                if self.changed(&doubt) == Some(doubt.changed) {
+                    self.server.borrow_mut().settled(&doubt.object);
+                }
+            }
+            for change in &changes {
+                self.note(|| format!("observed: {change:?}"));
+            }
+            let drained = {
+                let server = &mut *self.server.borrow_mut();
+                server.hand_in(changes);
+                let drained = if empty { server.drained(mark) } else { None };
+                if drained.is_some() {
+                    server.in_step(now);
+                }
+                drained
+            };
+            let again = drained.as_ref().is_some_and(|drained| drained.again);
+            for doubt in drained.into_iter().flat_map(|drained| drained.doubts) {
+                self.step().await;
+                self.settle(doubt);
+            }
+            if empty && !again {
+                return;
+            }
+        }
+    }
+
+    async fn look_up(&self, looks: Looks) -> Found {
+        let mut found = Found::default();
+        for object in looks.links {
+            self.step().await;
+            if let Some(nlink) = self.link_count(&object) {
+                found.links.insert(object, nlink);
+            }
+        }
+        for entry in looks.names {
+            self.step().await;
+            let Some(dir) = self.watched_dir(&entry) else { continue };
+            let host = self.host.borrow();
+            if let Some(object) = host.at(dir, &entry.name) {
+                if host.is_directory(object) {
+                    found.directories.insert(fid(object));
+                }
+                found.names.insert(entry, fid(object));
+            }
+        }
+        found
+    }
+
+    /// A directory on the host, if the guest knows it.
+    fn watched_dir(&self, entry: &HostEntry) -> Option<Obj> {
+        let server = self.server.borrow();
+        server.dir(*server.engine.tree.nodes_of(&entry.dir).first()?)
+    }
+
+    /// By the name under which the guest knows the object, if it is there.
+    fn link_count(&self, object: &farwatch_proto::Fid) -> Option<u32> {
+        let entry = {
+            let server = self.server.borrow();
+            let tree = &server.engine.tree;
+            let (dir, name) = tree.entry(*tree.nodes_of(object).first()?)?;
+            HostEntry { dir: tree.fid(dir)?.clone(), name: name.clone() }
+        };
+        let dir = self.watched_dir(&entry)?;
+        let host = self.host.borrow();
+        let found = host.at(dir, &entry.name).filter(|found| fid(*found) == *object)?;
+        Some(host.object(found).links())
+    }
+
+    /// When the object in doubt was changed last, if it is still there.
+    fn changed(&self, doubt: &Doubt) -> Option<std::time::SystemTime> {
+        let dir = self.watched_dir(&doubt.entry)?;
+        let host = self.host.borrow();
+        let found = host.at(dir, &doubt.entry.name);
+        let found = found.filter(|found| fid(*found) == doubt.object)?;
+        Some(wall(host.object(found).changed))
+    }
+
+    fn settle(&self, doubt: Doubt) {
+        let changed = self.changed(&doubt);
+        let Doubt { entry, object, mask, changed: own } = doubt;
+        if changed.is_some_and(|changed| changed != own) {
+            let change = HostChange::Entry { entry, mask, object: Some(object) };
+            self.note(|| format!("in doubt, and by somebody else: {change:?}"));
+            self.server.borrow_mut().hand_in(vec![change]);
+        }
+    }
+
+    /// `rescan::run()`
+    async fn rescan(&self) {
+        let Some(rescan) = self.server.borrow_mut().poll_rescan(self) else { return };
+        self.note(|| format!("{rescan:?}"));
+        self.step().await;
+        let listing = self.list(&rescan).await;
+        self.step().await;
+        self.note(|| format!("{listing:?}"));
+        let server = &mut *self.server.borrow_mut();
+        server.listed(self, listing);
+        server.work = true;
+    }
+
+    async fn list(&self, rescan: &Rescan) -> Option<Listing> {
+        let dir = self.server.borrow().dir(rescan.dir)?;
+        let wanted = |name: &&Name| {
+            rescan.after.as_ref().is_none_or(|after| *name > after)
+                && rescan.upto.as_ref().is_none_or(|upto| *name <= upto)
+        };
+        let names: Vec<_> = {
+            let host = self.host.borrow();
+            let names = host.object(dir).entries.keys().filter(wanted);
+            names.take(rescan.len_max).cloned().collect()
+        };
+        self.step().await;
+        let removed = |id: &NodeId| {
+            let dir = self.server.borrow().dir(*id);
+            dir.is_some_and(|dir| self.host.borrow().object(dir).removed)
+        };
+        let removed = rescan.subdirs.iter().copied().filter(removed).collect();
+        let upto = (names.len() >= rescan.len_max).then(|| names.last().cloned()).flatten();
+        let mut listing = Listing { entries: Vec::new(), upto, removed };
+        for name in names {
+            self.step().await;
+            listing.entries.extend(self.listed(dir, name));
+        }
+        Some(listing)
+    }
+
+    fn listed(&self, dir: Obj, name: Name) -> Option<Listed> {
+        let host = self.host.borrow();
+        let number = host.at(dir, &name)?;
+        let object = host.object(number);
+        Some(Listed {
+            name,
+            object: Some(fid(number)),
+            kind: object.kind,
+            changed: wall(object.changed),
+            born: Some(wall(object.born)),
+        })
+    }
+
+    /// `rescan::kind_of()`: what an object is that was made, if it is still there.
+    pub(crate) fn kind_at(&self, look: &Look) -> FileKind {
+        let dir = self.server.borrow().dir(look.dir);
+        let found = dir.and_then(|dir| self.listed(dir, look.name.clone()));
+        let is_it = |found: &Listed| found.object.as_ref() == Some(&look.object);
+        found.filter(is_it).map_or(FileKind::Unknown, |found| found.kind)
+    }
+}
