@@ -21,20 +21,32 @@
 mod agent;
 #[path = "world/backend.rs"]
 mod backend;
+#[path = "world/barrier.rs"]
+mod barrier;
+#[path = "world/calls.rs"]
+mod calls;
 #[path = "world/checks.rs"]
 mod checks;
 #[path = "world/config.rs"]
 mod config;
 #[path = "world/dcache.rs"]
 mod dcache;
+#[path = "world/fanotify.rs"]
+mod fanotify;
+#[path = "world/faults.rs"]
+mod faults;
 #[path = "world/handles.rs"]
 mod handles;
 #[path = "world/host.rs"]
 mod host;
+#[path = "world/inotify.rs"]
+mod inotify;
 #[path = "world/interposer.rs"]
 mod interposer;
 #[path = "world/marked.rs"]
 mod marked;
+#[path = "world/names.rs"]
+mod names;
 #[path = "world/ops.rs"]
 mod ops;
 #[path = "world/programs.rs"]
@@ -45,31 +57,59 @@ mod rng;
 mod run;
 #[path = "world/server.rs"]
 mod server;
+#[path = "world/show.rs"]
+mod show;
 #[path = "world/sim.rs"]
 mod sim;
 #[path = "world/vfs.rs"]
 mod vfs;
 #[path = "world/watcher.rs"]
 mod watcher;
+#[path = "world/watches.rs"]
+mod watches;
 
-use config::Watched;
+use config::{Limits, Watched};
+use faults::Fault;
 use ops::{Dir, Family, Kind};
-use run::run_family;
+use run::{fails_within, run_family};
 
-const FILES: &[Kind] =
-    &[Kind::Create, Kind::Create, Kind::Write, Kind::Chmod, Kind::Unlink, Kind::Rename];
-const LOOKS: &[Kind] = &[Kind::Look, Kind::Look, Kind::DropCaches];
-const BOTH: &[Kind] = &[
+/// What programs do to the names of files alone.
+const FILES: &[Kind] = &[
+    Kind::Create,
     Kind::Create,
     Kind::Create,
     Kind::Write,
+    Kind::Chmod,
+    Kind::Unlink,
     Kind::Unlink,
     Kind::Rename,
-    Kind::Look,
-    Kind::DropCaches,
+    Kind::Rename,
 ];
+/// The same and everything else that is not exotic.
+const TREES: &[Kind] = &[
+    Kind::Create,
+    Kind::Create,
+    Kind::Create,
+    Kind::Write,
+    Kind::Chmod,
+    Kind::Unlink,
+    Kind::Unlink,
+    Kind::Rename,
+    Kind::Rename,
+    Kind::Rename,
+    Kind::RenameOut,
+    Kind::RenameIn,
+    Kind::Mkdir,
+    Kind::Mkdir,
+    Kind::Rmdir,
+    Kind::Symlink,
+];
+const RENAMES: &[Kind] = &[Kind::Create, Kind::Rename, Kind::Rename, Kind::Rename, Kind::Rename];
+/// What programs in the guest do that changes nothing.
+const LOOKS: &[Kind] = &[Kind::Look, Kind::Look, Kind::Look, Kind::Watch, Kind::DropCaches];
+const NAMES: &[&str] = &["x", "y", "z"];
 
-/// One program on the host, of which nobody in the guest takes notice.
+/// One program on the host, and one in the guest that only looks, by inotify.
 const ONE_HOST: Family = Family {
     watched: Watched::ByInotify,
     hosts: 1,
@@ -77,22 +117,108 @@ const ONE_HOST: Family = Family {
     host_ops: FILES,
     guest_ops: LOOKS,
     dirs: &[Dir::Root, Dir::A],
-    names: &["x", "y", "z"],
+    names: NAMES,
     ops_max: 24,
+    limits: Limits::None,
+    identifies: true,
+    exact: true,
+    fault: None,
 };
+const THREE_HOSTS: Family = Family { hosts: 3, exact: false, ..ONE_HOST };
+/// Both sides change the same names.
+const BOTH_SIDES: Family = Family { hosts: 2, guests: 2, guest_ops: FILES, ..THREE_HOSTS };
 
 #[test]
-fn names_are_true_at_rest_with_one_host_program_by_inotify() {
+fn events_equal_the_hosts_with_one_host_program_by_inotify() {
     run_family("one host program", &ONE_HOST, 300);
 }
 
 #[test]
-fn names_are_true_at_rest_with_three_host_programs_by_inotify() {
-    run_family("three host programs", &Family { hosts: 3, ..ONE_HOST }, 300);
+fn events_equal_the_hosts_with_one_host_program_and_directories_by_inotify() {
+    let family = Family { host_ops: TREES, dirs: &Dir::SHARED, ..ONE_HOST };
+    run_family("one host program, directories", &family, 300);
 }
 
 #[test]
-fn names_are_true_at_rest_with_host_and_guest_programs_by_inotify() {
-    let family = Family { hosts: 2, guests: 2, guest_ops: BOTH, ..ONE_HOST };
-    run_family("host and guest programs", &family, 300);
+fn state_is_true_at_rest_with_three_host_programs_by_inotify() {
+    run_family("three host programs", &THREE_HOSTS, 200);
+}
+
+#[test]
+fn state_is_true_at_rest_with_three_host_programs_and_directories_by_inotify() {
+    let family = Family { host_ops: TREES, dirs: &Dir::SHARED, ..THREE_HOSTS };
+    run_family("three host programs, directories", &family, 200);
+}
+
+#[test]
+fn state_is_true_at_rest_with_a_guest_program_alone_by_inotify() {
+    let family = Family { hosts: 0, guests: 2, guest_ops: FILES, ..THREE_HOSTS };
+    run_family("guest programs alone", &family, 200);
+}
+
+#[test]
+fn state_is_true_at_rest_with_both_sides_by_inotify() {
+    run_family("both sides", &BOTH_SIDES, 300);
+}
+
+#[test]
+fn state_is_true_at_rest_with_one_host_program_by_fanotify() {
+    let family = Family { watched: Watched::ByFanotify, exact: false, ..ONE_HOST };
+    run_family("one host program, fanotify", &family, 200);
+}
+
+#[test]
+fn state_is_true_at_rest_with_renames_there_and_back_by_fanotify() {
+    let family =
+        Family { watched: Watched::ByFanotify, host_ops: RENAMES, exact: false, ..ONE_HOST };
+    run_family("renames there and back, fanotify", &family, 200);
+}
+
+#[test]
+fn state_is_true_at_rest_with_both_sides_by_fanotify() {
+    let family = Family { watched: Watched::ByFanotify, ..BOTH_SIDES };
+    run_family("both sides, fanotify", &family, 200);
+}
+
+#[test]
+fn state_is_true_at_rest_with_a_small_backlog() {
+    let family = Family { limits: Limits::Backlog, ..THREE_HOSTS };
+    run_family("small backlog", &family, 200);
+}
+
+#[test]
+fn state_is_true_at_rest_with_a_small_queue_of_the_hosts_kernel() {
+    let family = Family { limits: Limits::Queue, ..THREE_HOSTS };
+    run_family("small queue", &family, 200);
+}
+
+#[test]
+fn state_is_true_at_rest_with_an_agent_that_dies_and_comes_back() {
+    const OPS: &[Kind] = &[Kind::Look, Kind::Watch, Kind::Die];
+    let family = Family { guest_ops: OPS, ..THREE_HOSTS };
+    run_family("agent dies", &family, 200);
+}
+
+#[test]
+fn state_is_true_whenever_a_barrier_is_reached() {
+    const OPS: &[Kind] = &[Kind::Look, Kind::Sync, Kind::Sync];
+    let family = Family { guest_ops: OPS, ..THREE_HOSTS };
+    run_family("barriers", &family, 200);
+}
+
+#[test]
+fn references_are_counted_though_a_file_is_found_while_its_name_changes() {
+    let family = Family { identifies: false, ..THREE_HOSTS };
+    run_family("found while the name changes", &family, 200);
+}
+
+#[test]
+fn a_check_fails_for_each_fault() {
+    for fault in [Fault::Drop, Fault::Swap, Fault::LoseCookie, Fault::MergeRenames] {
+        let family = Family { fault: Some(fault), host_ops: RENAMES, ..ONE_HOST };
+        assert!(fails_within(&family, 300), "nobody notices {fault:?}");
+    }
+    let fault = Some(Fault::SkipRepair);
+    let family = Family { fault, limits: Limits::Queue, ..THREE_HOSTS };
+    assert!(fails_within(&family, 300), "nobody notices {fault:?}");
 }

@@ -3,6 +3,7 @@
 //! the plan, as `farwatch-guest` does (`run.rs`, `replay.rs`).
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use farwatch_proto::guest::join::{Join, Joined};
 use farwatch_proto::guest::limbo::Limbo;
@@ -25,9 +26,9 @@ const RENAME_TRIES_MAX: u32 = 8;
 #[derive(Debug, Default)]
 pub(crate) struct Link {
     messages: VecDeque<Vec<u8>>,
-    /// What the agent has got and not replayed.
-    pub(crate) busy: bool,
     pub(crate) listens: bool,
+    /// The agent is to end, and another begins at that time.
+    pub(crate) dies: Option<Duration>,
 }
 
 /// What one agent remembers from one event to the next.
@@ -82,10 +83,32 @@ impl World {
         }
     }
 
-    /// The agent.
+    /// One agent after the other.
     pub(crate) async fn agent(&self) {
-        self.server.borrow_mut().listen(self);
-        self.link.borrow_mut().listens = true;
+        loop {
+            self.server.borrow_mut().listen(self);
+            self.link.borrow_mut().listens = true;
+            self.note(|| "listens".to_owned());
+            self.agent_lives().await;
+            // The control node is closed.
+            self.server.borrow_mut().detach();
+            let back = {
+                let link = &mut *self.link.borrow_mut();
+                link.messages.clear();
+                link.listens = false;
+                link.dies.take()
+            };
+            self.note(|| "is gone".to_owned());
+            self.step().await;
+            self.wait_or(|| false, || back).await;
+        }
+    }
+
+    fn agent_dies(&self) -> bool {
+        self.link.borrow().dies.is_some()
+    }
+
+    async fn agent_lives(&self) {
         let mut replayer = Replayer {
             world: self,
             limbo: Limbo::default(),
@@ -96,15 +119,15 @@ impl World {
         let mut join = Join::new();
         let mut seq = Seq::FIRST;
         loop {
-            self.link.borrow_mut().busy = false;
             let due = || join.poll_timeout().map(|at| self.since_start(at));
             let ready = || {
                 let reads = matches!(self.config.delivery, Delivery::Reads(_));
-                !self.link.borrow().messages.is_empty()
+                let link = self.link.borrow();
+                link.dies.is_some()
+                    || !link.messages.is_empty()
                     || (reads && self.server.borrow().has_next())
             };
             self.wait_or(ready, due).await;
-            self.link.borrow_mut().busy = true;
             if let Delivery::Reads(len_max) = self.config.delivery
                 && self.link.borrow().messages.is_empty()
             {
@@ -120,8 +143,16 @@ impl World {
                 None => join.handle_timeout(self.now()),
             }
             while let Some(joined) = join.poll_output() {
-                self.note(|| format!("replays {joined:?}"));
+                if self.agent_dies() {
+                    return;
+                }
+                self.note(|| {
+                    format!("replays {:?} {:?} {:?}", joined.seq, joined.mate, joined.event)
+                });
                 replayer.replay(joined).await;
+            }
+            if self.agent_dies() {
+                return;
             }
             self.step().await;
         }
@@ -146,6 +177,9 @@ impl<'a> Replayer<'a> {
                 self.world.note(|| format!("in two halves: {out:?}, {back:?}"));
             }
             self.world.step().await;
+            if self.world.agent_dies() {
+                return;
+            }
         }
         drop(self.opens.ended(&event));
     }

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! [`Backend`]: what the host's kernel queues for the daemon, by inotify or by fanotify.
 
-use std::collections::{BTreeMap, VecDeque};
-
-use farwatch_proto::host::inotify::{Report, WatchId};
+use farwatch_proto::host::inotify::WatchId;
 use farwatch_proto::{Cookie, Mask, Name};
 
-use crate::config::Config;
+use crate::config::{Config, Watched};
+use crate::fanotify::Fanotify;
 use crate::host::{Obj, Pid};
+use crate::inotify::Inotify;
 
 /// Something that happened to an entry.
 #[derive(Debug)]
-pub(crate) struct Told<'a> {
+pub(crate) struct Happened<'a> {
     pub(crate) who: Pid,
     pub(crate) dir: Obj,
     pub(crate) name: &'a Name,
@@ -19,116 +19,94 @@ pub(crate) struct Told<'a> {
     pub(crate) mask: Mask,
 }
 
-/// An inotify instance: exact, but for equal neighbours that nobody has read yet.
+/// See the module's documentation.
 #[derive(Debug)]
-pub(crate) struct Backend {
-    queue: VecDeque<Report>,
-    watches: BTreeMap<Obj, WatchId>,
-    last: i32,
-    len_max: usize,
+pub(crate) enum Backend {
+    Inotify(Inotify),
+    Fanotify(Fanotify),
 }
 
 impl Backend {
     pub(crate) fn new(config: &Config) -> Self {
-        let len_max = config.queue_max;
-        Self { queue: VecDeque::new(), watches: BTreeMap::new(), last: 0, len_max }
+        match config.watched {
+            Watched::ByInotify => Self::Inotify(Inotify::new(config.queue_max)),
+            Watched::ByFanotify => Self::Fanotify(Fanotify::new(config.queue_max)),
+        }
     }
 
-    /// `inotify_add_watch(2)`
-    pub(crate) fn mark(&mut self, dir: Obj) -> WatchId {
-        let last = &mut self.last;
-        *self.watches.entry(dir).or_insert_with(|| {
-            *last += 1;
-            WatchId(*last)
-        })
+    /// Watches a directory; inotify has a number for that.
+    pub(crate) fn mark(&mut self, dir: Obj) -> Option<WatchId> {
+        match self {
+            Self::Inotify(inotify) => Some(inotify.add(dir)),
+            Self::Fanotify(fanotify) => {
+                fanotify.mark(dir);
+                None
+            }
+        }
     }
 
-    /// `inotify_rm_watch(2)`. `false` when there was no such watch.
-    pub(crate) fn unmark(&mut self, watch: WatchId) -> bool {
-        let dir = self.watches.iter().find_map(|(dir, id)| (*id == watch).then_some(*dir));
-        let Some(dir) = dir else { return false };
-        self.watches.remove(&dir);
-        self.push(Report::Ignored(watch));
-        true
+    pub(crate) fn watches(&self, dir: Obj) -> bool {
+        match self {
+            Self::Inotify(inotify) => inotify.watches(dir),
+            Self::Fanotify(fanotify) => fanotify.watches(dir),
+        }
+    }
+
+    /// How many events wait to be read.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Inotify(inotify) => inotify.len(),
+            Self::Fanotify(fanotify) => fanotify.len(),
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.len() == 0
     }
 
-    /// How much waits, in the unit of [`Backend::read`]'s length.
-    pub(crate) fn len(&self) -> usize {
-        self.queue.len()
-    }
-
-    /// `read(2)`
-    pub(crate) fn read(&mut self, len_max: usize) -> Vec<Report> {
-        let len = self.queue.len().min(len_max);
-        self.queue.drain(..len).collect()
-    }
-
-    pub(crate) fn entry(&mut self, told: &Told<'_>, itself: Option<Obj>) {
-        if let Some(watch) = self.watches.get(&told.dir).copied() {
-            self.push(Report::Entry {
-                watch,
-                name: told.name.clone(),
-                mask: told.mask,
-                cookie: None,
-            });
-        }
-        if let Some(object) = itself {
-            self.itself(told.who, object, told.mask);
-        }
-    }
-
-    pub(crate) fn itself(&mut self, _who: Pid, object: Obj, mask: Mask) {
-        if let Some(watch) = self.watches.get(&object).copied() {
-            self.push(Report::Itself { watch, mask });
-        }
-    }
-
-    /// One half of a rename.
-    pub(crate) fn half(&mut self, (dir, name): (Obj, &Name), mask: Mask, cookie: Cookie) {
-        if let Some(watch) = self.watches.get(&dir).copied() {
-            let (name, cookie) = (name.clone(), Some(cookie));
-            self.push(Report::Entry { watch, name, mask, cookie });
-        }
-    }
-
-    /// A whole rename, as fanotify has it.
-    #[expect(clippy::unused_self, reason = "inotify reports halves")]
-    pub(crate) fn moved(
-        &mut self,
-        _who: Pid,
-        _from: (Obj, &Name),
-        _to: (Obj, &Name),
-        _moved: Obj,
-        _directory: bool,
-    ) {
-    }
-
-    /// `fsnotify_insert_event()` with `inotify_merge()`: `event_compare()` looks at no cookie.
-    fn push(&mut self, report: Report) {
-        if self.queue.back().is_some_and(|last| is_equal(last, &report)) {
-            return;
-        }
-        if self.queue.len() >= self.len_max {
-            if self.queue.back() != Some(&Report::Overflow) {
-                self.queue.push_back(Report::Overflow);
+    pub(crate) fn entry(&mut self, happened: &Happened<'_>) {
+        let Happened { who, dir, name, object, mask } = *happened;
+        match self {
+            Self::Inotify(inotify) => {
+                inotify.entry(dir, name, mask, None);
+                if mask.contains(Mask::ISDIR) && mask.intersects(Mask::CONTENT) {
+                    inotify.itself(object, mask);
+                }
             }
-            return;
+            Self::Fanotify(fanotify) => fanotify.entry(who, (dir, name), object, mask),
         }
-        self.queue.push_back(report);
     }
-}
 
-fn is_equal(one: &Report, two: &Report) -> bool {
-    match (one, two) {
-        (
-            Report::Entry { watch, name, mask, .. },
-            Report::Entry { watch: watch2, name: name2, mask: mask2, .. },
-        ) => (watch, name, mask) == (watch2, name2, mask2),
-        (Report::Itself { .. }, Report::Itself { .. }) => one == two,
-        _ => false,
+    pub(crate) fn itself(&mut self, who: Pid, object: Obj, mask: Mask) {
+        match self {
+            Self::Inotify(inotify) => inotify.itself(object, mask),
+            Self::Fanotify(fanotify) => fanotify.itself(who, object, mask),
+        }
+    }
+
+    /// The first half of a rename; fanotify has the whole.
+    pub(crate) fn leaves(
+        &mut self,
+        who: Pid,
+        from: (Obj, &Name),
+        to: (Obj, &Name),
+        (object, directory): (Obj, bool),
+        cookie: Cookie,
+    ) {
+        match self {
+            Self::Inotify(inotify) => {
+                let isdir = if directory { Mask::ISDIR } else { Mask::empty() };
+                inotify.entry(from.0, from.1, Mask::MOVED_FROM | isdir, Some(cookie));
+            }
+            Self::Fanotify(fanotify) => fanotify.moved(who, from, to, object, directory),
+        }
+    }
+
+    /// The second half.
+    pub(crate) fn arrives(&mut self, to: (Obj, &Name), directory: bool, cookie: Cookie) {
+        if let Self::Inotify(inotify) = self {
+            let isdir = if directory { Mask::ISDIR } else { Mask::empty() };
+            inotify.entry(to.0, to.1, Mask::MOVED_TO | isdir, Some(cookie));
+        }
     }
 }

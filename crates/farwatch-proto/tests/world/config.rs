@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::faults::Fault;
+use crate::ops::Family;
 use crate::rng::Rng;
 
 /// How the host is watched.
@@ -21,6 +23,16 @@ pub(crate) enum Delivery {
     Reads(usize),
 }
 
+/// What has little room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Limits {
+    None,
+    /// The engine's backlog.
+    Backlog,
+    /// The queue of the host's kernel.
+    Queue,
+}
+
 /// See the module's documentation.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Config {
@@ -37,12 +49,24 @@ pub(crate) struct Config {
     pub(crate) queue_max: usize,
     /// The most reports that one read returns.
     pub(crate) read_max: usize,
+    /// A file that is found under a name is known by it even if the name was changed in between.
+    pub(crate) identifies: bool,
+    /// The events are to equal the host's.
+    pub(crate) exact: bool,
+    /// Time passes where everybody waits, and hardly anywhere else.
+    pub(crate) calm: bool,
+    pub(crate) fault: Option<Fault>,
 }
 
 impl Config {
-    pub(crate) fn draw(rng: &mut Rng, watched: Watched) -> Self {
+    pub(crate) fn draw(rng: &mut Rng, family: &Family) -> Self {
+        let (backlog_max, queue_max) = match family.limits {
+            Limits::None => (None, usize::MAX),
+            Limits::Backlog => (Some(4), usize::MAX),
+            Limits::Queue => (None, rng.pick(&[2, 4, 8])),
+        };
         Self {
-            watched,
+            watched: family.watched,
             delivery: rng.pick(&[
                 Delivery::Queue(1),
                 Delivery::Queue(4),
@@ -51,9 +75,13 @@ impl Config {
             ]),
             timeout: rng.pick(&[0, 1, 1, 86_400].map(Duration::from_secs)),
             deletes_stale: rng.one_in(2),
-            backlog_max: None,
-            queue_max: usize::MAX,
+            backlog_max,
+            queue_max,
             read_max: rng.pick(&[1, 3, 100]),
+            identifies: family.identifies,
+            exact: family.exact,
+            calm: family.exact || rng.one_in(2),
+            fault: family.fault,
         }
     }
 }

@@ -4,23 +4,32 @@
 //! locks or the server is in `vfs`.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::time::Duration;
 
-use farwatch_proto::{FileKind, Mask, Name, NodeId};
+use farwatch_proto::{FileKind, Name, NodeId};
 
 use crate::config::Config;
+use crate::watches::Event;
 
 /// Which dentry.
 pub(crate) type DentryId = u64;
 
 /// What the server says of an object (`fuse_entry_out`).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct EntryOut {
     pub(crate) node: NodeId,
     pub(crate) kind: FileKind,
     pub(crate) nlink: u32,
     pub(crate) entry_timeout: Duration,
     pub(crate) attr_timeout: Duration,
+}
+
+impl fmt::Debug for EntryOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { node, kind, nlink, entry_timeout, attr_timeout } = self;
+        write!(f, "{node} {kind:?} nlink {nlink} for {entry_timeout:?}, {attr_timeout:?}")
+    }
 }
 
 #[derive(Debug)]
@@ -55,19 +64,6 @@ pub(crate) struct Dentry {
     refs: usize,
 }
 
-/// An event of inotify's.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Event {
-    pub(crate) step: u64,
-    /// What is watched.
-    pub(crate) watch: NodeId,
-    pub(crate) mask: Mask,
-    pub(crate) name: Option<Name>,
-    pub(crate) cookie: u32,
-    /// `IN_DELETE_SELF`, `IN_MOVE_SELF` and `IN_IGNORED`, which a host's watcher never asks for.
-    pub(crate) end: Option<&'static str>,
-}
-
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Kernel {
@@ -80,7 +76,7 @@ pub(crate) struct Kernel {
     /// FORGETs that wait for the server.
     pub(crate) forgets: VecDeque<(NodeId, u64)>,
     pub(crate) events: Vec<Event>,
-    cookie: u32,
+    pub(crate) cookie: u32,
     deletes_stale: bool,
     /// The time, and the step that is being made ([`World::kernel`](crate::sim::World::kernel)).
     pub(crate) now: Duration,
@@ -377,7 +373,13 @@ impl Kernel {
         inode.attr_until = Duration::ZERO;
         inode.nlink = match inode.kind {
             FileKind::Directory => 0,
-            _ => inode.nlink.saturating_sub(1),
+            FileKind::Unknown
+            | FileKind::Fifo
+            | FileKind::CharDevice
+            | FileKind::BlockDevice
+            | FileKind::Regular
+            | FileKind::Symlink
+            | FileKind::Socket => inode.nlink.saturating_sub(1),
         };
     }
 
@@ -430,73 +432,6 @@ impl Kernel {
     pub(crate) fn above(&self, dir: NodeId) -> Vec<NodeId> {
         let parent = |dir: &NodeId| self.dentry(self.alias(*dir)?).parent;
         std::iter::successors(Some(dir), parent).collect()
-    }
-}
-
-/// What programs are told.
-impl Kernel {
-    fn raise_end(&mut self, watch: NodeId, end: &'static str) {
-        let (mask, name, cookie) = (Mask::empty(), None, 0);
-        self.events.push(Event { step: self.step, watch, mask, name, cookie, end: Some(end) });
-    }
-
-    /// An event of an entry, to those who watch its directory.
-    pub(crate) fn raise(&mut self, dir: NodeId, name: &Name, mask: Mask, cookie: u32) {
-        if self.inode(dir).is_some_and(|inode| inode.watched) {
-            let (name, end) = (Some(name.clone()), None);
-            self.events.push(Event { step: self.step, watch: dir, mask, name, cookie, end });
-        }
-    }
-
-    /// An event of an object, to those who watch it.
-    pub(crate) fn raise_itself(&mut self, node: NodeId, mask: Mask) {
-        if self.inode(node).is_some_and(|inode| inode.watched) {
-            let (name, cookie, end) = (None, 0, None);
-            self.events.push(Event { step: self.step, watch: node, mask, name, cookie, end });
-        }
-    }
-
-    /// `__fsnotify_parent()`: to both.
-    pub(crate) fn raise_both(&mut self, id: DentryId, mask: Mask) {
-        let dentry = self.dentry(id);
-        let (parent, name, inode) = (dentry.parent, dentry.name.clone(), dentry.inode);
-        let isdir = inode.map_or(Mask::empty(), |node| self.isdir(node));
-        if let Some(parent) = parent {
-            self.raise(parent, &name, mask | isdir, 0);
-        }
-        if let Some(node) = inode {
-            self.raise_itself(node, mask | isdir);
-        }
-    }
-
-    /// `fsnotify_move()`
-    pub(crate) fn raise_move(
-        &mut self,
-        from: (NodeId, &Name),
-        id: DentryId,
-        replaced: Option<NodeId>,
-    ) {
-        self.cookie += 1;
-        let cookie = self.cookie;
-        let dentry = self.dentry(id);
-        let (to, name) = (dentry.parent.expect("it was moved there"), dentry.name.clone());
-        let node = dentry.inode.expect("it was moved");
-        let isdir = self.isdir(node);
-        self.raise(from.0, from.1, Mask::MOVED_FROM | isdir, cookie);
-        self.raise(to, &name, Mask::MOVED_TO | isdir, cookie);
-        if let Some(replaced) = replaced {
-            self.raise_itself(replaced, Mask::ATTRIB);
-        }
-        if self.inode(node).is_some_and(|inode| inode.watched) {
-            self.raise_end(node, "MOVE_SELF");
-        }
-    }
-
-    pub(crate) fn isdir(&self, node: NodeId) -> Mask {
-        match self.inode(node) {
-            Some(Inode { kind: FileKind::Directory, .. }) => Mask::ISDIR,
-            Some(_) | None => Mask::empty(),
-        }
     }
 }
 

@@ -1,20 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! [`Host`]: the host's file system, and what its kernel reports of each change.
-//!
-//! A change and its report are two steps, as in the kernel: whoever looks in between sees what has
-//! not been reported. Both are made under the lock of the directory, except for content
-//! (`fsnotify_modify()` takes none).
+//! [`Host`]: the host's file system. Each function is one change of it; `calls` has the system calls,
+//! with their locks and reports.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
-use std::num::NonZeroU32;
 use std::time::Duration;
 
-use farwatch_proto::{Cookie, Fid, FileKind, Mask, Name};
+use farwatch_proto::{Fid, FileKind, Mask, Name};
 
-use crate::backend::{Backend, Told};
+use crate::backend::Backend;
 use crate::config::Config;
-use crate::sim::{Lock, World};
 
 /// Which object: never used again.
 pub(crate) type Obj = u64;
@@ -58,7 +52,7 @@ pub(crate) struct Object {
     pub(crate) parent: Obj,
     /// Of a directory: `rmdir(2)`, or another was renamed over it.
     pub(crate) removed: bool,
-    /// It had a name of which the daemon cannot know.
+    /// It had a name in a directory that was not watched for the daemon.
     pub(crate) was_out_of_view: bool,
 }
 
@@ -80,12 +74,14 @@ pub(crate) type Open = usize;
 pub(crate) struct Host {
     pub(crate) objects: Vec<Object>,
     /// Where the dentry of each open file is.
-    open: Vec<(Obj, Name)>,
+    pub(crate) open: Vec<(Obj, Name)>,
     pub(crate) backend: Backend,
-    cookie: u32,
+    pub(crate) cookie: u32,
     /// The step in which an entry got its object, or that got its content, last.
     pub(crate) fresh: BTreeMap<(Obj, Name), u64>,
-    /// What a program on the host that watches each directory is told.
+    /// How many changes there have been.
+    pub(crate) changes: u64,
+    /// What a program on the host that watches every directory receives.
     pub(crate) local: Vec<(Obj, Mask, Name)>,
 }
 
@@ -106,6 +102,7 @@ impl Host {
             backend: Backend::new(config),
             cookie: 0,
             fresh: BTreeMap::new(),
+            changes: 0,
             local: Vec::new(),
         };
         host.add(FileKind::Directory, Duration::ZERO);
@@ -200,9 +197,7 @@ impl Host {
     }
 
     fn put(&mut self, dir: Obj, name: &Name, object: Obj, now: Duration) {
-        if dir == Self::OUTSIDE {
-            self.object_mut(object).was_out_of_view = true;
-        }
+        self.look_at_view(dir, object);
         let above = self.object_mut(dir);
         above.entries.insert(name.clone(), object);
         above.changed = now;
@@ -226,8 +221,16 @@ impl Host {
         }
         self.object_mut(dir).entries.remove(name);
         self.object_mut(dir).changed = now;
+        self.look_at_view(dir, object);
         self.lose_name(object, now);
         Ok(object)
+    }
+
+    /// What happens to a name in a directory that is not watched is not known to the daemon.
+    fn look_at_view(&mut self, dir: Obj, object: Obj) {
+        if !self.backend.watches(dir) {
+            self.object_mut(object).was_out_of_view = true;
+        }
     }
 
     fn lose_name(&mut self, object: Obj, now: Duration) {
@@ -324,7 +327,6 @@ impl Host {
     /// `d_move()`, `d_exchange()`. The dentry of what was replaced is no longer found, and gets the
     /// old name of what replaced it.
     fn move_dentries(&mut self, from: (Obj, &Name), to: (Obj, &Name), way: Way) {
-        let _ = way;
         for at in &mut self.open {
             if (at.0, &at.1) == from {
                 *at = (to.0, to.1.clone());
@@ -332,160 +334,5 @@ impl Host {
                 *at = (from.0, from.1.clone());
             }
         }
-    }
-}
-
-/// What is reported.
-impl Host {
-    /// Somebody did something to an entry.
-    fn report(&mut self, who: Pid, dir: Obj, name: &Name, object: Obj, mask: Mask) {
-        let isdir = if self.is_directory(object) { Mask::ISDIR } else { Mask::empty() };
-        self.local.push((dir, mask | isdir, name.clone()));
-        let itself = (mask == Mask::ATTRIB && !isdir.is_empty()).then_some(object);
-        let told = Told { who, dir, name, object, mask: mask | isdir };
-        self.backend.entry(&told, itself);
-    }
-}
-
-impl World {
-    /// `fsnotify_create()`, `fsnotify_unlink()` and the like.
-    fn report(&self, who: Pid, dir: Obj, name: &Name, object: Obj, mask: Mask) {
-        self.note(|| format!("host reports {mask:?} of {dir}/{name:?}, object {object}"));
-        self.host.borrow_mut().report(who, dir, name, object, mask);
-    }
-
-    /// An entry has got another object, or that another content.
-    fn freshen(&self, dir: Obj, name: &Name) {
-        let step = self.steps();
-        match self.host.borrow_mut().fresh.entry((dir, name.clone())) {
-            Entry::Vacant(slot) => drop(slot.insert(step)),
-            Entry::Occupied(mut slot) => *slot.get_mut() = step,
-        }
-    }
-
-    pub(crate) async fn host_make(
-        &self,
-        who: Pid,
-        dir: Obj,
-        name: &Name,
-        kind: FileKind,
-    ) -> Result<Obj, Errno> {
-        let _lock = self.lock(Lock::Host(dir)).await;
-        let object = self.host.borrow_mut().make(dir, name, kind, self.clock())?;
-        self.note(|| format!("host makes {dir}/{name:?} {kind:?}: object {object}"));
-        self.freshen(dir, name);
-        self.step().await;
-        self.report(who, dir, name, object, Mask::CREATE);
-        Ok(object)
-    }
-
-    pub(crate) async fn host_link(
-        &self,
-        who: Pid,
-        object: Obj,
-        dir: Obj,
-        name: &Name,
-    ) -> Result<(), Errno> {
-        let _lock = self.lock(Lock::Host(dir)).await;
-        self.host.borrow_mut().link(object, dir, name, self.clock())?;
-        self.note(|| format!("host links object {object} to {dir}/{name:?}"));
-        self.freshen(dir, name);
-        self.step().await;
-        self.report(who, dir, name, object, Mask::CREATE);
-        Ok(())
-    }
-
-    pub(crate) async fn host_remove(
-        &self,
-        who: Pid,
-        dir: Obj,
-        name: &Name,
-        directory: bool,
-    ) -> Result<(), Errno> {
-        let _lock = self.lock(Lock::Host(dir)).await;
-        let object = self.host.borrow_mut().remove(dir, name, directory, self.clock())?;
-        self.note(|| format!("host removes {dir}/{name:?}: object {object}"));
-        self.step().await;
-        self.report(who, dir, name, object, Mask::DELETE);
-        Ok(())
-    }
-
-    pub(crate) async fn host_rename(
-        &self,
-        who: Pid,
-        from: (Obj, &Name),
-        to: (Obj, &Name),
-        way: Way,
-    ) -> Result<(), Errno> {
-        // `lock_rename()`
-        let across = from.0 != to.0;
-        let _rename = if across { Some(self.lock(Lock::HostRename).await) } else { None };
-        let _first = self.lock(Lock::Host(from.0.min(to.0))).await;
-        let _second =
-            if across { Some(self.lock(Lock::Host(from.0.max(to.0))).await) } else { None };
-        let done = self.host.borrow_mut().rename(from, to, way, self.clock())?;
-        let Some((moved, other)) = done else { return Ok(()) };
-        self.note(|| format!("host renames {from:?} to {to:?}, {way:?}: object {moved}"));
-        self.freshen(to.0, to.1);
-        if way == Way::Exchange {
-            self.freshen(from.0, from.1);
-        }
-        self.step().await;
-        let replaced = other.filter(|_| way == Way::Over);
-        self.report_move(who, from, to, moved, replaced).await;
-        if let Some(other) = other.filter(|_| way == Way::Exchange) {
-            self.report_move(who, to, from, other, None).await;
-        }
-        Ok(())
-    }
-
-    /// `fsnotify_move()`
-    async fn report_move(
-        &self,
-        who: Pid,
-        from: (Obj, &Name),
-        to: (Obj, &Name),
-        moved: Obj,
-        replaced: Option<Obj>,
-    ) {
-        self.note(|| format!("host reports the move of object {moved}"));
-        let (directory, cookie) = {
-            let host = &mut *self.host.borrow_mut();
-            host.cookie += 1;
-            let cookie = Cookie(NonZeroU32::new(host.cookie).expect("not 0"));
-            let directory = host.is_directory(moved);
-            let isdir = if directory { Mask::ISDIR } else { Mask::empty() };
-            host.local.push((from.0, Mask::MOVED_FROM | isdir, from.1.clone()));
-            host.local.push((to.0, Mask::MOVED_TO | isdir, to.1.clone()));
-            host.backend.moved(who, from, to, moved, directory);
-            host.backend.half(from, Mask::MOVED_FROM | isdir, cookie);
-            (directory, cookie)
-        };
-        self.step().await;
-        let host = &mut *self.host.borrow_mut();
-        let isdir = if directory { Mask::ISDIR } else { Mask::empty() };
-        host.backend.half(to, Mask::MOVED_TO | isdir, cookie);
-        if let Some(replaced) = replaced.filter(|object| host.is_directory(*object)) {
-            // `fsnotify_link_count()`; of a file nobody watches it.
-            host.backend.itself(who, replaced, Mask::ATTRIB | Mask::ISDIR);
-        }
-    }
-
-    /// Something is written through an open file, or its attributes are changed.
-    pub(crate) async fn host_change(&self, who: Pid, object: Obj, open: Open, mask: Mask) {
-        if mask != Mask::CLOSE_WRITE {
-            let (dir, name) = {
-                let host = &mut *self.host.borrow_mut();
-                host.object_mut(object).changed = self.clock();
-                host.open[open].clone()
-            };
-            self.note(|| format!("host changes object {object} ({mask:?})"));
-            if mask == Mask::MODIFY && self.host.borrow().at(dir, &name) == Some(object) {
-                self.freshen(dir, &name);
-            }
-            self.step().await;
-        }
-        let (dir, name) = self.host.borrow().open[open].clone();
-        self.report(who, dir, &name, object, mask);
     }
 }

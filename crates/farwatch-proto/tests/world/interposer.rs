@@ -4,12 +4,12 @@
 
 use std::time::Duration;
 
+use farwatch_proto::host::Learned;
 use farwatch_proto::host::inotify::CallId;
-use farwatch_proto::host::{HostEntry, Learned};
 use farwatch_proto::{FileKind, Mask, Name, NodeId};
 
 use crate::dcache::EntryOut;
-use crate::host::{DAEMON, Errno, Host, Obj, Way, fid};
+use crate::host::{DAEMON, Errno, Host, Obj, Way};
 use crate::sim::World;
 use crate::vfs::{Caller, Side};
 
@@ -88,7 +88,8 @@ impl World {
         let (server, host) = (self.server.borrow(), self.host.borrow());
         let object = server.object(entry.node)?;
         let found = server.object(dir).and_then(|dir| host.at(dir, name));
-        (found == Some(object) || entry.kind == FileKind::Directory).then_some(object)
+        let directory = entry.kind == FileKind::Directory;
+        (found == Some(object) || directory || self.config.identifies).then_some(object)
     }
 
     /// GETATTR
@@ -346,11 +347,6 @@ impl World {
         self.note(|| format!("FORGET {node} {count}"));
         let (server, host) = (&mut *self.server.borrow_mut(), &mut *self.host.borrow_mut());
         server.forget(node, count, host);
-    }
-
-    /// How the daemon knows an entry of a directory by the names of the host.
-    pub(crate) fn host_entry(&self, dir: Obj, name: &Name) -> HostEntry {
-        HostEntry { dir: fid(dir), name: name.clone() }
     }
 
     /// For an answer that is over before anybody can look.

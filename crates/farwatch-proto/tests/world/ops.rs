@@ -6,7 +6,8 @@ use std::fmt;
 
 use farwatch_proto::{FileKind, Name};
 
-use crate::config::{Config, Watched};
+use crate::config::{Config, Limits, Watched};
+use crate::faults::Fault;
 use crate::rng::Rng;
 use crate::sim::Schedule;
 
@@ -81,8 +82,10 @@ pub(crate) enum Op {
     Watch(At),
     /// The guest's kernel gives up what nobody uses.
     DropCaches,
-    /// Does nothing until everything is told.
-    Rest,
+    /// `farwatch sync`
+    Sync,
+    /// The agent ends, and comes back so many milliseconds later.
+    Die(u64),
 }
 
 /// Who does it. Each does one operation after the other.
@@ -112,6 +115,10 @@ pub(crate) struct Family {
     pub(crate) dirs: &'static [Dir],
     pub(crate) names: &'static [&'static str],
     pub(crate) ops_max: usize,
+    pub(crate) limits: Limits,
+    pub(crate) identifies: bool,
+    pub(crate) exact: bool,
+    pub(crate) fault: Option<Fault>,
 }
 
 /// An [`Op`] of which it is not said where.
@@ -133,13 +140,15 @@ pub(crate) enum Kind {
     Look,
     Watch,
     DropCaches,
+    Sync,
+    Die,
 }
 
 impl Case {
     /// The case of a seed.
     pub(crate) fn draw(family: &Family, seed: u64, steps: Option<usize>) -> Self {
         let rng = &mut Rng::new(seed);
-        let config = Config::draw(rng, family.watched);
+        let config = Config::draw(rng, family);
         let len = steps.unwrap_or_else(|| 2 + rng.below(family.ops_max - 1));
         let ops = (0..len).map(|_| family.draw(rng)).collect();
         let schedule = Schedule { seed: rng.next(), stick: rng.pick(&[0, 4, 8, 12, 14]) };
@@ -173,6 +182,8 @@ impl Family {
             Kind::Look => Op::Look(at),
             Kind::Watch => Op::Watch(at),
             Kind::DropCaches => Op::DropCaches,
+            Kind::Sync => Op::Sync,
+            Kind::Die => Op::Die(rng.pick(&[0, 0, 5, 3000])),
         };
         (who, op)
     }

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use farwatch_proto::{FileKind, Mask, Name, NodeId};
 
@@ -61,6 +62,12 @@ impl World {
             let held = self.guest_dir(dir).await.expect("it is there");
             self.view(&held).await;
         }
+        let outside: Vec<_> =
+            self.host.borrow().object(Host::OUTSIDE).entries.values().copied().collect();
+        for (number, object) in self.host.borrow_mut().objects.iter_mut().enumerate() {
+            object.was_out_of_view = outside.contains(&(number as Obj));
+        }
+        self.host.borrow_mut().local.clear();
         self.programs.borrow_mut().begun = true;
     }
 
@@ -122,11 +129,14 @@ impl World {
         self.wait(|| self.programs.borrow().begun).await;
         for op in ops {
             self.note(|| format!("{who:?}: {op:?}"));
+            let counts = op != Op::Sync;
+            self.busy.set(self.busy.get() + usize::from(counts));
             let result = match who {
                 Who::Host(nth) => self.host_op(100 + Pid::from(nth), op).await,
                 Who::Guest(_) => self.guest_op(op).await,
             };
             self.note(|| format!("{who:?}: {op:?}: {result:?}"));
+            self.busy.set(self.busy.get() - usize::from(counts));
             self.step().await;
         }
         self.running.set(self.running.get() - 1);
@@ -173,7 +183,7 @@ impl World {
                 self.step().await;
                 self.host_link(pid, object, to.0, &to.1).await
             }
-            Op::Look(_) | Op::Watch(_) | Op::DropCaches | Op::Rest => Ok(()),
+            Op::Sync | Op::Look(_) | Op::Watch(_) | Op::DropCaches | Op::Die(_) => Ok(()),
         }
     }
 
@@ -231,7 +241,15 @@ impl World {
                 let name = at.name();
                 self.guest_entry_op(op, (held.node().ok_or(Errno::NoEnt)?, &name)).await
             }
-            Op::Rest => Ok(()),
+            Op::Sync => {
+                self.sys_sync().await;
+                Ok(())
+            }
+            Op::Die(away) => {
+                let back = self.clock() + Duration::from_millis(away);
+                self.link.borrow_mut().dies = Some(back);
+                Ok(())
+            }
         }
     }
 
@@ -267,7 +285,12 @@ impl World {
                 self.view(&held).await;
                 Ok(())
             }
-            Op::Rename(..) | Op::Exchange(..) | Op::Link(..) | Op::DropCaches | Op::Rest => Ok(()),
+            Op::Rename(..)
+            | Op::Exchange(..)
+            | Op::Link(..)
+            | Op::DropCaches
+            | Op::Sync
+            | Op::Die(_) => unreachable!("of no entry, or two"),
         }
     }
 

@@ -10,11 +10,14 @@ use farwatch_proto::host::inotify::{
     CallId, Doubt, Drained, Expected, Found, Looks, Mark, Observer, Report,
 };
 use farwatch_proto::host::{
-    Answer, Engine, HostChange, HostEntry, Learned, Listing, Look, MarkedRequest, Rescan,
+    Answer, Engine, HostChange, HostEntry, Learned, Listing, Look, MarkedRequest, Progress, Rescan,
+    Ticket,
 };
 use farwatch_proto::wire::Notification;
 use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId, Seq};
 
+use crate::backend::Backend;
+use crate::barrier::Passing;
 use crate::config::{Config, Watched};
 use crate::host::{Host, Obj, Open, fid};
 use crate::sim::World;
@@ -42,6 +45,7 @@ pub(crate) struct Server {
     dirs: BTreeMap<NodeId, Obj>,
     /// The directory whose place the agent's kernel looks for (`fs/reconnect.rs`).
     pub(crate) reconnects: Option<NodeId>,
+    pub(crate) passing: Passing,
     /// There may be something for the watch thread beside the kernel's queue.
     pub(crate) work: bool,
 }
@@ -64,6 +68,7 @@ impl Server {
             last: NodeId::ROOT.get(),
             dirs: BTreeMap::from([(NodeId::ROOT, root)]),
             reconnects: None,
+            passing: Passing::default(),
             work: false,
         }
     }
@@ -99,6 +104,11 @@ impl Server {
             self.by_object.remove(&node.object);
             self.nodes.remove(&id);
         }
+    }
+
+    /// How many nodes the guest knows, the root among them.
+    pub(crate) fn tree_len(&self) -> usize {
+        self.engine.tree.len()
     }
 
     /// How many objects the guest holds, the root among them.
@@ -142,9 +152,24 @@ impl Server {
 
     /// Has the host's kernel report what happens in a directory.
     pub(crate) fn mark(&mut self, dir: Obj, host: &mut Host) {
-        let watch = host.backend.mark(dir);
-        if let Some(observer) = &mut self.observer {
+        if let Some(watch) = host.backend.mark(dir)
+            && let Some(observer) = &mut self.observer
+        {
             observer.watch(watch, fid(dir));
+        }
+    }
+
+    fn unmark(&mut self, dir: Obj, host: &mut Host) {
+        match (&mut host.backend, &mut self.observer) {
+            (Backend::Inotify(inotify), Some(observer)) => {
+                if let Some(watch) = observer.unwatch(&fid(dir))
+                    && !inotify.remove(watch)
+                {
+                    observer.was_gone(watch);
+                }
+            }
+            (Backend::Fanotify(fanotify), _) => fanotify.unmark(dir),
+            (Backend::Inotify(_), None) => unreachable!("inotify comes with an observer"),
         }
     }
 
@@ -154,12 +179,7 @@ impl Server {
             if let Some(dir) = self.dirs.remove(&gone.id)
                 && self.engine.tree.nodes_of(&fid(dir)).is_empty()
             {
-                if let Some(observer) = &mut self.observer
-                    && let Some(watch) = observer.unwatch(&fid(dir))
-                    && !host.backend.unmark(watch)
-                {
-                    observer.was_gone(watch);
-                }
+                self.unmark(dir, host);
             }
             self.give_back(gone.id, gone.borrowed);
         }
@@ -306,6 +326,15 @@ impl Server {
         self.observer.iter_mut().for_each(|observer| observer.settled(object));
     }
 
+    /// How much the observer has taken in, and whether it has reported all that it had at a position.
+    pub(crate) fn position(&self) -> u64 {
+        self.observer.as_ref().map_or(0, Observer::position)
+    }
+
+    pub(crate) fn has_reported(&self, position: u64) -> bool {
+        self.observer.as_ref().is_none_or(|observer| observer.has_told(position))
+    }
+
     pub(crate) fn hand_in(&mut self, changes: Vec<HostChange>) {
         for change in changes {
             self.engine.handle_change(change);
@@ -331,6 +360,34 @@ impl Server {
             Some(listing) => self.engine.handle_listing(world.now(), listing),
             None => self.engine.handle_unlisted(world.now()),
         }
+    }
+
+    /// A program waits until everything up to now has been delivered. `None` while no agent listens.
+    pub(crate) fn ask_barrier(&mut self) -> Option<Ticket> {
+        self.work = true;
+        self.engine.ask_barrier()
+    }
+
+    pub(crate) fn progress(&self, ticket: Ticket) -> Progress {
+        self.engine.progress(ticket)
+    }
+
+    /// The kernel's queue is about to be read, with so much in it.
+    pub(crate) fn begin_passing(&mut self, queued: usize) {
+        let barrier = self.engine.barrier_to_read();
+        self.passing.begin(barrier, queued);
+    }
+
+    /// What was read up to a barrier has been handed in.
+    pub(crate) fn pass(&mut self) {
+        if let Some(ticket) = self.passing.handed_in() {
+            self.engine.handle_read(ticket);
+            self.engine.poll_barriers();
+        }
+    }
+
+    pub(crate) fn poll_barriers(&mut self) {
+        self.engine.poll_barriers();
     }
 
     /// When the watch thread is to go on though nobody wakes it.

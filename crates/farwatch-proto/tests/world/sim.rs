@@ -22,6 +22,10 @@ use crate::host::{Host, Obj};
 use crate::programs::Shared;
 use crate::rng::Rng;
 use crate::server::Server;
+use crate::show::show;
+
+/// The name of the agent's task.
+pub(crate) const AGENT: &str = "agent";
 
 /// A lock of one of the two kernels.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -58,6 +62,10 @@ pub(crate) struct World {
     current: Cell<&'static str>,
     /// How many programs have not ended.
     pub(crate) running: Cell<usize>,
+    /// How many of them are in the middle of an operation.
+    pub(crate) busy: Cell<usize>,
+    /// What was found wrong before the end.
+    failure: RefCell<Option<String>>,
     pub(crate) programs: Shared,
     pub(crate) link: RefCell<Link>,
 }
@@ -82,6 +90,8 @@ impl World {
             trace: RefCell::new(traced.then(Vec::new)),
             current: Cell::new("-"),
             running: Cell::new(0),
+            busy: Cell::new(0),
+            failure: RefCell::default(),
             programs: Shared::default(),
             link: RefCell::default(),
         }
@@ -116,6 +126,11 @@ impl World {
 
     pub(crate) fn pass(&self, time: Duration) {
         self.clock.set(self.clock.get() + time);
+    }
+
+    /// Who takes the step that is being made.
+    pub(crate) fn current(&self) -> &'static str {
+        self.current.get()
     }
 
     /// How many steps have been made.
@@ -187,8 +202,19 @@ impl World {
     pub(crate) fn note(&self, what: impl FnOnce() -> String) {
         if let Some(trace) = &mut *self.trace.borrow_mut() {
             let (step, clock) = (self.steps.get(), self.clock.get());
-            trace.push(format!("{step:5} {clock:>12?} {:8} {}", self.current.get(), what()));
+            let (clock, what) = (clock.as_secs_f64(), show(&what()));
+            trace.push(format!("{step:5} {clock:>10.6} {:8} {what}", self.current.get()));
         }
+    }
+
+    /// Something is wrong. The first counts.
+    pub(crate) fn fail(&self, wrong: String) {
+        self.note(|| wrong.clone());
+        self.failure.borrow_mut().get_or_insert(wrong);
+    }
+
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.failure.borrow().clone()
     }
 
     pub(crate) fn take_trace(&self) -> Vec<String> {
@@ -298,7 +324,7 @@ pub(crate) fn run(world: &World, mut tasks: Vec<Task<'_>>, schedule: &Schedule) 
         blocked.fill(false);
         world.alarm.set(None);
         world.steps.set(world.steps.get() + 1);
-        world.pass(if rng.one_in(48) {
+        world.pass(if !world.config.calm && rng.one_in(48) {
             Duration::from_micros(rng.pick(&[500, 4_000, 11_000, 120_000, 600_000, 1_100_000]))
         } else {
             Duration::from_nanos(1 + rng.next() % 20_000)

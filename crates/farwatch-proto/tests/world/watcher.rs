@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The daemon's watch thread: `watch.rs`, `watch/observe.rs`, `watch/rescan.rs`.
 
-use farwatch_proto::host::inotify::{Doubt, Found, Looks};
-use farwatch_proto::host::{HostChange, HostEntry, Listed, Listing, Look, Rescan};
+use std::time::Duration;
+
+use farwatch_proto::host::inotify::{Doubt, Drained, Found, Looks, Mark, Report};
+use farwatch_proto::host::{HostChange, HostEntry, Listed, Listing, Look, Rescan, put_right};
 use farwatch_proto::{FileKind, Name, NodeId};
 
+use crate::backend::Backend;
+use crate::config::Watched;
+use crate::fanotify::Record;
 use crate::host::{Obj, fid};
 use crate::sim::{World, wall};
 
@@ -19,8 +24,12 @@ impl World {
             };
             self.wait_or(ready, || self.server.borrow().alarm(self)).await;
             self.server.borrow_mut().work = false;
-            self.observe().await;
+            match self.config.watched {
+                Watched::ByInotify => self.observe().await,
+                Watched::ByFanotify => self.read_fanotify().await,
+            }
             self.rescan().await;
+            self.server.borrow_mut().poll_barriers();
             self.step().await;
         }
     }
@@ -30,14 +39,16 @@ impl World {
         loop {
             let now = self.clock();
             let Some(mark) = self.server.borrow_mut().begin() else { return };
+            self.begin_passing();
             self.step().await;
-            let reports = self.host.borrow_mut().backend.read(self.config.read_max);
+            let reports = self.read_reports();
             let empty = reports.is_empty();
-            if !empty {
-                self.note(|| format!("read: {reports:?}"));
-            }
             self.step().await;
-            let looks = self.server.borrow_mut().reported(self, reports);
+            let looks = {
+                let server = &mut *self.server.borrow_mut();
+                server.passing.read(reports.len());
+                server.reported(self, reports)
+            };
             let found = self.look_up(looks).await;
             self.step().await;
             let (changes, doubts) = self.server.borrow_mut().changes(&found);
@@ -47,24 +58,100 @@ impl World {
                     self.server.borrow_mut().settled(&doubt.object);
                 }
             }
-            for change in &changes {
-                self.note(|| format!("observed: {change:?}"));
-            }
-            let drained = {
-                let server = &mut *self.server.borrow_mut();
-                server.hand_in(changes);
-                let drained = if empty { server.drained(mark) } else { None };
-                if drained.is_some() {
-                    server.in_step(now);
-                }
-                drained
-            };
+            let (drained, reported) = self.hand_in_observed(changes, empty.then_some(mark), now);
             let again = drained.as_ref().is_some_and(|drained| drained.again);
             for doubt in drained.into_iter().flat_map(|drained| drained.doubts) {
                 self.step().await;
                 self.settle(doubt);
             }
+            if reported && !again {
+                self.server.borrow_mut().pass();
+            }
             if empty && !again {
+                return;
+            }
+        }
+    }
+
+    fn begin_passing(&self) {
+        let queued = self.host.borrow().backend.len();
+        self.server.borrow_mut().begin_passing(queued);
+    }
+
+    fn read_reports(&self) -> Vec<Report> {
+        let Backend::Inotify(inotify) = &mut self.host.borrow_mut().backend else {
+            return Vec::new();
+        };
+        let mut reports = inotify.read(self.config.read_max);
+        self.spoil_reports(&mut reports);
+        if !reports.is_empty() {
+            self.note(|| format!("reads {reports:?}"));
+        }
+        reports
+    }
+
+    fn hand_in_observed(
+        &self,
+        mut changes: Vec<HostChange>,
+        mark: Option<Mark>,
+        now: Duration,
+    ) -> (Option<Drained>, bool) {
+        for change in &changes {
+            self.note(|| format!("observes {change:?}"));
+        }
+        self.spoil_changes(&mut changes);
+        let server = &mut *self.server.borrow_mut();
+        server.hand_in(changes);
+        let drained = mark.and_then(|mark| server.drained(mark));
+        if drained.is_some() {
+            server.in_step(now);
+        }
+        let position = server.position();
+        let passes = server.passing.passes();
+        let reported = passes && {
+            let position = server.passing.position(position);
+            server.has_reported(position)
+        };
+        (drained, reported)
+    }
+
+    /// `watch::read()`, for fanotify: what is read together is put in order together.
+    async fn read_fanotify(&self) {
+        /// Reads that are put in order together.
+        const READS_MAX: usize = 16;
+        let mut changes = Vec::new();
+        let mut reads = 0;
+        loop {
+            let now = self.clock();
+            self.begin_passing();
+            self.step().await;
+            let records = match &mut self.host.borrow_mut().backend {
+                Backend::Fanotify(fanotify) => fanotify.read(self.config.read_max),
+                Backend::Inotify(_) => return,
+            };
+            let drained = records.is_empty();
+            if !drained {
+                self.note(|| format!("reads {records:?}"));
+            }
+            self.server.borrow_mut().passing.read(records.len());
+            changes.extend(records.into_iter().filter_map(Record::into_change));
+            reads += 1;
+            if drained || reads >= READS_MAX {
+                self.step().await;
+                put_right(&mut changes);
+                self.spoil_changes(&mut changes);
+                for change in &changes {
+                    self.note(|| format!("observes {change:?}"));
+                }
+                reads = 0;
+                let server = &mut *self.server.borrow_mut();
+                server.hand_in(std::mem::take(&mut changes));
+                if drained {
+                    server.in_step(now);
+                }
+                server.pass();
+            }
+            if drained {
                 return;
             }
         }
