@@ -104,6 +104,19 @@ const TREES: &[Kind] = &[
     Kind::Rmdir,
     Kind::Symlink,
 ];
+/// What is rare, and hard to tell by names alone.
+const EXOTIC: &[Kind] = &[
+    Kind::Create,
+    Kind::Create,
+    Kind::Write,
+    Kind::Unlink,
+    Kind::Rename,
+    Kind::Exchange,
+    Kind::Link,
+    Kind::Link,
+    Kind::Mkdir,
+    Kind::Rmdir,
+];
 const RENAMES: &[Kind] = &[Kind::Create, Kind::Rename, Kind::Rename, Kind::Rename, Kind::Rename];
 /// What programs in the guest do that changes nothing.
 const LOOKS: &[Kind] = &[Kind::Look, Kind::Look, Kind::Look, Kind::Watch, Kind::DropCaches];
@@ -151,14 +164,39 @@ fn state_is_true_at_rest_with_three_host_programs_and_directories_by_inotify() {
 }
 
 #[test]
-fn state_is_true_at_rest_with_a_guest_program_alone_by_inotify() {
+fn state_is_true_at_rest_with_guest_programs_alone_by_inotify() {
     let family = Family { hosts: 0, guests: 2, guest_ops: FILES, ..THREE_HOSTS };
     run_family("guest programs alone", &family, 200);
 }
 
 #[test]
+fn state_is_true_at_rest_with_guest_programs_alone_and_everything_by_inotify() {
+    let guest_ops = EXOTIC;
+    let family = Family { hosts: 0, guests: 3, guest_ops, dirs: &Dir::SHARED, ..THREE_HOSTS };
+    run_family("guest programs alone, everything", &family, 200);
+}
+
+#[test]
 fn state_is_true_at_rest_with_both_sides_by_inotify() {
     run_family("both sides", &BOTH_SIDES, 300);
+}
+
+#[test]
+fn state_is_true_at_rest_with_both_sides_and_directories_by_inotify() {
+    let family = Family { host_ops: TREES, guest_ops: TREES, dirs: &Dir::SHARED, ..BOTH_SIDES };
+    run_family("both sides, directories", &family, 200);
+}
+
+#[test]
+fn state_is_true_at_rest_with_links_and_exchanges_of_one_host_program_by_inotify() {
+    let family = Family { host_ops: EXOTIC, exact: false, ..ONE_HOST };
+    run_family("links and exchanges", &family, 200);
+}
+
+#[test]
+fn state_is_true_at_rest_with_links_and_exchanges_on_both_sides_by_inotify() {
+    let family = Family { host_ops: EXOTIC, guest_ops: EXOTIC, ..BOTH_SIDES };
+    run_family("links and exchanges, both sides", &family, 200);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 use farwatch_proto::{Cookie, FileKind, Mask, Name};
 
 use crate::backend::Happened;
-use crate::host::{Errno, Obj, Open, Pid, Way};
+use crate::host::{DAEMON, Errno, Obj, Open, Pid, Way};
 use crate::sim::{AGENT, Lock, World};
 
 impl World {
@@ -30,6 +30,12 @@ impl World {
         host.changes += 1;
     }
 
+    /// An entry has another object from this step on.
+    fn arrive(&self, dir: Obj, name: &Name) {
+        self.freshen(dir, name);
+        self.host.borrow_mut().exchanged.remove(&(dir, name.clone()));
+    }
+
     /// Nothing that a replay does may get here.
     fn assert_not_replayed(&self) {
         assert_ne!(self.current(), AGENT, "a replay changes the host");
@@ -46,7 +52,7 @@ impl World {
         let _lock = self.lock(Lock::Host(dir)).await;
         let object = self.host.borrow_mut().make(dir, name, kind, self.clock())?;
         self.note(|| format!("host makes {dir}/{name:?} {kind:?}: object {object}"));
-        self.freshen(dir, name);
+        self.arrive(dir, name);
         self.step().await;
         self.report(who, dir, name, object, Mask::CREATE);
         Ok(object)
@@ -63,7 +69,7 @@ impl World {
         let _lock = self.lock(Lock::Host(dir)).await;
         self.host.borrow_mut().link(object, dir, name, self.clock())?;
         self.note(|| format!("host links object {object} to {dir}/{name:?}"));
-        self.freshen(dir, name);
+        self.arrive(dir, name);
         self.step().await;
         self.report(who, dir, name, object, Mask::CREATE);
         Ok(())
@@ -103,9 +109,11 @@ impl World {
         let done = self.host.borrow_mut().rename(from, to, way, self.clock())?;
         let Some((moved, other)) = done else { return Ok(()) };
         self.note(|| format!("host renames {from:?} to {to:?}, {way:?}: object {moved}"));
-        self.freshen(to.0, to.1);
+        self.arrive(to.0, to.1);
         if way == Way::Exchange {
             self.freshen(from.0, from.1);
+            let sides = [from, to].map(|(dir, name)| (dir, name.clone()));
+            self.host.borrow_mut().exchanged.extend(sides);
         }
         self.step().await;
         let replaced = other.filter(|_| way == Way::Over);
@@ -156,7 +164,9 @@ impl World {
                 host.open[open].clone()
             };
             self.note(|| format!("host changes object {object} ({mask:?})"));
-            if mask == Mask::MODIFY && self.host.borrow().at(dir, &name) == Some(object) {
+            // What the guest writes itself its kernel reports, under the name that was used there.
+            let others = who != DAEMON && mask == Mask::MODIFY;
+            if others && self.host.borrow().at(dir, &name) == Some(object) {
                 self.freshen(dir, &name);
             }
             self.step().await;

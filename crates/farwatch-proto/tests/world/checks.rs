@@ -59,7 +59,12 @@ impl World {
         if object.kind != FileKind::Directory || object.removed || !self.is_watched(view) {
             return Ok(());
         }
-        let (believed, is) = (self.believed(view), object.entries.keys().cloned().collect());
+        let (mut believed, mut is) = (self.believed(view), BTreeSet::new());
+        is.extend(object.entries.keys().cloned());
+        for (_, name) in host.exchanged.iter().filter(|(dir, _)| *dir == view.object) {
+            believed.remove(name);
+            is.remove(name);
+        }
         if believed == is {
             return Ok(());
         }

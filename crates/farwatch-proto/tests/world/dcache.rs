@@ -236,16 +236,20 @@ impl Kernel {
             self.unlink_inode(id, node);
         }
         if let Some(parent) = dentry.parent {
-            let above = self.inodes.get_mut(&parent).expect("it has this child");
-            above.children -= 1;
-            // The child had a reference on its parent.
-            for alias in above.aliases.clone() {
-                if !self.is_retained(alias) {
-                    self.kill(alias);
-                }
-            }
-            self.evict_unused(parent);
+            self.lose_child(parent);
         }
+    }
+
+    /// A child has a reference on its parent.
+    fn lose_child(&mut self, parent: NodeId) {
+        let above = self.inodes.get_mut(&parent).expect("it has this child");
+        above.children -= 1;
+        for alias in above.aliases.clone() {
+            if !self.is_retained(alias) {
+                self.kill(alias);
+            }
+        }
+        self.evict_unused(parent);
     }
 
     /// `dentry_unlink_inode()`: the last that is heard of a file without a name.
@@ -396,19 +400,26 @@ impl Kernel {
         }
     }
 
-    /// `d_move()`: the target is found no more, and has the old name.
+    /// `d_move()`: the target is no longer found, and keeps its parent and name.
     pub(crate) fn d_move(&mut self, id: DentryId, target: DentryId) {
+        self.drop_dentry(id);
         self.drop_dentry(target);
-        self.exchange_places(id, target, false);
+        let (to, name) = {
+            let target = self.dentry(target);
+            (target.parent.expect("only what is in a directory is replaced"), target.name.clone())
+        };
+        let dentry = self.dentries.get_mut(&id).expect("it is referred to");
+        dentry.name = name;
+        let from = dentry.parent.replace(to);
+        self.inodes.get_mut(&to).expect("it is referred to").children += 1;
+        if let Some(from) = from {
+            self.lose_child(from);
+        }
+        self.rehash(id);
     }
 
     /// `d_exchange()`
-    pub(crate) fn d_exchange(&mut self, id: DentryId, other: DentryId) {
-        self.exchange_places(id, other, true);
-    }
-
-    fn exchange_places(&mut self, one: DentryId, two: DentryId, both: bool) {
-        let was_hashed = self.dentry(two).hashed;
+    pub(crate) fn d_exchange(&mut self, one: DentryId, two: DentryId) {
         self.drop_dentry(one);
         self.drop_dentry(two);
         let place = |dentry: &Dentry| (dentry.parent, dentry.name.clone());
@@ -418,9 +429,7 @@ impl Kernel {
             (dentry.parent, dentry.name) = (parent, name);
         }
         self.rehash(one);
-        if both && was_hashed {
-            self.rehash(two);
-        }
+        self.rehash(two);
     }
 
     /// `__d_find_any_alias()`

@@ -2,7 +2,7 @@
 //! [`Host`]: the host's file system. Each function is one change of it; `calls` has the system calls,
 //! with their locks and reports.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use farwatch_proto::{Fid, FileKind, Mask, Name};
@@ -79,6 +79,8 @@ pub(crate) struct Host {
     pub(crate) cookie: u32,
     /// The step in which an entry got its object, or that got its content, last.
     pub(crate) fresh: BTreeMap<(Obj, Name), u64>,
+    /// Names that were exchanged last: the events of that add up to one of them, on any directory.
+    pub(crate) exchanged: BTreeSet<(Obj, Name)>,
     /// How many changes there have been.
     pub(crate) changes: u64,
     /// What a program on the host that watches every directory receives.
@@ -102,6 +104,7 @@ impl Host {
             backend: Backend::new(config),
             cookie: 0,
             fresh: BTreeMap::new(),
+            exchanged: BTreeSet::new(),
             changes: 0,
             local: Vec::new(),
         };
