@@ -51,6 +51,8 @@ mod names;
 mod ops;
 #[path = "world/programs.rs"]
 mod programs;
+#[path = "world/replay.rs"]
+mod replay;
 #[path = "world/rng.rs"]
 mod rng;
 #[path = "world/run.rs"]

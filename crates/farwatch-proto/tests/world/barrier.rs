@@ -2,14 +2,14 @@
 //! `farwatch sync`: a program in the guest waits until every change made so far has been delivered.
 //! [`Passing`] is the watch thread's part (`watch/passing.rs`).
 
-use farwatch_proto::host::{Progress, Ticket};
+use farwatch_proto::host::{Progress, ReadMark};
 
 use crate::sim::World;
 
-/// A barrier on its way through the queue of the host's kernel.
+/// A mark on its way through the queue of the host's kernel.
 #[derive(Debug, Default)]
 pub(crate) struct Passing {
-    barrier: Option<Ticket>,
+    mark: Option<ReadMark>,
     /// How many events are still to be read.
     left: usize,
     /// The position of the observer when they had been.
@@ -18,9 +18,9 @@ pub(crate) struct Passing {
 
 impl Passing {
     /// The queue is about to be read, and so many events are in it.
-    pub(crate) fn begin(&mut self, barrier: Option<Ticket>, queued: usize) {
-        if self.barrier.is_none() {
-            self.barrier = barrier;
+    pub(crate) fn begin(&mut self, mark: Option<ReadMark>, queued: usize) {
+        if self.mark.is_none() {
+            self.mark = mark;
             (self.left, self.position) = (queued, None);
         }
     }
@@ -35,12 +35,12 @@ impl Passing {
     }
 
     pub(crate) fn passes(&self) -> bool {
-        self.barrier.is_some() && self.left == 0
+        self.mark.is_some() && self.left == 0
     }
 
     /// Everything that was read has been handed in.
-    pub(crate) fn handed_in(&mut self) -> Option<Ticket> {
-        if self.passes() { self.barrier.take() } else { None }
+    pub(crate) fn handed_in(&mut self) -> Option<ReadMark> {
+        if self.passes() { self.mark.take() } else { None }
     }
 }
 

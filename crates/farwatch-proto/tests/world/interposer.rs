@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use farwatch_proto::host::Learned;
 use farwatch_proto::host::inotify::CallId;
+use farwatch_proto::host::{Learned, OwnChange};
 use farwatch_proto::{FileKind, Mask, Name, NodeId};
 
 use crate::dcache::EntryOut;
@@ -139,6 +139,14 @@ impl World {
         self.server.borrow_mut().end(call, succeeded, changed);
     }
 
+    /// `Interposer::made()`: the guest has made what it is about to hear of.
+    async fn made(&self, (dir, name): Side<'_>, entry: &EntryOut) {
+        self.step().await;
+        self.learn(dir, name, entry).await;
+        self.step().await;
+        self.server.borrow_mut().own(OwnChange::Made(dir, name, entry.node));
+    }
+
     /// MKNOD, MKDIR, SYMLINK
     pub(crate) async fn serve_make(
         &self,
@@ -165,8 +173,7 @@ impl World {
             };
             self.end(call, entry.is_ok(), None).await;
             if let Ok(entry) = &entry {
-                self.step().await;
-                self.learn(dir, name, entry).await;
+                self.made((dir, name), entry).await;
             }
             entry
         };
@@ -193,8 +200,7 @@ impl World {
         self.end(call, entry.is_ok(), None).await;
         let reply = match entry {
             Ok(entry) => {
-                self.step().await;
-                self.learn(dir, name, &entry).await;
+                self.made(at, &entry).await;
                 Ok(entry)
             }
             Err(error) => Err(error),
@@ -229,8 +235,7 @@ impl World {
             };
             self.end(call, entry.is_ok(), Some(node)).await;
             if let Ok(entry) = &entry {
-                self.step().await;
-                self.learn(dir, name, entry).await;
+                self.made((dir, name), entry).await;
             }
             entry
         };
@@ -268,7 +273,7 @@ impl World {
         self.end(call, removed.is_ok(), node).await;
         removed?;
         self.step().await;
-        self.server.borrow_mut().own_removed(dir, name);
+        self.server.borrow_mut().own(OwnChange::Removed(dir, name));
         Ok(())
     }
 
@@ -312,7 +317,10 @@ impl World {
         self.end(call, renamed.is_ok(), node).await;
         renamed?;
         self.step().await;
-        self.server.borrow_mut().own_renamed(from, to, way == Way::Exchange);
+        self.server.borrow_mut().own(match way {
+            Way::Over => OwnChange::Renamed(from, to),
+            Way::Exchange => OwnChange::Exchanged(from, to),
+        });
         Ok(())
     }
 

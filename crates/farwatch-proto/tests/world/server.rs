@@ -10,8 +10,8 @@ use farwatch_proto::host::inotify::{
     CallId, Doubt, Drained, Expected, Found, Looks, Mark, Observer, Report,
 };
 use farwatch_proto::host::{
-    Answer, Engine, HostChange, HostEntry, Learned, Listing, Look, MarkedRequest, Progress, Rescan,
-    Ticket,
+    Answer, Check, Checked, Engine, HostChange, HostEntry, Learned, Listing, Look, MarkedRequest,
+    OwnChange, Progress, Rescan, Ticket,
 };
 use farwatch_proto::wire::Notification;
 use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId, Seq};
@@ -56,6 +56,9 @@ impl Server {
         let mut engine = Engine::default();
         if let Some(len_max) = config.backlog_max {
             engine.limit_backlog(len_max);
+        }
+        if config.watched == Watched::ByFanotify {
+            engine.expect_merges();
         }
         engine.reset(Some(fid(root)));
         let observer = (config.watched == Watched::ByInotify).then(|| Observer::new(true));
@@ -225,23 +228,9 @@ impl Server {
         self.work |= !lost.is_empty();
     }
 
-    /// A program in the guest has removed an entry.
-    pub(crate) fn own_removed(&mut self, dir: NodeId, name: &Name) {
-        self.engine.tree.cleared(dir, name);
-    }
-
-    /// A program in the guest has renamed an entry.
-    pub(crate) fn own_renamed(
-        &mut self,
-        from: (NodeId, &Name),
-        to: (NodeId, &Name),
-        exchange: bool,
-    ) {
-        if exchange {
-            self.engine.tree.exchanged(from, to);
-        } else {
-            self.engine.tree.renamed(from, to);
-        }
+    /// A program in the guest has changed names.
+    pub(crate) fn own(&mut self, change: OwnChange<'_>) {
+        self.engine.handle_own(change);
     }
 
     /// A program in the guest was told that nothing has a name.
@@ -266,8 +255,9 @@ impl Server {
         self.engine.handle_asked();
     }
 
-    pub(crate) fn has_next(&self) -> bool {
-        self.engine.has_next()
+    /// Whether there is something to send, of which the watch thread was not asked to look at it.
+    pub(crate) fn can_send(&self) -> bool {
+        self.engine.has_next() && (!self.work || self.engine.poll_look().is_none())
     }
 
     pub(crate) fn poll_look(&self) -> Option<Look> {
@@ -285,7 +275,9 @@ impl Server {
     }
 
     pub(crate) fn answer(&mut self, seq: Option<Seq>, request: MarkedRequest<'_>) -> Answer {
-        self.engine.answer(seq, request)
+        let answer = self.engine.answer(seq, request);
+        self.work |= self.engine.wants_check() || self.engine.to_read().is_some();
+        answer
     }
 
     /// A node that a replay names without having asked the file server for it.
@@ -374,32 +366,45 @@ impl Server {
 
     /// The kernel's queue is about to be read, with so much in it.
     pub(crate) fn begin_passing(&mut self, queued: usize) {
-        let barrier = self.engine.barrier_to_read();
-        self.passing.begin(barrier, queued);
+        let mark = self.engine.to_read();
+        self.passing.begin(mark, queued);
     }
 
-    /// What was read up to a barrier has been handed in.
-    pub(crate) fn pass(&mut self) {
-        if let Some(ticket) = self.passing.handed_in() {
-            self.engine.handle_read(ticket);
-            self.engine.poll_barriers();
+    /// What was read up to a mark has been handed in.
+    pub(crate) fn pass(&mut self, world: &World) {
+        if let Some(mark) = self.passing.handed_in() {
+            self.engine.handle_read(mark);
+            self.engine.poll_probes(world.now());
         }
     }
 
-    pub(crate) fn poll_barriers(&mut self) {
-        self.engine.poll_barriers();
+    pub(crate) fn poll_probes(&mut self, world: &World) {
+        self.engine.poll_probes(world.now());
+    }
+
+    /// Something waits for the kernel's queue to be read.
+    pub(crate) fn is_to_be_read(&self) -> bool {
+        self.engine.to_read().is_some()
+    }
+
+    /// The next entry that is to be compared with what watchers were told.
+    pub(crate) fn poll_check(&mut self, world: &World) -> Option<Check> {
+        self.engine.poll_check(world.now())
+    }
+
+    pub(crate) fn checked(&mut self, world: &World, check: Check, checked: Option<Checked>) {
+        match checked {
+            Some(checked) => self.engine.handle_checked(world.now(), check, checked),
+            None => self.engine.handle_unchecked(world.now(), check),
+        }
     }
 
     /// When the watch thread is to go on though nobody wakes it.
     pub(crate) fn alarm(&self, world: &World) -> Option<Duration> {
         let half = self.observer.as_ref().and_then(Observer::poll_timeout);
-        let next = [self.engine.rescan_timeout(), half].into_iter().flatten().min();
+        let engine = &self.engine;
+        let next = [engine.rescan_timeout(), engine.check_timeout(), half];
+        let next = next.into_iter().flatten().min();
         next.map(|at| world.since_start(at))
-    }
-
-    /// Whether a directory is to be listed now.
-    pub(crate) fn has_rescan(&self, world: &World) -> bool {
-        let due = self.engine.rescan_timeout().is_none_or(|at| at <= world.now());
-        self.engine.wants_rescan() && due
     }
 }

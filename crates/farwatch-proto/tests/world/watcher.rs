@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use farwatch_proto::host::inotify::{Doubt, Drained, Found, Looks, Mark, Report};
-use farwatch_proto::host::{HostChange, HostEntry, Listed, Listing, Look, Rescan, put_right};
+use farwatch_proto::host::{
+    Checked, HostChange, HostEntry, Listed, Listing, Look, Rescan, put_right,
+};
 use farwatch_proto::{FileKind, Name, NodeId};
 
 use crate::backend::Backend;
@@ -16,22 +18,69 @@ use crate::sim::{World, wall};
 impl World {
     /// The thread.
     pub(crate) async fn watch(&self) {
+        let mut alarm = None;
+        let mut again = false;
         loop {
-            let ready = || {
-                let server = self.server.borrow();
-                let queued = !self.host.borrow().backend.is_empty();
-                queued || server.work || server.has_rescan(self)
-            };
-            self.wait_or(ready, || self.server.borrow().alarm(self)).await;
+            let ready =
+                || again || self.server.borrow().work || !self.host.borrow().backend.is_empty();
+            self.wait_or(ready, || alarm).await;
             self.server.borrow_mut().work = false;
             match self.config.watched {
                 Watched::ByInotify => self.observe().await,
                 Watched::ByFanotify => self.read_fanotify().await,
             }
-            self.rescan().await;
-            self.server.borrow_mut().poll_barriers();
+            let listed = self.rescan().await;
+            self.compare().await;
+            self.step().await;
+            self.server.borrow_mut().poll_probes(self);
+            self.look().await;
+            let server = self.server.borrow();
+            again = listed || server.is_to_be_read();
+            // Others that give it something to do wake it; what they change of this is not seen.
+            alarm = server.alarm(self);
+        }
+    }
+
+    /// `look::offer()`: looks at what the next event is about, if it is not known.
+    async fn look(&self) {
+        loop {
+            let look = self.server.borrow().poll_look();
+            let Some(look) = look else { return };
+            self.step().await;
+            let found = self.kind_at(&look);
+            self.step().await;
+            self.server.borrow_mut().looked(&look, found);
             self.step().await;
         }
+    }
+
+    /// `check::run()`: looks at the entries that the engine compares.
+    async fn compare(&self) {
+        loop {
+            let check = self.server.borrow_mut().poll_check(self);
+            let Some(check) = check else { return };
+            self.step().await;
+            let dir = self.server.borrow().dir(check.dir);
+            let checked = match dir {
+                Some(dir) => {
+                    let found = self.listed(dir, check.name.clone());
+                    self.step().await;
+                    Some(Checked { found, removed: self.removed(&check.subdirs) })
+                }
+                None => None,
+            };
+            self.step().await;
+            self.note(|| format!("compares {check:?}: {checked:?}"));
+            self.server.borrow_mut().checked(self, check, checked);
+        }
+    }
+
+    fn removed(&self, dirs: &[NodeId]) -> Vec<NodeId> {
+        let removed = |id: &NodeId| {
+            let dir = self.server.borrow().dir(*id);
+            dir.is_some_and(|dir| self.host.borrow().object(dir).removed)
+        };
+        dirs.iter().copied().filter(removed).collect()
     }
 
     /// `observe::read()`: hands in all that there is, until there is no more.
@@ -52,20 +101,24 @@ impl World {
             let found = self.look_up(looks).await;
             self.step().await;
             let (changes, doubts) = self.server.borrow_mut().changes(&found);
+            // Without any doubt the lock is held until the changes have been handed in.
             for doubt in doubts {
                 self.step().await;
-                if self.changed(&doubt) == Some(doubt.changed) {
+                let changed = self.changed(&doubt);
+                self.step().await;
+                if changed == Some(doubt.changed) {
                     self.server.borrow_mut().settled(&doubt.object);
                 }
             }
             let (drained, reported) = self.hand_in_observed(changes, empty.then_some(mark), now);
+            self.look().await;
             let again = drained.as_ref().is_some_and(|drained| drained.again);
             for doubt in drained.into_iter().flat_map(|drained| drained.doubts) {
                 self.step().await;
                 self.settle(doubt);
             }
             if reported && !again {
-                self.server.borrow_mut().pass();
+                self.server.borrow_mut().pass(self);
             }
             if empty && !again {
                 return;
@@ -149,8 +202,9 @@ impl World {
                 if drained {
                     server.in_step(now);
                 }
-                server.pass();
+                server.pass(self);
             }
+            self.look().await;
             if drained {
                 return;
             }
@@ -218,17 +272,17 @@ impl World {
         }
     }
 
-    /// `rescan::run()`
-    async fn rescan(&self) {
-        let Some(rescan) = self.server.borrow_mut().poll_rescan(self) else { return };
+    /// `rescan::run()`: `true` when a directory was listed.
+    async fn rescan(&self) -> bool {
+        let rescan = self.server.borrow_mut().poll_rescan(self);
+        let Some(rescan) = rescan else { return false };
         self.note(|| format!("{rescan:?}"));
         self.step().await;
         let listing = self.list(&rescan).await;
         self.step().await;
         self.note(|| format!("{listing:?}"));
-        let server = &mut *self.server.borrow_mut();
-        server.listed(self, listing);
-        server.work = true;
+        self.server.borrow_mut().listed(self, listing);
+        true
     }
 
     async fn list(&self, rescan: &Rescan) -> Option<Listing> {
@@ -243,11 +297,7 @@ impl World {
             names.take(rescan.len_max).cloned().collect()
         };
         self.step().await;
-        let removed = |id: &NodeId| {
-            let dir = self.server.borrow().dir(*id);
-            dir.is_some_and(|dir| self.host.borrow().object(dir).removed)
-        };
-        let removed = rescan.subdirs.iter().copied().filter(removed).collect();
+        let removed = self.removed(&rescan.subdirs);
         let upto = (names.len() >= rescan.len_max).then(|| names.last().cloned()).flatten();
         let mut listing = Listing { entries: Vec::new(), upto, removed };
         for name in names {
