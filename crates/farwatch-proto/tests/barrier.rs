@@ -266,3 +266,16 @@ fn barrier_after_a_difference_was_sent_is_reached() {
     assert_eq!(rounds(&mut host), 0);
     assert_eq!(host.engine.progress(ticket), Progress::Reached);
 }
+
+#[test]
+fn probe_behind_an_unfinished_replay_wakes_the_watch_thread() {
+    let mut host = Host::new();
+    host.changed("f");
+    let ticket = host.ask();
+    host.read();
+    // The agent's call fails.
+    host.send();
+    assert!(host.replay(), "the entry is to be compared");
+    assert!(host.engine.to_read().is_some());
+    assert_eq!(host.engine.progress(ticket), Progress::Stale);
+}
