@@ -472,12 +472,13 @@ impl Engine {
     /// The agent looks for a node that nobody has. `true` when there is something to do by that.
     pub fn handle_probe(&mut self, node: NodeId) -> bool {
         self.ledger.probed(node, &mut self.backlog);
-        if self.take_unfinished() {
+        let unfinished = self.take_unfinished();
+        if unfinished {
             let owed = self.owed();
             self.barriers.postpone(node, owed);
         }
         let settled = self.contested.handle_probe(node);
-        self.barriers.handle_probe(node) || settled
+        self.barriers.handle_probe(node) || settled || unfinished
     }
 
     /// Replays that did not come to their end are in doubt. `true` when there are any.
