@@ -160,11 +160,11 @@ fn is_read(client: &Client, truth: &Truth, read: &State, is: &State) -> bool {
     if is.kind != Type::File || read.content == is.content {
         return true;
     }
-    // An event names a file by the name that was written to. It may be another one, or one that the
-    // file has lost since: inotify(7) tells no more of a file that is not watched itself.
+    // An event names a file by the name that was written to, which may be another one than this, and
+    // one that the file has lost before it is read. inotify(7) reports no more of a file with several
+    // names that is not watched itself.
     truth.linked.contains(&is.ino)
-        && (client.content(is.ino) == Some(&is.content)
-            || (truth.stream.is_none() && !client.is_watched(is.ino)))
+        && (client.content(is.ino) == Some(&is.content) || !client.is_watched(is.ino))
 }
 
 fn streams(client: &Client, wanted: &Stream) -> Vec<Wrong> {
