@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! [`Stale`]: names under which the guest's kernel holds another object than the host.
+//!
+//! The kernel keeps a dentry for a second or longer. If the host has put another object under the name in
+//! the meantime, a guest's unlink(2) or rename(2) would be done to that one, while the kernel takes it for
+//! the one that it holds: the watch on an object that lives would end. On a local directory there is no such
+//! moment. So the request is answered with ESTALE, once: the kernel looks the name up again and repeats
+//! the call (`retry_estale()`), and the program does not notice.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::{Mutex, PoisonError};
+
+use farwatch_proto::{Name, NodeId};
+use rustix::fs::AtFlags;
+use rustix::io::Errno;
+
+use crate::share::Share;
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(super) struct Stale {
+    /// Entries of which the kernel was told, and has not come back.
+    told: Mutex<BTreeSet<(NodeId, Name)>>,
+}
+
+impl Stale {
+    /// The most entries of which the kernel is told at a time. Past it requests are carried out as they are.
+    const LEN_MAX: usize = 1024;
+
+    /// A request of the guest's is about to change these entries.
+    ///
+    /// # Errors
+    /// ESTALE when the kernel is to look one of them up again. It is not told twice, since it repeats a
+    /// call only once.
+    pub(super) fn check(&self, share: &Share, entries: &[(NodeId, &Name)]) -> io::Result<()> {
+        let mut stale = false;
+        for (dir, name) in entries {
+            stale |= self.tells(share, *dir, name);
+        }
+        if stale { Err(Errno::STALE.into()) } else { Ok(()) }
+    }
+
+    fn tells(&self, share: &Share, dir: NodeId, name: &Name) -> bool {
+        let differs = is_another(share, dir, name);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_empty() && !differs {
+            return false;
+        }
+        let was_told = told.remove(&(dir, name.clone()));
+        let tells = differs && !was_told && told.len() < Self::LEN_MAX;
+        if tells {
+            told.insert((dir, name.clone()));
+        }
+        tells
+    }
+}
+
+/// Whether the host has another object under the name than the guest's kernel. Inode numbers are enough: one
+/// that was given to another object belonged to one that is gone.
+fn is_another(share: &Share, dir: NodeId, name: &Name) -> bool {
+    let Some(held) = share.current_ino(dir, name) else { return false };
+    let Some(dir) = share.dir(dir, || None) else { return false };
+    let found = rustix::fs::statat(&*dir, name.as_bytes(), AtFlags::SYMLINK_NOFOLLOW);
+    found.is_ok_and(|found| found.st_ino != held)
+}
