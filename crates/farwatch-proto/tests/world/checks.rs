@@ -15,8 +15,10 @@ impl World {
     pub(crate) fn check(&self) -> Result<(), String> {
         self.check_names_now()?;
         for view in &self.programs.borrow().views {
-            self.check_object(view)?;
             self.check_content(view)?;
+            if self.config.objects {
+                self.check_object(view)?;
+            }
         }
         if self.config.exact {
             self.check_stream()?;

@@ -19,7 +19,9 @@ pub(crate) enum Fault {
     /// Of two equal renames in one read the second gets lost.
     MergeRenames,
     /// What is missing after an overflow is not found out.
-    SkipRepair,
+    SkipRescan,
+    /// What both sides have changed is not compared.
+    SkipCompare,
 }
 
 impl World {
@@ -45,8 +47,12 @@ impl World {
         }
     }
 
+    pub(crate) fn skips_compare(&self) -> bool {
+        self.config.fault == Some(Fault::SkipCompare)
+    }
+
     pub(crate) fn spoil_changes(&self, changes: &mut Vec<HostChange>) {
-        if self.config.fault == Some(Fault::SkipRepair) {
+        if self.config.fault == Some(Fault::SkipRescan) {
             changes.retain(|change| *change != HostChange::Overflow);
         }
     }

@@ -117,6 +117,7 @@ pub(crate) struct Family {
     pub(crate) ops_max: usize,
     pub(crate) limits: Limits,
     pub(crate) identifies: bool,
+    pub(crate) objects: bool,
     pub(crate) exact: bool,
     pub(crate) fault: Option<Fault>,
 }
