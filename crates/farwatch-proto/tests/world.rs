@@ -15,7 +15,6 @@
 //! A case that fails is cut smaller, then the trace of its steps, its operations and what is wrong are
 //! printed. `world/server.rs` alone calls the engine; the other files model what is around it, each
 //! one part (`sim` holds them together and orders the steps).
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "world/agent.rs"]
 mod agent;
@@ -39,10 +38,14 @@ mod faults;
 mod handles;
 #[path = "world/host.rs"]
 mod host;
+#[path = "world/inodes.rs"]
+mod inodes;
 #[path = "world/inotify.rs"]
 mod inotify;
 #[path = "world/interposer.rs"]
 mod interposer;
+#[path = "world/library.rs"]
+mod library;
 #[path = "world/marked.rs"]
 mod marked;
 #[path = "world/names.rs"]

@@ -167,7 +167,7 @@ impl World {
         self.serve_forget(farwatch_proto::NodeId::ROOT, 0);
         let (tree, nodes) = {
             let server = self.server.borrow();
-            (server.tree_len(), server.nodes_len())
+            (server.tree_len(), server.library.len())
         };
         if (tree, nodes) == (1, 1) {
             return Ok(());

@@ -39,7 +39,12 @@ fn stand_in(node: NodeId, kind: FileKind) -> EntryOut {
     match kind {
         FileKind::Directory => passing(node, kind, 2),
         FileKind::Unknown => passing(node, FileKind::Regular, 1),
-        _ => passing(node, kind, 1),
+        FileKind::Fifo
+        | FileKind::CharDevice
+        | FileKind::BlockDevice
+        | FileKind::Regular
+        | FileKind::Symlink
+        | FileKind::Socket => passing(node, kind, 1),
     }
 }
 
@@ -212,7 +217,7 @@ impl World {
         if is_it(&entry) {
             return Some(EntryOut { attr_timeout: Duration::ZERO, ..entry });
         }
-        self.server.borrow_mut().give_back(entry.node, 1);
+        self.server.borrow_mut().library.give_back(entry.node, 1);
         None
     }
 
@@ -246,7 +251,7 @@ impl World {
             Learned { id: entry.node, fid: None, kind: entry.kind, ino: entry.node.get() };
         let (server, host) = (&mut *self.server.borrow_mut(), &mut *self.host.borrow_mut());
         if !server.learn_known(&learned, at.0, at.1) {
-            server.learn_new(learned, at.0, at.1, (identity, entry.nlink), host);
+            server.learn_new(&learned, at.0, at.1, (identity, entry.nlink), host);
         }
         entry
     }

@@ -97,7 +97,7 @@ impl World {
     /// Watches an object from now on, and lists it.
     async fn view(&self, held: &Held<'_>) {
         let node = held.node().expect("it was found");
-        let Some(object) = self.server.borrow().object(node) else { return };
+        let Some(object) = self.server.borrow().library.object(node) else { return };
         let step = self.steps();
         let directory = {
             let mut kernel = self.kernel();

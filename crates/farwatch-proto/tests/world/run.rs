@@ -27,7 +27,7 @@ pub(crate) fn run_case(case: &Case, traced: bool) -> Outcome {
         Ok(End::Rest) => {
             let checks = || world.check().and_then(|()| world.check_references());
             match catch_unwind(AssertUnwindSafe(checks)) {
-                Ok(checked) => world.failure().or(checked.err()),
+                Ok(checked) => world.failure().or_else(|| checked.err()),
                 Err(panic) => Some(said(&*panic)),
             }
         }
@@ -68,6 +68,7 @@ fn play(world: &World, case: &Case) -> End {
 
 /// Runs the cases of so many seeds, or of the one that `WORLD_SEED` names, and panics with the
 /// shortest form of the first that fails.
+#[expect(clippy::print_stdout, reason = "shown for a test that fails, and with --nocapture")]
 pub(crate) fn run_family(name: &str, family: &Family, seeds: u64) {
     let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
     let steps = number("WORLD_STEPS").and_then(|steps| usize::try_from(steps).ok());

@@ -24,9 +24,9 @@ pub(crate) struct Held<'a> {
 
 impl<'a> Held<'a> {
     /// Another reference on the same dentry.
-    pub(crate) fn again(&self) -> Held<'a> {
+    pub(crate) fn again(&self) -> Self {
         self.world.kernel().get(self.id);
-        Held { world: self.world, id: self.id }
+        Self { world: self.world, id: self.id }
     }
 
     /// The inode to which it leads.
