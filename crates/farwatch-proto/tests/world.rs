@@ -1,20 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A simulated world: a host's file system that programs change, the reports of its kernel, the
-//! engine, an agent, and a guest's kernel with programs that work there and watch. A seed decides
-//! what is done and who takes the next small step. When everything is at rest, what the watching
-//! programs were told must be what is there.
+//! A simulated world. Programs change the file system of a model host; the engine and a model of the
+//! daemon around it turn the reports of the host's kernel into notifications; a model of the agent
+//! replays these in a model of the guest's kernel, where other programs change the same names and
+//! watch. A seed decides every operation and the task that takes each step. At rest, the state that
+//! the events add up to must be the state of the host.
 //!
 //! ```text
-//! cargo test -p farwatch-proto --test world                     some thousands of seeds
-//! cargo test -p farwatch-proto --test world one_host_by_inotify  one family of cases
-//! WORLD_SEEDS=100000 cargo test --release …                     as many as you like
-//! WORLD_SEED=17 cargo test …                                    one of them
-//! WORLD_SEED=17 WORLD_STEPS=40 cargo test …                     the same with so many operations
+//! cargo test -p farwatch-proto --test world                          some thousands of cases
+//! cargo test -p farwatch-proto --test world both_sides               the families with this in their name
+//! WORLD_SEEDS=100000 cargo test --release -p farwatch-proto --test world   more of them
+//! WORLD_SEED=17 cargo test … both_sides                              one case of each
+//! WORLD_SEED=17 WORLD_STEPS=40 cargo test … both_sides               the same with 40 operations
+//! WORLD_SURVEY=1 WORLD_SEEDS=10000 cargo test … -- --nocapture       count the failures of each kind
 //! ```
 //!
-//! A case that fails is cut smaller, then the trace of its steps, its operations and what is wrong are
-//! printed. `world/server.rs` alone calls the engine; the other files model what is around it, each
-//! one part (`sim` holds them together and orders the steps).
+//! A failing case is shortened. Then its trace, the violated invariant, the configuration and the
+//! operations are printed. A trace line is a step, the time, a task, and what it did: `2/x` is the name
+//! `x` in object 2 of the host, `n2/x` the name in node 2 of the guest.
+//!
+//! `world/server.rs` alone calls the engine and the observer. `world/sim.rs` has the scheduler,
+//! `world/checks.rs` the invariants. Each other file models one part and names its original.
 
 #[path = "world/agent.rs"]
 mod agent;

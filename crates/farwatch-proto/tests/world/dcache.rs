@@ -215,7 +215,7 @@ impl Kernel {
         inode.is_some_and(|inode| inode.kind == FileKind::Directory && inode.children > 0)
     }
 
-    /// `dput()`: who is found and up to date stays.
+    /// `dput()`: a dentry that is hashed and up to date stays.
     pub(crate) fn put(&mut self, id: DentryId) {
         self.dentries.get_mut(&id).expect("it is referred to").refs -= 1;
         if !self.is_retained(id) {
@@ -223,7 +223,7 @@ impl Kernel {
         }
     }
 
-    /// Whether a dentry is in use, or kept for the next who uses it (`retain_dentry()`).
+    /// Whether a dentry is in use, or is kept for later (`retain_dentry()`).
     fn is_retained(&self, id: DentryId) -> bool {
         let dentry = self.dentry(id);
         let stale = self.deletes_stale && dentry.until < self.now;
@@ -255,7 +255,7 @@ impl Kernel {
         self.evict_unused(parent);
     }
 
-    /// `dentry_unlink_inode()`: the last that is heard of a file without a name.
+    /// `dentry_unlink_inode()`: this ends the watches on a file without a name.
     fn unlink_inode(&mut self, id: DentryId, node: NodeId) {
         let inode = self.inodes.get_mut(&node).expect("a dentry leads to it");
         inode.aliases.retain(|alias| *alias != id);
@@ -287,7 +287,7 @@ impl Kernel {
         self.evict_unused(node);
     }
 
-    /// `iput_final()`: without a name nobody can find it.
+    /// `iput_final()`: an inode without a name cannot be found again.
     fn evict_unused(&mut self, node: NodeId) {
         let Some(inode) = self.inodes.get(&node) else { return };
         if inode.is_unused() && inode.nlink == 0 {
@@ -303,7 +303,7 @@ impl Kernel {
         }
     }
 
-    /// Memory is short, or somebody writes 3 to `drop_caches`.
+    /// Memory is short, or 3 was written to `drop_caches`.
     pub(crate) fn drop_caches(&mut self) {
         loop {
             let unused = |(id, dentry): (&DentryId, &Dentry)| {
@@ -368,7 +368,7 @@ impl Kernel {
         self.inode(node)?.aliases.first().copied()
     }
 
-    /// The directories above one, itself first, as far as they are known.
+    /// The known ancestors of a directory, itself first.
     pub(crate) fn above(&self, dir: NodeId) -> Vec<NodeId> {
         let parent = |dir: &NodeId| self.dentry(self.alias(*dir)?).parent;
         std::iter::successors(Some(dir), parent).collect()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the daemon does for a request with both of an agent's marks: `fs/marked.rs`. The engine says
-//! what the answer is to be, this makes it. Nothing here changes the host.
+//! How the daemon serves a request with both tags of an agent: `fs/marked.rs`. The engine decides the
+//! answer, this makes it. Nothing here changes the host.
 
 use std::time::Duration;
 
@@ -282,7 +282,7 @@ impl World {
         (parent == dir && known_as == name).then_some(child)
     }
 
-    /// LOOKUP of `..`: where the guest was told that a directory is.
+    /// LOOKUP of `..`: the place of a directory in the view of the guest.
     pub(crate) async fn serve_parent(&self, node: NodeId) -> Result<EntryOut, Errno> {
         self.step().await;
         let parent = {

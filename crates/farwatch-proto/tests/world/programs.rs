@@ -112,7 +112,7 @@ impl World {
         let mut names = BTreeSet::new();
         if directory {
             names.extend(self.serve_readdir(node).await.unwrap_or_default());
-            // Whoever lists looks at what is there.
+            // A program that lists a directory looks at what is there, as `ls -l` does.
             for name in names.clone() {
                 self.step().await;
                 if self.find(Caller::Program, (node, &name)).await.is_err() {

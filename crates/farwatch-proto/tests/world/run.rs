@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Runs cases: those of many seeds, and when one fails, shorter ones until none is shorter.
+//! Runs the cases of many seeds, and shortens one that fails.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,7 +8,7 @@ use crate::ops::{Case, Family, Op, Who};
 use crate::rng::Rng;
 use crate::sim::{AGENT, End, Task, World, run};
 
-/// Names of tasks, for the trace.
+/// Task names, for the trace.
 const HOSTS: [&str; 3] = ["host 1", "host 2", "host 3"];
 const GUESTS: [&str; 3] = ["guest 1", "guest 2", "guest 3"];
 
@@ -118,7 +118,7 @@ pub(crate) fn fails_within(family: &Family, seeds: u64) -> bool {
     (0..seeds).any(fails)
 }
 
-/// The shortest case that fails in the same way, as far as leaving out operations makes one.
+/// A shorter case that fails in the same way: every operation that can be left out is.
 fn shrink(mut case: Case, failure: &str) -> Case {
     let kind = kind_of(failure);
     let mut budget = 6000;

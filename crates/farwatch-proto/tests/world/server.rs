@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! [`Server`]: the daemon's state, and the only part of the world that calls the engine and the
-//! observer. Each function is what the daemon does while it holds its lock once (`share.rs`); who
-//! comes between two of them is up to `interposer`, `marked` and `watcher`, which call these.
+//! [`Server`]: the state of the daemon, and the only part of the world that calls the engine and the
+//! observer: a change of their interface is a change of this file. Each function is one critical
+//! section of the daemon (`share.rs`). `interposer`, `marked` and `watcher` call them, and let other
+//! tasks run in between.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -183,7 +184,7 @@ impl Server {
         self.engine.handle_own(change);
     }
 
-    /// A program in the guest was told that nothing has a name.
+    /// The answer to a LOOKUP of a program in the guest was that the name does not exist.
     pub(crate) fn own_absent(&mut self, dir: NodeId, name: &Name) {
         self.engine.tree.tell_current(dir, name, None);
     }
@@ -235,7 +236,7 @@ impl Server {
         if self.engine.tree.lend(id, dir, name) { self.engine.tree.kind(id) } else { None }
     }
 
-    /// The agent's kernel looks for a node that nobody has.
+    /// The agent's kernel looks for the node of a probe, which does not exist.
     pub(crate) fn probed(&mut self, node: NodeId) {
         self.work |= self.engine.handle_probe(node);
     }
@@ -337,7 +338,7 @@ impl Server {
         self.engine.to_read().is_some()
     }
 
-    /// The next entry that is to be compared with what watchers were told.
+    /// The next contested entry to compare.
     pub(crate) fn poll_check(&mut self, world: &World) -> Option<Check> {
         self.engine.poll_check(world.now())
     }
@@ -349,7 +350,7 @@ impl Server {
         }
     }
 
-    /// When the watch thread is to go on though nobody wakes it.
+    /// When the watch thread is to go on without being woken.
     pub(crate) fn alarm(&self, world: &World) -> Option<Duration> {
         let half = self.observer.as_ref().and_then(Observer::poll_timeout);
         let engine = &self.engine;
