@@ -259,7 +259,7 @@ impl FileSystem for Interposer {
             return self.remove_marked(parent, name, ctx, false);
         }
         let (dir, name_) = self.check_entry(&ctx, parent, name)?;
-        self.stale.check(&self.share, &[(dir, &name_)])?;
+        self.stale.check(&self.share, ctx.pid, &[(dir, &name_)])?;
         settled(|| {
             let request = Request::Unlink { dir, name: &name_ };
             self.own(&request, || self.inner.unlink(ctx, parent, name))
@@ -273,7 +273,7 @@ impl FileSystem for Interposer {
             return self.remove_marked(parent, name, ctx, true);
         }
         let (dir, name_) = self.check_entry(&ctx, parent, name)?;
-        self.stale.check(&self.share, &[(dir, &name_)])?;
+        self.stale.check(&self.share, ctx.pid, &[(dir, &name_)])?;
         settled(|| {
             let request = Request::RmDir { dir, name: &name_ };
             self.own(&request, || self.inner.rmdir(ctx, parent, name))
@@ -297,7 +297,7 @@ impl FileSystem for Interposer {
         let (old, old_name) = self.check_entry(&ctx, olddir, oldname)?;
         let (new, new_name) = self.check_entry(&ctx, newdir, newname)?;
         let (from, to) = ((old, &old_name), (new, &new_name));
-        self.stale.check(&self.share, &[from, to])?;
+        self.stale.check(&self.share, ctx.pid, &[from, to])?;
         self.own(&Request::Rename { from, to, flags }, || {
             self.inner.rename(ctx, olddir, oldname, newdir, newname, flags)
         })?;

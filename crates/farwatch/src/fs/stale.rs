@@ -20,37 +20,46 @@ use crate::share::Share;
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub(super) struct Stale {
-    /// Entries of which the kernel was told, and has not come back.
-    told: Mutex<BTreeSet<(NodeId, Name)>>,
+    /// Threads that were told of an entry, and have not come back.
+    told: Mutex<BTreeSet<(i32, NodeId, Name)>>,
 }
 
 impl Stale {
-    /// The most entries of which the kernel is told at a time. Past it requests are carried out as they are.
+    /// The most that are kept; past it all are forgotten. A thread that then comes back may be told again,
+    /// which its program sees.
     const LEN_MAX: usize = 1024;
 
-    /// A request of the guest's is about to change these entries.
+    /// A request of the guest's thread `pid` is about to change these entries.
     ///
     /// # Errors
     /// ESTALE when the kernel is to look one of them up again. It is not told twice, since it repeats a
     /// call only once.
-    pub(super) fn check(&self, share: &Share, entries: &[(NodeId, &Name)]) -> io::Result<()> {
+    pub(super) fn check(
+        &self,
+        share: &Share,
+        pid: i32,
+        entries: &[(NodeId, &Name)],
+    ) -> io::Result<()> {
         let mut stale = false;
         for (dir, name) in entries {
-            stale |= self.tells(share, *dir, name);
+            stale |= self.tells(share, pid, *dir, name);
         }
         if stale { Err(Errno::STALE.into()) } else { Ok(()) }
     }
 
-    fn tells(&self, share: &Share, dir: NodeId, name: &Name) -> bool {
+    fn tells(&self, share: &Share, pid: i32, dir: NodeId, name: &Name) -> bool {
         let differs = is_another(share, dir, name);
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.is_empty() && !differs {
             return false;
         }
-        let was_told = told.remove(&(dir, name.clone()));
-        let tells = differs && !was_told && told.len() < Self::LEN_MAX;
+        let was_told = told.remove(&(pid, dir, name.clone()));
+        let tells = differs && !was_told;
         if tells {
-            told.insert((dir, name.clone()));
+            if told.len() >= Self::LEN_MAX {
+                told.clear();
+            }
+            told.insert((pid, dir, name.clone()));
         }
         tells
     }
