@@ -29,6 +29,9 @@ const OBJECT: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXE
 /// Room for a listing, as programs have it.
 const LISTING_LEN: usize = 4096;
 
+/// How often a name is looked up again to which programs in the mount bring other objects at the same time.
+const LOOKS_MAX: u32 = 8;
+
 /// How often a rename is tried while programs keep looking up its new name.
 const RENAME_TRIES_MAX: u32 = 8;
 
@@ -168,21 +171,21 @@ impl Replayer {
     /// not made, but what is to be closed is.
     fn content(&mut self, target: &Target, events: Mask) -> Result<(), Errno> {
         let mut object = None;
-        let mut looked_again = false;
+        let mut looks = LOOKS_MAX;
         let mut result = Ok(());
         for step in self.opens.steps(target, events) {
             if result.is_err() && !matches!(step, Step::Close(_)) {
                 continue;
             }
-            let mut done = self.step(target, step, &mut object, looked_again);
-            if done == Err(Errno::STALE)
-                && !looked_again
+            let mut done = self.step(target, step, &mut object, looks == 0);
+            while done == Err(Errno::STALE)
+                && looks > 0
                 && let Target::Entry(entry) = target
             {
-                looked_again = true;
+                looks -= 1;
                 object = None;
                 done = look_again(&self.dir(entry)?, entry.name.as_bytes())
-                    .and_then(|()| self.step(target, step, &mut object, looked_again));
+                    .and_then(|()| self.step(target, step, &mut object, looks == 0));
             }
             result = result.and(done);
         }
@@ -192,14 +195,13 @@ impl Replayer {
     /// `object` is the target, opened with `O_PATH` by the first step that needs it.
     ///
     /// # Errors
-    /// ESTALE when something else has the name of a file by now, unless the server was asked for it
-    /// already.
+    /// ESTALE when something else has the name of a file by now, unless this is the last try.
     fn step(
         &mut self,
         target: &Target,
         step: Step,
         object: &mut Option<OwnedFd>,
-        looked_again: bool,
+        is_last: bool,
     ) -> Result<(), Errno> {
         match step {
             Step::Open(way) => match open_file(self.object(target, object)?, way)? {
@@ -207,7 +209,7 @@ impl Replayer {
                     drop(self.opens.keep(target.clone(), way, file));
                     Ok(())
                 }
-                None if looked_again || matches!(target, Target::Node(_)) => Ok(()),
+                None if is_last || matches!(target, Target::Node(_)) => Ok(()),
                 None => Err(Errno::STALE),
             },
             Step::Access => self.opens.any(target).map_or(Ok(()), read_something),

@@ -416,6 +416,9 @@ impl Record {
                 }
                 self.open(opening)
             }
+            // The name led to another object when the agent opened it, and leads to none or to a third by now.
+            MarkedRequest::SetTimes(_, event) if self.todo.contains(event) => ESTALE,
+            MarkedRequest::Open(_, opening) if self.opened.grants(opening, self.todo) => ESTALE,
             MarkedRequest::Lookup(..)
             | MarkedRequest::Create(..)
             | MarkedRequest::Link(..)
