@@ -10,7 +10,7 @@ use super::backlog::{Backlog, Look, Moves, Pending};
 use super::barrier::{Barriers, Owed, Progress, Ticket};
 use super::change::{HostChange, HostEntry};
 use super::contested::{Check, Checked, Contested, Difference, Reported};
-use super::ledger::{Answer, Ledger, MarkedRequest, Object, Refusal};
+use super::ledger::{Answer, Ending, Ledger, MarkedRequest, Object, Refusal};
 use super::net::{Change, Listed, Listing, Net, Nets, Rescan};
 use super::split::{Split, split};
 use super::state::State;
@@ -694,6 +694,24 @@ impl Engine {
     /// The object that the replay of notification `seq` is about, as the host names it.
     pub fn object_of(&self, seq: Seq) -> Option<&Fid> {
         self.ledger.object_of(seq)
+    }
+
+    /// The object of which the server has to know whether it lives, before it answers the removal that replays
+    /// notification `seq`: if it does, [`Engine::told_stale`] and ESTALE. The guest's kernel then asks for its
+    /// link count, without which it would hold it for dead.
+    pub fn removes_unasked(&self, seq: Seq) -> Option<NodeId> {
+        self.ledger.removes_unasked(seq, &self.tree)
+    }
+
+    /// The guest's kernel was told to look the entry of notification `seq` up again.
+    pub fn told_stale(&mut self, seq: Seq) {
+        self.ledger.told_stale(seq);
+    }
+
+    /// How the replay of notification `seq` ends what is under a name, if it does. The server then must not
+    /// name a directory that lives: the guest's kernel would hold it for dead, with the watches on it.
+    pub fn ending(&self, seq: Seq, dir: NodeId, name: &Name) -> Option<Ending> {
+        self.ledger.ending(seq, dir, name)
     }
 
     /// The type of that object, as far as the change told it.

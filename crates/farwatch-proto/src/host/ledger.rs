@@ -86,6 +86,15 @@ pub enum Answer {
     Done,
 }
 
+/// How a replay ends what is under a name: a directory is dead to the guest's kernel by either.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// It is removed.
+    Removed,
+    /// Another object comes to the name.
+    Replaced,
+}
+
 /// What a replay that is still to come will do to a name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Step {
@@ -205,6 +214,37 @@ impl Ledger {
     /// The object that notification `seq` is about, as the host names it.
     pub(super) fn object_of(&self, seq: Seq) -> Option<&Fid> {
         self.records.iter().find(|record| record.seq == seq)?.pending.object.as_ref()
+    }
+
+    /// The known object that a removal would take a name from, as notification `seq` has it, if the guest's
+    /// kernel has not asked for the entry before and so may have a link count of long ago.
+    pub(super) fn removes_unasked(&self, seq: Seq, tree: &Tree) -> Option<NodeId> {
+        let record = self.records.iter().find(|record| record.seq == seq)?;
+        let asks = !record.looked_up && !record.stale_told && record.todo.contains(Mask::DELETE);
+        if asks { record.known(tree) } else { None }
+    }
+
+    /// The guest's kernel was told to look the entry of notification `seq` up again.
+    pub(super) fn told_stale(&mut self, seq: Seq) {
+        if let Some(record) = self.records.iter_mut().find(|record| record.seq == seq) {
+            record.stale_told = true;
+        }
+    }
+
+    /// How the replay of notification `seq` ends what is under a name, if it does.
+    pub(super) fn ending(&self, seq: Seq, dir: NodeId, name: &Name) -> Option<Ending> {
+        let is = |entry: &Entry| entry.dir.id == dir && entry.name == *name;
+        match &self.records.iter().find(|record| record.seq == seq)?.pending.event {
+            GuestEvent::Entry { entry, mask, .. } if is(entry) => {
+                let replaced = mask.contains(Mask::MOVED_TO).then_some(Ending::Replaced);
+                replaced.or(mask.contains(Mask::DELETE).then_some(Ending::Removed))
+            }
+            GuestEvent::Rename { to, .. } if is(to) => Some(Ending::Replaced),
+            GuestEvent::Entry { .. }
+            | GuestEvent::Rename { .. }
+            | GuestEvent::Object { .. }
+            | GuestEvent::Overflow => None,
+        }
     }
 
     /// The type of the object that notification `seq` is about.

@@ -5,7 +5,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::time::Duration;
 
-use farwatch_proto::host::{Answer, MarkedRequest, Object, Opening, Refusal};
+use farwatch_proto::host::{Answer, Ending, MarkedRequest, Object, Opening, Refusal};
 use farwatch_proto::{FileKind, Mask, Name, Node, NodeId, Seq};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -97,6 +97,13 @@ impl Interposer {
         directory: bool,
     ) -> io::Result<()> {
         let (dir, name) = entry(parent, name)?;
+        if let Some(seq) = seq(&ctx)
+            && let Some(id) = self.share.removes_unasked(seq)
+            && self.lives(ctx, id)
+        {
+            self.share.told_stale(seq);
+            return Err(refusal(Refusal::Stale));
+        }
         done(&self.ask(&ctx, MarkedRequest::Remove(dir, &name, directory)))
     }
 
@@ -200,16 +207,25 @@ impl Interposer {
         match *object {
             Object::Known { id, links, here: true } => {
                 let found = self.found_here(ctx, dir, name, |entry| entry.inode == id.get());
-                if let Some(entry) = found {
+                if let Some(mut entry) = found {
+                    entry.attr.nlink = linked(entry.attr.nlink, links);
                     return Ok(self.learn(dir, name, entry));
                 }
                 let known = self.known(ctx, dir, name, id, links);
                 Ok(known.unwrap_or_else(|| self.adopt(ctx, dir, name, self.kind_of(&ctx))))
             }
-            Object::Known { id, links, here: false } => {
-                let known = self.known(ctx, dir, name, id, links);
-                Ok(known.unwrap_or_else(|| self.phantom(dir, name, self.kind_of(&ctx))))
-            }
+            Object::Known { id, links, here: false } => match self.mistaken_end(ctx, dir, name, id)
+            {
+                Some(Ending::Replaced) => {
+                    self.share.learn_missing(dir, name);
+                    Err(Errno::NOENT.into())
+                }
+                Some(Ending::Removed) => Ok(self.phantom(dir, name, FileKind::Directory)),
+                None => {
+                    let known = self.known(ctx, dir, name, id, links);
+                    Ok(known.unwrap_or_else(|| self.phantom(dir, name, self.kind_of(&ctx))))
+                }
+            },
             Object::Adopt(kind) => Ok(self.adopt(ctx, dir, name, kind)),
             Object::Phantom(kind) => Ok(self.phantom(dir, name, kind)),
             Object::Limbo => Ok(control::limbo(self.share.generation())),
@@ -254,6 +270,17 @@ impl Interposer {
         // and what is below a directory in limbo is found by its dentry alone.
         let brief = if kind == FileKind::Directory { BRIEF } else { Duration::ZERO };
         Some(Entry { entry_timeout: brief, ..entry })
+    }
+
+    /// How the replay would end a directory, if that lives: where the watcher names no objects, which one has
+    /// gone is guessed. A file has a link count, by which it outlives a wrong guess.
+    fn mistaken_end(&self, ctx: Context, dir: NodeId, name: &Name, id: NodeId) -> Option<Ending> {
+        let ending = self.share.ending(seq(&ctx)?, dir, name, id)?;
+        self.lives(ctx, id).then_some(ending)
+    }
+
+    fn lives(&self, ctx: Context, id: NodeId) -> bool {
+        self.inner.getattr(ctx, id.get(), None).is_ok_and(|(attr, _)| attr.nlink > 0)
     }
 
     fn kind_of(&self, ctx: &Context) -> FileKind {
@@ -303,8 +330,7 @@ impl Interposer {
                 Attr { ino, nlink: 0, ..attr::phantom(id, kind) }
             }
         };
-        let nlink = i64::from(attr.nlink).saturating_add(links).max(0);
-        attr.nlink = u32::try_from(nlink).unwrap_or(u32::MAX);
+        attr.nlink = linked(attr.nlink, links);
         if other_mtime {
             attr.mtimensec ^= 1;
         }
@@ -320,6 +346,12 @@ impl Interposer {
         }
         Attr { nlink: 1, ..attr }
     }
+}
+
+/// A link count, with the names that the guest has not lost or won yet.
+fn linked(nlink: u32, links: i64) -> u32 {
+    let nlink = i64::from(nlink).saturating_add(links).max(0);
+    u32::try_from(nlink).unwrap_or(u32::MAX)
 }
 
 fn done(answer: &Answer) -> io::Result<()> {

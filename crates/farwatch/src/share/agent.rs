@@ -5,7 +5,7 @@
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
-use farwatch_proto::host::{Answer, AttachError, MarkedRequest};
+use farwatch_proto::host::{Answer, AttachError, Ending, MarkedRequest};
 use farwatch_proto::wire::control::Delivery;
 use farwatch_proto::{Fid, FileKind, Generation, Mask, Name, Node, NodeId, Seq};
 
@@ -80,6 +80,26 @@ impl Share {
     /// The object that the replay of notification `seq` is about.
     pub(crate) fn replayed_object(&self, seq: Seq) -> Option<Fid> {
         self.lock().engine.object_of(seq).cloned()
+    }
+
+    /// [`Engine::removes_unasked`](farwatch_proto::host::Engine::removes_unasked).
+    pub(crate) fn removes_unasked(&self, seq: Seq) -> Option<NodeId> {
+        self.lock().engine.removes_unasked(seq)
+    }
+
+    /// [`Engine::told_stale`](farwatch_proto::host::Engine::told_stale).
+    pub(crate) fn told_stale(&self, seq: Seq) {
+        self.lock().engine.told_stale(seq);
+    }
+
+    /// How that replay ends what is under a name, if it does, when it is a directory that the guest knows as
+    /// `id`.
+    pub(crate) fn ending(&self, seq: Seq, dir: NodeId, name: &Name, id: NodeId) -> Option<Ending> {
+        let engine = &self.lock().engine;
+        if engine.tree.kind(id) != Some(FileKind::Directory) {
+            return None;
+        }
+        engine.ending(seq, dir, name)
     }
 
     /// The type of that object, as far as the change tells it.

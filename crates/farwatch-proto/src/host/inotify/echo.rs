@@ -77,6 +77,8 @@ struct Call {
     about: Vec<Expected>,
     /// Entries of which a report was taken.
     taken: Vec<HostEntry>,
+    /// It changes the `ctime` of its objects, as everything does but a close.
+    changes: bool,
     ended: Option<u64>,
     changed: Option<SystemTime>,
 }
@@ -102,7 +104,9 @@ impl Echo {
             }
         }
         let about = expected.iter().map(|(what, _)| what.clone()).collect();
-        let call = Call { expected, about, taken: Vec::new(), ended: None, changed: None };
+        let changes = expected.iter().any(|(_, event)| *event != Mask::CLOSE_WRITE);
+        let taken = Vec::new();
+        let call = Call { expected, about, taken, changes, ended: None, changed: None };
         self.calls.insert(id, call);
         id
     }
@@ -119,7 +123,7 @@ impl Echo {
         let Some(call) = self.calls.get_mut(&id) else { return Vec::new() };
         call.ended = Some(self.count);
         call.changed = changed;
-        for what in &call.about {
+        for what in call.about.iter().filter(|_| call.changes) {
             if let Expected::Object(object) = what
                 && let Some(doubt) = self.doubts.get_mut(object)
             {

@@ -23,6 +23,8 @@ pub(super) struct Names {
 #[derive(Debug, Default)]
 struct Slot {
     now: Option<Fid>,
+    /// Something is there, and it is not known what.
+    unseen: bool,
     /// What left the name last, if nothing has come to it since: who has it open still writes to it
     /// under this name.
     before: Option<Fid>,
@@ -51,7 +53,14 @@ impl Names {
     /// The object under a name: `None` when nobody knows, `Some(None)` when none that could be told.
     pub(super) fn at(&self, entry: &HostEntry, tree: &Tree) -> Option<Option<Fid>> {
         if let Some(slot) = self.dirs.get(&entry.dir).and_then(|names| names.get(&entry.name)) {
-            return Some(slot.now.clone());
+            // What has come there had gone when it was looked for; the guest may have found it before.
+            let found = || {
+                let mut held = tree.nodes_of(&entry.dir).iter().flat_map(|dir| {
+                    tree.held(*dir, &entry.name).filter_map(|id| tree.fid(id).cloned())
+                });
+                held.find(|object| !slot.past.contains(object))
+            };
+            return Some(slot.now.clone().or_else(|| if slot.unseen { found() } else { None }));
         }
         // The oldest: the others are there because the guest has looked ahead of the reports.
         let told = |dir: &_| tree.held(*dir, &entry.name).next();
@@ -82,13 +91,14 @@ impl Names {
     /// An object has come to a name.
     pub(super) fn arrived(&mut self, entry: &HostEntry, object: Option<Fid>, tree: &Tree) {
         let past = self.take_past(entry, &object, tree);
-        self.set(entry, Slot { now: object, before: None, past });
+        let unseen = object.is_none();
+        self.set(entry, Slot { now: object, unseen, before: None, past });
     }
 
     /// An object has left a name.
     pub(super) fn left(&mut self, entry: &HostEntry, object: Option<Fid>, tree: &Tree) {
         let past = self.take_past(entry, &None, tree);
-        self.set(entry, Slot { now: None, before: object, past });
+        self.set(entry, Slot { now: None, unseen: false, before: object, past });
     }
 
     /// What was under a name to which `new` comes.
