@@ -20,8 +20,8 @@ use crate::share::Share;
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub(super) struct Stale {
-    /// Threads that were told of an entry, and have not come back.
-    told: Mutex<BTreeSet<(i32, NodeId, Name)>>,
+    /// Threads that were told, and have not come back.
+    told: Mutex<BTreeSet<i32>>,
 }
 
 impl Stale {
@@ -32,36 +32,28 @@ impl Stale {
     /// A request of the guest's thread `pid` is about to change these entries.
     ///
     /// # Errors
-    /// ESTALE when the kernel is to look one of them up again. It is not told twice, since it repeats a
-    /// call only once.
+    /// ESTALE when the kernel is to look one of them up again. A thread is not told twice in a row, since
+    /// the kernel repeats a call only once.
     pub(super) fn check(
         &self,
         share: &Share,
         pid: i32,
         entries: &[(NodeId, &Name)],
     ) -> io::Result<()> {
-        let mut stale = false;
-        for (dir, name) in entries {
-            stale |= self.tells(share, pid, *dir, name);
-        }
-        if stale { Err(Errno::STALE.into()) } else { Ok(()) }
-    }
-
-    fn tells(&self, share: &Share, pid: i32, dir: NodeId, name: &Name) -> bool {
-        let differs = is_another(share, dir, name);
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.is_empty() && !differs {
-            return false;
+        if told.remove(&pid) {
+            return Ok(());
         }
-        let was_told = told.remove(&(pid, dir, name.clone()));
-        let tells = differs && !was_told;
-        if tells {
-            if told.len() >= Self::LEN_MAX {
-                told.clear();
-            }
-            told.insert((pid, dir, name.clone()));
+        drop(told);
+        if !entries.iter().any(|(dir, name)| is_another(share, *dir, name)) {
+            return Ok(());
         }
-        tells
+        told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() >= Self::LEN_MAX {
+            told.clear();
+        }
+        told.insert(pid);
+        Err(Errno::STALE.into())
     }
 }
 
