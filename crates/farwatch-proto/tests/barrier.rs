@@ -279,3 +279,23 @@ fn probe_behind_an_unfinished_replay_wakes_the_watch_thread() {
     assert!(host.engine.to_read().is_some());
     assert_eq!(host.engine.progress(ticket), Progress::Stale);
 }
+
+#[test]
+fn replay_that_fails_after_the_watch_thread_has_gone_to_sleep_is_found_out() {
+    let mut host = Host::new();
+    host.engine.handle_own(OwnChange::Removed(NodeId::ROOT, &name("f")));
+    host.read();
+    host.changed("f");
+    // The watch thread has nothing more to do, and the agent has not begun.
+    host.engine.poll_probes(host.now);
+    let mut asleep_until = host.engine.check_timeout();
+    // The agent's call fails, and nothing follows.
+    host.send();
+    for _ in 0..3 {
+        let Some(until) = asleep_until else { break };
+        host.now = host.now.max(until);
+        host.engine.poll_probes(host.now);
+        asleep_until = host.engine.check_timeout();
+    }
+    assert!(host.engine.has_next(), "a probe shows that the replay did not end");
+}

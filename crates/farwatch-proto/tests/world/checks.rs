@@ -157,7 +157,8 @@ impl World {
             return Err(format!("{known} inodes are in use when nobody uses any"));
         }
         let forgets = std::mem::take(&mut self.kernel().forgets);
-        for (node, count) in forgets {
+        let leaked = std::mem::take(&mut self.kernel().leaked);
+        for (node, count) in forgets.into_iter().chain(leaked) {
             self.serve_forget(node, count);
         }
         // What a replay has emptied goes with the next FORGET.

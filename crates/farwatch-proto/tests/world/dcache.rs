@@ -75,6 +75,8 @@ pub(crate) struct Kernel {
     attr_version: u64,
     /// FORGETs that wait for the server.
     pub(crate) forgets: VecDeque<(NodeId, u64)>,
+    /// References that are never given back.
+    pub(crate) leaked: Vec<(NodeId, u64)>,
     pub(crate) events: Vec<Event>,
     pub(crate) cookie: u32,
     deletes_stale: bool,
@@ -92,6 +94,7 @@ impl Kernel {
             last: 0,
             attr_version: 1,
             forgets: VecDeque::new(),
+            leaked: Vec::new(),
             events: Vec::new(),
             cookie: 0,
             deletes_stale: config.deletes_stale,

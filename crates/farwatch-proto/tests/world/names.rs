@@ -81,6 +81,8 @@ impl World {
             }
         };
         if entry.kind != kind {
+            // The kernel forgets this reference, and so does this model at the end.
+            self.kernel().leaked.push((entry.node, 1));
             return Err(Errno::Io);
         }
         {
