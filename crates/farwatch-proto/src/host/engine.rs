@@ -6,6 +6,7 @@ mod compare;
 mod guest;
 mod probes;
 
+pub use self::guest::OwnChange;
 use std::num::NonZeroU32;
 use std::time::{Instant, SystemTime};
 
@@ -21,7 +22,7 @@ use super::state::State;
 use super::tree::Tree;
 use crate::wire::Notification;
 use crate::wire::abi::FARWATCH_LIMBO_NAME;
-use crate::{Cookie, Fid, FileKind, Generation, GuestEvent, Mask, Name, NodeId, Seq};
+use crate::{Cookie, Fid, FileKind, Generation, GuestEvent, Mask, NodeId, Seq};
 
 /// Why an agent was not attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
@@ -37,8 +38,8 @@ pub enum AttachError {
 /// that there is nobody to tell, and the guest's own watchers see what its own programs do.
 #[derive(Debug)]
 pub struct Engine {
-    /// What the guest knows.
-    pub tree: Tree,
+    /// What the guest knows. It changes with what the guest does (`guest`) and what its agent replays.
+    tree: Tree,
     backlog: Backlog,
     nets: Nets,
     ledger: Ledger,
@@ -61,19 +62,6 @@ pub struct Engine {
     /// The last notification of which a change of a name has not been replayed, `None` while others wait to
     /// be sent, and since when that is so.
     stuck: Option<(Option<Seq>, Instant)>,
-}
-
-/// What the guest has done to names of a directory, and what its kernel tells its watchers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum OwnChange<'a> {
-    /// An object came to a name: it was made, or linked.
-    Made(NodeId, &'a Name, NodeId),
-    /// A name has gone.
-    Removed(NodeId, &'a Name),
-    /// What was under the first name is under the second, and replaced what was there.
-    Renamed((NodeId, &'a Name), (NodeId, &'a Name)),
-    /// Two have changed places (`RENAME_EXCHANGE`).
-    Exchanged((NodeId, &'a Name), (NodeId, &'a Name)),
 }
 
 /// Up to where the kernel's queue is to be read: a moment after which nothing that happened before is
@@ -179,7 +167,7 @@ impl Engine {
     }
 
     /// Takes a guest over from another host. `root` is how this one names the share's directory; every
-    /// other object is to be found again ([`Tree::identify`]). If an agent listened there, it is owed
+    /// other object is to be found again ([`Engine::identify`]). If an agent listened there, it is owed
     /// the difference for each directory, since it listens no more.
     pub fn load(&mut self, state: State, root: Option<Fid>) {
         self.drop_link();
@@ -255,11 +243,6 @@ impl Engine {
     /// How many single events were given up since the daemon started.
     pub fn events_forgotten(&self) -> u64 {
         self.backlog.forgotten()
-    }
-
-    /// A nodeid for a stand-in of a type. It is never given out twice within any guest's memory.
-    pub fn phantom(&mut self, kind: FileKind) -> NodeId {
-        phantom(&mut self.phantoms, kind)
     }
 
     /// The kernel's queue was empty at `now` or later, and all that was read has been handed in.
