@@ -85,14 +85,14 @@ pub fn trial(
     named(name, needs.iter().find_map(|need| need.missing()).as_deref(), run)
 }
 
-/// A trial of a scenario, skipped where a need or one of its programs is missing.
+/// A trial of a scenario, skipped where one of `needs` or of its own needs is not met.
 pub fn scenario_trial(
     scenario: Scenario,
     needs: &[Need],
     run: impl FnOnce(&Scenario) -> Result<()> + Send + 'static,
 ) -> Trial {
-    let program = scenario.missing_program().map(|program| format!("needs {program}"));
-    let missing = needs.iter().find_map(|need| need.missing()).or(program);
+    let own = scenario.missing_need().map(|need| format!("needs {need}"));
+    let missing = needs.iter().find_map(|need| need.missing()).or(own);
     let name = scenario.name.clone();
     named(&name, missing.as_deref(), move || run(&scenario))
 }
@@ -157,9 +157,9 @@ pub fn run_scenarios_in_one_process<P: Place + Send + Sync + 'static>(
     run(lacking.chain([all]).collect())
 }
 
-/// Those whose programs are there, and the others.
+/// The scenarios whose needs are met, and the others.
 pub fn scenarios_by_readiness() -> (Vec<Scenario>, Vec<Scenario>) {
-    scenarios().into_iter().partition(|scenario| scenario.missing_program().is_none())
+    scenarios().into_iter().partition(|scenario| scenario.missing_need().is_none())
 }
 
 /// Runs them one after the other, to the end even when one fails.

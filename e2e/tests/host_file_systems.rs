@@ -114,7 +114,7 @@ fn start_sandboxed(fs: &FileSystem) -> Result<Mount> {
 
 fn subvolumes(fs: &FileSystem) -> Result<()> {
     let scenarios = Scenario::load_all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("subvolumes"))?;
-    let lacking = scenarios.iter().find_map(Scenario::missing_program);
+    let lacking = scenarios.iter().find_map(Scenario::missing_need);
     ensure!(lacking.is_none() && scenarios.len() == 2, "{scenarios:?}");
     e2e::run_all(&scenarios, || Mount::local_in(fs.root())).context("on a local directory")?;
     e2e::run_all(&scenarios, || Mount::start_in(fs.root(), &[])).context("in a mount")?;

@@ -32,14 +32,15 @@ impl Tally {
     /// Adds what one line of output tells: a summary of nextest or libtest, a skipped or failed
     /// test, or nothing.
     pub(crate) fn add_line(&mut self, line: &str) {
-        let line = line.trim();
+        let (whole, line) = (line, line.trim());
         if let Some((_, counts)) =
             line.split_once("tests run: ").or_else(|| line.split_once("test run: "))
         {
             // `Summary [ 3.2s] 9 tests run: 7 passed (1 slow), 2 failed, 1 skipped`
             self.add_counts(counts.split(", "));
-        } else if let Some(counts) = line.strip_prefix("test result: ") {
-            // `test result: ok. 7 passed; 2 failed; 1 ignored; 0 measured; …`
+        } else if let Some(counts) = whole.strip_prefix("test result: ") {
+            // `test result: ok. 7 passed; 2 failed; 1 ignored; 0 measured; …`. Indented, it is what nextest
+            // shows of a failed test, which is in its summary.
             let (_, counts) = counts.split_once(". ").unwrap_or_default();
             self.add_counts(counts.split("; "));
         } else if line.starts_with("SKIP ") || line.ends_with(" ... ignored") {
@@ -112,6 +113,13 @@ mod tests {
         let line = "test result: ok. 3 passed; 1 failed; 2 ignored; 0 measured; 5 filtered out; \
             finished in 0.00s";
         assert_eq!(sum(&format!("{line}\n{line}")), "6 passed, 2 failed, 4 skipped");
+    }
+
+    #[test]
+    fn the_output_of_a_failed_test_that_nextest_shows_is_not_counted_again() {
+        let output = "    test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured\n\
+            \x20    Summary [ 3.2s] 2 tests run: 1 passed, 1 failed, 0 skipped";
+        assert_eq!(sum(output), "1 passed, 1 failed, 0 skipped");
     }
 
     #[test]

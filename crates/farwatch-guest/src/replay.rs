@@ -105,6 +105,15 @@ impl Replayer {
                     outcome.count(&back, numbered.and_then(|()| self.call(&back)));
                 }
                 (Err(_), ..) if probe => {}
+                // The kernel has found something else there, and has not asked the server.
+                (
+                    Err(Errno::ISDIR | Errno::NOTDIR | Errno::NOTEMPTY | Errno::NOENT),
+                    Call::Remove(..) | Call::Rename(..),
+                    _,
+                ) => {
+                    self.look_again_for(&call);
+                    outcome.count(&call, self.call(&call));
+                }
                 (result, ..) => outcome.count(&call, result),
             }
         }
@@ -139,6 +148,19 @@ impl Replayer {
                 }
                 renamed
             }
+        }
+    }
+
+    /// Has the kernel ask the server for the names of a call, whatever it believes.
+    fn look_again_for(&self, call: &Call) {
+        let entries = match call {
+            Call::Remove(entry, _) => [Some(entry), None],
+            Call::Rename(from, to) => [from.entry(), to.entry()],
+            Call::Create(..) | Call::Link(..) | Call::Content(..) => [None, None],
+        };
+        for entry in entries.into_iter().flatten() {
+            // Where nothing is, the server refuses the call that follows.
+            let _asked = self.dir(entry).and_then(|dir| look_again(&dir, entry.name.as_bytes()));
         }
     }
 

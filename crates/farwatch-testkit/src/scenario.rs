@@ -24,7 +24,7 @@ use crate::share::Share;
 pub struct Scenario {
     /// The file's name without `.txt`.
     pub name: String,
-    /// Programs that must be installed.
+    /// Programs that must be installed, and `root` for what only root may do.
     pub needs: Vec<String>,
     /// Whether it wants a mount of its own.
     pub fresh_mount: bool,
@@ -193,13 +193,15 @@ impl Scenario {
         format!("{open}{}{close}", parts.collect::<Vec<_>>().join("/"))
     }
 
-    /// Whether a program that the scenario needs is missing.
+    /// The first need that this machine does not meet.
     #[must_use]
-    pub fn missing_program(&self) -> Option<&str> {
+    pub fn missing_need(&self) -> Option<&str> {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let installed =
-            |name: &str| std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
-        self.needs.iter().map(String::as_str).find(|name| !installed(name))
+        let is_met = |need: &str| match need {
+            "root" => rustix::process::geteuid().is_root(),
+            program => std::env::split_paths(&path).any(|dir| dir.join(program).is_file()),
+        };
+        self.needs.iter().map(String::as_str).find(|need| !is_met(need))
     }
 
     /// Reads the file at `path`.

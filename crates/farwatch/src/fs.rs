@@ -20,6 +20,7 @@ mod own;
 mod reconnect;
 mod reported;
 mod requests;
+mod stale;
 
 use std::ffi::CStr;
 use std::io;
@@ -39,6 +40,7 @@ use control::Control;
 pub use inner::Inner;
 use reconnect::Reconnect;
 pub use reconnect::{Entries, OneEntry};
+use stale::Stale;
 
 type Inode = <PassthroughFs as FileSystem>::Inode;
 type Handle = <PassthroughFs as FileSystem>::Handle;
@@ -49,6 +51,7 @@ pub struct Interposer {
     share: Arc<Share>,
     control: Control,
     reconnect: Reconnect,
+    stale: Stale,
     root: PathBuf,
     /// Whether an object of which the guest knows nothing may be made known by a replay. Not when
     /// every known object costs the file server a descriptor: the host's activity must not use up
@@ -59,8 +62,9 @@ pub struct Interposer {
 impl Interposer {
     /// `root` is the shared directory as `inner` was given it.
     pub fn new(inner: impl Into<Inner>, share: Arc<Share>, root: &Path, adopts: bool) -> Self {
-        let (control, reconnect) = (Control::default(), Reconnect::default());
-        Self { inner: inner.into(), share, control, reconnect, root: root.to_owned(), adopts }
+        let (control, reconnect, stale) = Default::default();
+        let root = root.to_owned();
+        Self { inner: inner.into(), share, control, reconnect, stale, root, adopts }
     }
 
     /// Both tags: the marker uid, and the thread that opened the control node.

@@ -18,9 +18,14 @@
 //!  state     from                        to                          timeout, or room is needed
 //!  ───────   ─────────────────────────   ─────────────────────────   ──────────────────────────
 //!  Nothing   → From                      → To
-//!  From      older half alone, → From    rename, → Nothing           half alone, → Nothing
-//!  To        rename, → Nothing           older half alone, → To      half alone, → Nothing
+//!  From      older half alone, → From    rename, → Nothing           half alone, → FromGone
+//!  To        rename, → Nothing           older half alone, → To      half alone, → ToGone
+//!  FromGone  → From                      half alone, → Nothing
+//!  ToGone    half alone, → Nothing       → To
 //! ```
+//!
+//! The mate of a half that was delivered alone has nothing to wait for: later messages about its name
+//! would overtake it.
 //!
 //! Room is needed when [`Join::WAITING_MAX`] halves wait and another comes: the oldest goes. A half
 //! alone is what a plain one would have been, `MOVED_FROM` or `MOVED_TO` (S15). That is true for the
@@ -48,6 +53,8 @@ pub struct Joined {
 pub struct Join {
     /// One half at most for each cookie, the oldest first.
     waiting: VecDeque<Waiting>,
+    /// The halves that were delivered alone last and whose mates may still come, the oldest first.
+    gone: VecDeque<(Cookie, Side)>,
     /// Never longer than [`Join::WAITING_MAX`] if drained after each input.
     output: VecDeque<Joined>,
 }
@@ -68,6 +75,8 @@ enum State {
     From(Half),
     /// The new name came first and waits for the old one.
     To(Half),
+    /// The half of this side was delivered alone.
+    Gone(Side),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,8 +95,8 @@ struct Half {
 }
 
 impl Join {
-    /// How many halves wait at most. The two halves of a rename leave the server one after the other,
-    /// so even a handful is rare.
+    /// How many halves wait at most, and of how many that were delivered alone the mate is known when it
+    /// comes. The two halves of a rename leave the server one after the other, so even a handful is rare.
     pub const WAITING_MAX: usize = 64;
     /// How long a half waits at most. Far longer than a link needs, short enough for a person not to
     /// notice.
@@ -107,6 +116,8 @@ impl Join {
         };
         match (self.take(cookie), half.side) {
             (State::Nothing, Side::From | Side::To) => self.wait(now, cookie, half),
+            (State::Gone(gone), side) if gone == side => self.wait(now, cookie, half),
+            (State::Gone(_), Side::From | Side::To) => self.output.push_back(half.alone()),
             (State::From(from), Side::To) => self.output.push_back(rename(from, half)),
             (State::To(to), Side::From) => self.output.push_back(rename(half, to)),
             (State::From(older), Side::From) | (State::To(older), Side::To) => {
@@ -136,7 +147,11 @@ impl Join {
     fn take(&mut self, cookie: Cookie) -> State {
         let at = self.waiting.iter().position(|waiting| waiting.cookie == cookie);
         match at.and_then(|at| self.waiting.remove(at)) {
-            None => State::Nothing,
+            None => {
+                let gone = self.gone.iter().position(|(gone, _)| *gone == cookie);
+                let gone = gone.and_then(|at| self.gone.remove(at));
+                gone.map_or(State::Nothing, |(_, side)| State::Gone(side))
+            }
             Some(Waiting { half, .. }) => match half.side {
                 Side::From => State::From(half),
                 Side::To => State::To(half),
@@ -152,7 +167,12 @@ impl Join {
     }
 
     fn release_oldest(&mut self) {
-        self.output.extend(self.waiting.pop_front().map(|oldest| oldest.half.alone()));
+        let Some(Waiting { cookie, half, .. }) = self.waiting.pop_front() else { return };
+        if self.gone.len() == Self::WAITING_MAX {
+            self.gone.pop_front();
+        }
+        self.gone.push_back((cookie, half.side));
+        self.output.push_back(half.alone());
     }
 }
 

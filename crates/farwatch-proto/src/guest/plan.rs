@@ -45,6 +45,16 @@ pub enum Place {
     Limbo(Option<Node>),
 }
 
+impl Place {
+    /// The entry, in the guest's view.
+    pub fn entry(&self) -> Option<&Entry> {
+        match self {
+            Self::Entry(entry) => Some(entry),
+            Self::Limbo(_) => None,
+        }
+    }
+}
+
 /// The calls for `event`, in order. None for an overflow: no call can raise that.
 pub fn plan(event: GuestEvent) -> Vec<Call> {
     match event {

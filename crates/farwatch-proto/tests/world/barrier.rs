@@ -50,7 +50,7 @@ impl World {
         'again: loop {
             let (busy, changes) = (self.busy.get(), self.host.borrow().changes);
             let ticket = self.server.borrow_mut().ask_barrier();
-            // Without an agent there is nobody to wait for.
+            // Without an agent there is nothing to wait for.
             let Some(ticket) = ticket else { return };
             loop {
                 self.step().await;

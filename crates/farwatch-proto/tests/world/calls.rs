@@ -149,7 +149,7 @@ impl World {
         let host = &mut *self.host.borrow_mut();
         host.backend.arrives(to, directory, cookie);
         if let Some(replaced) = replaced.filter(|object| host.is_directory(*object)) {
-            // `fsnotify_link_count()`; of a file nobody watches it.
+            // `fsnotify_link_count()`; of a file the daemon does not watch it.
             host.backend.itself(who, replaced, Mask::ATTRIB | Mask::ISDIR);
         }
     }

@@ -51,6 +51,8 @@ pub(crate) struct Config {
     pub(crate) read_max: usize,
     /// A file that is found under a name is known by it even if the name was changed in between.
     pub(crate) identifies: bool,
+    /// Watches on objects are to end with them.
+    pub(crate) objects: bool,
     /// The events are to equal the host's.
     pub(crate) exact: bool,
     /// Time passes where everybody waits, and hardly anywhere else.
@@ -79,6 +81,7 @@ impl Config {
             queue_max,
             read_max: rng.pick(&[1, 3, 100]),
             identifies: family.identifies,
+            objects: family.objects,
             exact: family.exact,
             calm: family.exact || rng.one_in(2),
             fault: family.fault,

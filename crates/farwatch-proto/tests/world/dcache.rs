@@ -39,14 +39,14 @@ pub(crate) struct Inode {
     pub(crate) nlink: u32,
     pub(crate) nlookup: u64,
     /// `fi->attr_version`
-    attr_version: u64,
+    pub(crate) attr_version: u64,
     /// `fi->i_time`
     pub(crate) attr_until: Duration,
     /// `S_DEAD`
     pub(crate) dead: bool,
-    aliases: Vec<DentryId>,
+    pub(crate) aliases: Vec<DentryId>,
     /// Dentries whose parent this is.
-    children: usize,
+    pub(crate) children: usize,
     /// A program watches it.
     pub(crate) watched: bool,
 }
@@ -68,11 +68,11 @@ pub(crate) struct Dentry {
 #[derive(Debug)]
 pub(crate) struct Kernel {
     pub(crate) inodes: BTreeMap<NodeId, Inode>,
-    dentries: BTreeMap<DentryId, Dentry>,
+    pub(crate) dentries: BTreeMap<DentryId, Dentry>,
     hash: BTreeMap<(NodeId, Name), DentryId>,
     last: DentryId,
     /// `fc->attr_version`
-    attr_version: u64,
+    pub(crate) attr_version: u64,
     /// FORGETs that wait for the server.
     pub(crate) forgets: VecDeque<(NodeId, u64)>,
     /// References that are never given back.
@@ -215,7 +215,7 @@ impl Kernel {
         inode.is_some_and(|inode| inode.kind == FileKind::Directory && inode.children > 0)
     }
 
-    /// `dput()`: who is found and up to date stays.
+    /// `dput()`: a dentry that is hashed and up to date stays.
     pub(crate) fn put(&mut self, id: DentryId) {
         self.dentries.get_mut(&id).expect("it is referred to").refs -= 1;
         if !self.is_retained(id) {
@@ -223,7 +223,7 @@ impl Kernel {
         }
     }
 
-    /// Whether a dentry is in use, or kept for the next who uses it (`retain_dentry()`).
+    /// Whether a dentry is in use, or is kept for later (`retain_dentry()`).
     fn is_retained(&self, id: DentryId) -> bool {
         let dentry = self.dentry(id);
         let stale = self.deletes_stale && dentry.until < self.now;
@@ -255,7 +255,7 @@ impl Kernel {
         self.evict_unused(parent);
     }
 
-    /// `dentry_unlink_inode()`: the last that is heard of a file without a name.
+    /// `dentry_unlink_inode()`: this ends the watches on a file without a name.
     fn unlink_inode(&mut self, id: DentryId, node: NodeId) {
         let inode = self.inodes.get_mut(&node).expect("a dentry leads to it");
         inode.aliases.retain(|alias| *alias != id);
@@ -287,7 +287,7 @@ impl Kernel {
         self.evict_unused(node);
     }
 
-    /// `iput_final()`: without a name nobody can find it.
+    /// `iput_final()`: an inode without a name cannot be found again.
     fn evict_unused(&mut self, node: NodeId) {
         let Some(inode) = self.inodes.get(&node) else { return };
         if inode.is_unused() && inode.nlink == 0 {
@@ -303,7 +303,7 @@ impl Kernel {
         }
     }
 
-    /// Memory is short, or somebody writes 3 to `drop_caches`.
+    /// Memory is short, or 3 was written to `drop_caches`.
     pub(crate) fn drop_caches(&mut self) {
         loop {
             let unused = |(id, dentry): (&DentryId, &Dentry)| {
@@ -316,78 +316,6 @@ impl Kernel {
         let unused = |(node, inode): (&NodeId, &Inode)| inode.is_unused().then_some(*node);
         let unused: Vec<_> = self.inodes.iter().filter_map(unused).collect();
         unused.into_iter().for_each(|node| self.evict(node));
-    }
-
-    /// `fuse_iget()`: one more reference.
-    pub(crate) fn iget(&mut self, entry: &EntryOut, asked: u64) {
-        let new = || Inode {
-            kind: entry.kind,
-            nlink: entry.nlink,
-            nlookup: 0,
-            attr_version: 0,
-            attr_until: Duration::ZERO,
-            dead: false,
-            aliases: Vec::new(),
-            children: 0,
-            watched: false,
-        };
-        let inode = self.inodes.entry(entry.node).or_insert_with(new);
-        if entry.node != NodeId::ROOT {
-            inode.nlookup += 1;
-        }
-        self.change_attributes(entry.node, entry.nlink, entry.attr_timeout, asked);
-    }
-
-    /// `fuse_get_attr_version()`: to be asked before a request is sent.
-    pub(crate) fn attr_version(&self) -> u64 {
-        self.attr_version
-    }
-
-    /// `fuse_change_attributes()`: an answer from before the kernel changed them itself is old.
-    pub(crate) fn change_attributes(
-        &mut self,
-        node: NodeId,
-        nlink: u32,
-        timeout: Duration,
-        asked: u64,
-    ) {
-        let Some(inode) = self.inodes.get_mut(&node) else { return };
-        if asked != 0 && inode.attr_version > asked {
-            inode.attr_until = Duration::ZERO;
-            return;
-        }
-        self.attr_version += 1;
-        inode.attr_version = self.attr_version;
-        inode.attr_until = self.now.saturating_add(timeout);
-        inode.nlink = nlink;
-    }
-
-    /// `fuse_change_entry_timeout()`
-    pub(crate) fn set_timeout(&mut self, id: DentryId, timeout: Duration) {
-        let until =
-            if timeout.is_zero() { Duration::ZERO } else { self.now.saturating_add(timeout) };
-        self.dentries.get_mut(&id).expect("it is referred to").until = until;
-    }
-
-    /// `fuse_entry_unlinked()`
-    pub(crate) fn unlinked(&mut self, id: DentryId) {
-        let dentry = self.dentries.get_mut(&id).expect("it is referred to");
-        dentry.until = Duration::ZERO;
-        let node = dentry.inode.expect("something was unlinked");
-        let inode = self.inodes.get_mut(&node).expect("a dentry leads to it");
-        self.attr_version += 1;
-        inode.attr_version = self.attr_version;
-        inode.attr_until = Duration::ZERO;
-        inode.nlink = match inode.kind {
-            FileKind::Directory => 0,
-            FileKind::Unknown
-            | FileKind::Fifo
-            | FileKind::CharDevice
-            | FileKind::BlockDevice
-            | FileKind::Regular
-            | FileKind::Symlink
-            | FileKind::Socket => inode.nlink.saturating_sub(1),
-        };
     }
 
     /// `d_delete()`
@@ -440,7 +368,7 @@ impl Kernel {
         self.inode(node)?.aliases.first().copied()
     }
 
-    /// The directories above one, itself first, as far as they are known.
+    /// The known ancestors of a directory, itself first.
     pub(crate) fn above(&self, dir: NodeId) -> Vec<NodeId> {
         let parent = |dir: &NodeId| self.dentry(self.alias(*dir)?).parent;
         std::iter::successors(Some(dir), parent).collect()

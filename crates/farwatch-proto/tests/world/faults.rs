@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! [`Fault`]: something that goes wrong on purpose, so that it is seen that a check notices.
+//! [`Fault`]: an injected fault. Each must make a check fail, or the check is worth nothing.
 
 use farwatch_proto::Mask;
 use farwatch_proto::host::HostChange;
@@ -18,8 +18,10 @@ pub(crate) enum Fault {
     LoseCookie,
     /// Of two equal renames in one read the second gets lost.
     MergeRenames,
-    /// What is missing after an overflow is not found out.
-    SkipRepair,
+    /// An overflow is not handed in, so no directory is rescanned.
+    SkipRescan,
+    /// Contested entries are not compared.
+    SkipCompare,
 }
 
 impl World {
@@ -45,14 +47,18 @@ impl World {
         }
     }
 
+    pub(crate) fn skips_compare(&self) -> bool {
+        self.config.fault == Some(Fault::SkipCompare)
+    }
+
     pub(crate) fn spoil_changes(&self, changes: &mut Vec<HostChange>) {
-        if self.config.fault == Some(Fault::SkipRepair) {
+        if self.config.fault == Some(Fault::SkipRescan) {
             changes.retain(|change| *change != HostChange::Overflow);
         }
     }
 }
 
-/// As fanotify would, where there is no second event in between to tell them apart.
+/// As fanotify merges them.
 fn merge_renames(reports: &mut Vec<Report>) {
     let mut seen = Vec::new();
     reports.retain(|report| {

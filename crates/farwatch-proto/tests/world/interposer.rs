@@ -51,9 +51,9 @@ impl World {
     /// `PassthroughFs::lookup()`: one more reference on what is there.
     pub(crate) fn inner_lookup(&self, dir: NodeId, name: &Name) -> Result<EntryOut, Errno> {
         let (server, host) = (&mut *self.server.borrow_mut(), &mut *self.host.borrow_mut());
-        let above = server.object(dir).ok_or(Errno::Stale)?;
+        let above = server.library.object(dir).ok_or(Errno::Stale)?;
         let object = host.at(above, name).ok_or(Errno::NoEnt)?;
-        let node = server.take(object, || host.open(above, name));
+        let node = server.library.take(object, || host.open(above, name));
         Ok(self.entry_out(node, host, object))
     }
 
@@ -79,15 +79,15 @@ impl World {
         let identity = self.identify(dir, name, entry);
         self.step().await;
         let (server, host) = (&mut *self.server.borrow_mut(), &mut *self.host.borrow_mut());
-        server.learn_new(learned, dir, name, (identity, entry.nlink), host);
+        server.learn_new(&learned, dir, name, (identity, entry.nlink), host);
     }
 
     /// `Interposer::identify()`: the name is looked up a second time, and may lead to something else
     /// by now. A directory is then found by its node.
     pub(crate) fn identify(&self, dir: NodeId, name: &Name, entry: &EntryOut) -> Option<Obj> {
         let (server, host) = (self.server.borrow(), self.host.borrow());
-        let object = server.object(entry.node)?;
-        let found = server.object(dir).and_then(|dir| host.at(dir, name));
+        let object = server.library.object(entry.node)?;
+        let found = server.library.object(dir).and_then(|dir| host.at(dir, name));
         let directory = entry.kind == FileKind::Directory;
         (found == Some(object) || directory || self.config.identifies).then_some(object)
     }
@@ -108,13 +108,13 @@ impl World {
     }
 
     pub(crate) fn inner_getattr(&self, node: NodeId) -> Result<EntryOut, Errno> {
-        let object = self.server.borrow().object(node).ok_or(Errno::Stale)?;
+        let object = self.server.borrow().library.object(node).ok_or(Errno::Stale)?;
         Ok(self.entry_out(node, &self.host.borrow(), object))
     }
 
     /// The object of a node, for a call that the guest has asked for.
     fn object(&self, node: NodeId) -> Result<Obj, Errno> {
-        self.server.borrow().object(node).ok_or(Errno::Stale)
+        self.server.borrow().library.object(node).ok_or(Errno::Stale)
     }
 
     fn expect(
@@ -133,7 +133,7 @@ impl World {
             return;
         }
         self.step().await;
-        let object = node.and_then(|node| self.server.borrow().object(node));
+        let object = node.and_then(|node| self.server.borrow().library.object(node));
         let changed = object.map(|object| self.host.borrow().object(object).changed);
         self.step().await;
         self.server.borrow_mut().end(call, succeeded, changed);
@@ -329,8 +329,8 @@ impl World {
         self.step().await;
         let (object, open) = {
             let server = self.server.borrow();
-            let open = server.open_of(node).ok_or(Errno::Stale)?;
-            (server.object(node).ok_or(Errno::Stale)?, open)
+            let open = server.library.open_of(node).ok_or(Errno::Stale)?;
+            (server.library.object(node).ok_or(Errno::Stale)?, open)
         };
         let call = self.expect(&[], &[(node, mask)]);
         self.step().await;

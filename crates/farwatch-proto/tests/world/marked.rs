@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the daemon does for a request with both of an agent's marks: `fs/marked.rs`. The engine says
-//! what the answer is to be, this makes it. Nothing here changes the host.
+//! How the daemon serves a request with both tags of an agent: `fs/marked.rs`. The engine decides the
+//! answer, this makes it. Nothing here changes the host.
 
 use std::time::Duration;
 
@@ -39,7 +39,12 @@ fn stand_in(node: NodeId, kind: FileKind) -> EntryOut {
     match kind {
         FileKind::Directory => passing(node, kind, 2),
         FileKind::Unknown => passing(node, FileKind::Regular, 1),
-        _ => passing(node, kind, 1),
+        FileKind::Fifo
+        | FileKind::CharDevice
+        | FileKind::BlockDevice
+        | FileKind::Regular
+        | FileKind::Symlink
+        | FileKind::Socket => passing(node, kind, 1),
     }
 }
 
@@ -212,7 +217,7 @@ impl World {
         if is_it(&entry) {
             return Some(EntryOut { attr_timeout: Duration::ZERO, ..entry });
         }
-        self.server.borrow_mut().give_back(entry.node, 1);
+        self.server.borrow_mut().library.give_back(entry.node, 1);
         None
     }
 
@@ -246,7 +251,7 @@ impl World {
             Learned { id: entry.node, fid: None, kind: entry.kind, ino: entry.node.get() };
         let (server, host) = (&mut *self.server.borrow_mut(), &mut *self.host.borrow_mut());
         if !server.learn_known(&learned, at.0, at.1) {
-            server.learn_new(learned, at.0, at.1, (identity, entry.nlink), host);
+            server.learn_new(&learned, at.0, at.1, (identity, entry.nlink), host);
         }
         entry
     }
@@ -277,7 +282,7 @@ impl World {
         (parent == dir && known_as == name).then_some(child)
     }
 
-    /// LOOKUP of `..`: where the guest was told that a directory is.
+    /// LOOKUP of `..`: the place of a directory in the view of the guest.
     pub(crate) async fn serve_parent(&self, node: NodeId) -> Result<EntryOut, Errno> {
         self.step().await;
         let parent = {

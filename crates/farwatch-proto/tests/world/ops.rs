@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! [`Op`]: what programs on the host and in the guest do, and [`Case`], a history of such operations
-//! that a seed decides. A case that fails is cut smaller by leaving operations out.
+//! [`Op`]: an operation of a program on the host or in the guest. [`Case`]: a history of operations,
+//! drawn from a seed. A failing case is shortened by leaving operations out.
 
 use std::fmt;
 
@@ -80,7 +80,7 @@ pub(crate) enum Op {
     Look(At),
     /// `inotify_add_watch(2)`, and a listing if it is a directory.
     Watch(At),
-    /// The guest's kernel gives up what nobody uses.
+    /// The guest's kernel drops every dentry and inode that is not in use.
     DropCaches,
     /// `farwatch sync`
     Sync,
@@ -88,7 +88,7 @@ pub(crate) enum Op {
     Die(u64),
 }
 
-/// Who does it. Each does one operation after the other.
+/// The program that does it. Each does one operation after the other.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Who {
     Host(u8),
@@ -117,6 +117,7 @@ pub(crate) struct Family {
     pub(crate) ops_max: usize,
     pub(crate) limits: Limits,
     pub(crate) identifies: bool,
+    pub(crate) objects: bool,
     pub(crate) exact: bool,
     pub(crate) fault: Option<Fault>,
 }
@@ -129,7 +130,7 @@ pub(crate) enum Kind {
     Chmod,
     Unlink,
     Rename,
-    /// A rename from the shared directory or to it from where nobody watches.
+    /// A rename out of the share, to an unwatched directory, and one into the share.
     RenameOut,
     RenameIn,
     Exchange,

@@ -97,7 +97,7 @@ impl World {
     /// Watches an object from now on, and lists it.
     async fn view(&self, held: &Held<'_>) {
         let node = held.node().expect("it was found");
-        let Some(object) = self.server.borrow().object(node) else { return };
+        let Some(object) = self.server.borrow().library.object(node) else { return };
         let step = self.steps();
         let directory = {
             let mut kernel = self.kernel();
@@ -112,7 +112,7 @@ impl World {
         let mut names = BTreeSet::new();
         if directory {
             names.extend(self.serve_readdir(node).await.unwrap_or_default());
-            // Whoever lists looks at what is there.
+            // A program that lists a directory looks at what is there, as `ls -l` does.
             for name in names.clone() {
                 self.step().await;
                 if self.find(Caller::Program, (node, &name)).await.is_err() {

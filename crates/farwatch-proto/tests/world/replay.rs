@@ -166,7 +166,7 @@ impl<'a> Replayer<'a> {
                 }
                 Ok(())
             }
-            Step::Access | Step::Refresh => unreachable!("nobody asks for reads"),
+            Step::Access | Step::Refresh => unreachable!("this agent does not ask for reads"),
         }
     }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Runs cases: those of many seeds, and when one fails, shorter ones until none is shorter.
+//! Runs the cases of many seeds, and shortens one that fails.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,7 +8,7 @@ use crate::ops::{Case, Family, Op, Who};
 use crate::rng::Rng;
 use crate::sim::{AGENT, End, Task, World, run};
 
-/// Names of tasks, for the trace.
+/// Task names, for the trace.
 const HOSTS: [&str; 3] = ["host 1", "host 2", "host 3"];
 const GUESTS: [&str; 3] = ["guest 1", "guest 2", "guest 3"];
 
@@ -27,7 +27,7 @@ pub(crate) fn run_case(case: &Case, traced: bool) -> Outcome {
         Ok(End::Rest) => {
             let checks = || world.check().and_then(|()| world.check_references());
             match catch_unwind(AssertUnwindSafe(checks)) {
-                Ok(checked) => world.failure().or(checked.err()),
+                Ok(checked) => world.failure().or_else(|| checked.err()),
                 Err(panic) => Some(said(&*panic)),
             }
         }
@@ -68,6 +68,7 @@ fn play(world: &World, case: &Case) -> End {
 
 /// Runs the cases of so many seeds, or of the one that `WORLD_SEED` names, and panics with the
 /// shortest form of the first that fails.
+#[expect(clippy::print_stdout, reason = "shown for a test that fails, and with --nocapture")]
 pub(crate) fn run_family(name: &str, family: &Family, seeds: u64) {
     let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
     let steps = number("WORLD_STEPS").and_then(|steps| usize::try_from(steps).ok());
@@ -117,7 +118,7 @@ pub(crate) fn fails_within(family: &Family, seeds: u64) -> bool {
     (0..seeds).any(fails)
 }
 
-/// The shortest case that fails in the same way, as far as leaving out operations makes one.
+/// A shorter case that fails in the same way: every operation that can be left out is.
 fn shrink(mut case: Case, failure: &str) -> Case {
     let kind = kind_of(failure);
     let mut budget = 6000;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! [`Server`]: the daemon's state, and the only part of the world that calls the engine and the
-//! observer. Each function is what the daemon does while it holds its lock once (`share.rs`); who
-//! comes between two of them is up to `interposer`, `marked` and `watcher`, which call these.
+//! [`Server`]: the state of the daemon, and the only part of the world that calls the engine and the
+//! observer: a change of their interface is a change of this file. Each function is one critical
+//! section of the daemon (`share.rs`). `interposer`, `marked` and `watcher` call them, and let other
+//! tasks run in between.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,28 +20,18 @@ use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId, Seq};
 use crate::backend::Backend;
 use crate::barrier::Passing;
 use crate::config::{Config, Watched};
-use crate::host::{Host, Obj, Open, fid};
+use crate::host::{Host, Obj, fid};
+use crate::library::Library;
 use crate::sim::World;
 
 /// The thread that opens the control node.
 const AGENT: u32 = 42;
 
-/// An object that the file server (`PassthroughFs`) holds for the guest.
-#[derive(Debug)]
-struct Node {
-    object: Obj,
-    refs: u64,
-    /// The descriptor by which it is known: what is opened through it has that dentry.
-    open: Open,
-}
-
 /// See the module's documentation.
 pub(crate) struct Server {
     pub(crate) engine: Engine,
     observer: Option<Observer>,
-    nodes: BTreeMap<NodeId, Node>,
-    by_object: BTreeMap<Obj, NodeId>,
-    last: u64,
+    pub(crate) library: Library,
     /// Directories of which a descriptor is at hand (`share::Dirs`).
     dirs: BTreeMap<NodeId, Obj>,
     /// The directory whose place the agent's kernel looks for (`fs/reconnect.rs`).
@@ -62,13 +53,10 @@ impl Server {
         }
         engine.reset(Some(fid(root)));
         let observer = (config.watched == Watched::ByInotify).then(|| Observer::new(true));
-        let root_node = Node { object: root, refs: 1, open: 0 };
         Self {
             engine,
             observer,
-            nodes: BTreeMap::from([(NodeId::ROOT, root_node)]),
-            by_object: BTreeMap::from([(root, NodeId::ROOT)]),
-            last: NodeId::ROOT.get(),
+            library: Library::new(root),
             dirs: BTreeMap::from([(NodeId::ROOT, root)]),
             reconnects: None,
             passing: Passing::default(),
@@ -76,47 +64,9 @@ impl Server {
         }
     }
 
-    /// The object of a node, for which the file server has a descriptor as long as the guest knows it.
-    pub(crate) fn object(&self, node: NodeId) -> Option<Obj> {
-        self.nodes.get(&node).map(|node| node.object)
-    }
-
-    /// By which dentry an object is opened.
-    pub(crate) fn open_of(&self, node: NodeId) -> Option<Open> {
-        self.nodes.get(&node).map(|node| node.open)
-    }
-
-    /// One more reference on an object, which was found under a name.
-    pub(crate) fn take(&mut self, object: Obj, open: impl FnOnce() -> Open) -> NodeId {
-        let last = &mut self.last;
-        let id = *self.by_object.entry(object).or_insert_with(|| {
-            *last += 1;
-            NodeId::new(*last).expect("not 0")
-        });
-        let new = || Node { object, refs: 0, open: open() };
-        self.nodes.entry(id).or_insert_with(new).refs += 1;
-        id
-    }
-
-    /// References on a node are given back.
-    pub(crate) fn give_back(&mut self, id: NodeId, count: u64) {
-        let Some(node) = self.nodes.get_mut(&id) else { return };
-        assert!(node.refs >= count, "{id} has {} references, {count} are given back", node.refs);
-        node.refs -= count;
-        if node.refs == 0 && id != NodeId::ROOT {
-            self.by_object.remove(&node.object);
-            self.nodes.remove(&id);
-        }
-    }
-
     /// How many nodes the guest knows, the root among them.
     pub(crate) fn tree_len(&self) -> usize {
         self.engine.tree().len()
-    }
-
-    /// How many objects the guest holds, the root among them.
-    pub(crate) fn nodes_len(&self) -> usize {
-        self.nodes.len()
     }
 
     /// The object of a directory, by a descriptor that is at hand.
@@ -136,14 +86,15 @@ impl Server {
     /// Its second part: it is new, and was found to be `identity`. A directory is watched.
     pub(crate) fn learn_new(
         &mut self,
-        learned: Learned,
+        learned: &Learned,
         dir: NodeId,
         name: &Name,
         (identity, nlink): (Option<Obj>, u32),
         host: &mut Host,
     ) {
         let (id, kind) = (learned.id, learned.kind);
-        let new = self.engine.learn(Learned { fid: identity.map(fid), ..learned }, dir, name);
+        let learned = Learned { fid: identity.map(fid), ..learned.clone() };
+        let new = self.engine.learn(learned, dir, name);
         let Some(object) = identity.filter(|_| new) else { return };
         if kind == FileKind::Directory {
             self.mark(object, host);
@@ -184,7 +135,7 @@ impl Server {
             {
                 self.unmark(dir, host);
             }
-            self.give_back(gone.id, gone.borrowed);
+            self.library.give_back(gone.id, gone.borrowed);
         }
     }
 
@@ -233,7 +184,7 @@ impl Server {
         self.engine.guest_changed(change);
     }
 
-    /// A program in the guest was told that nothing has a name.
+    /// The answer to a LOOKUP of a program in the guest was that the name does not exist.
     pub(crate) fn own_absent(&mut self, dir: NodeId, name: &Name) {
         self.engine.learn_missing(dir, name);
     }
@@ -285,7 +236,7 @@ impl Server {
         if self.engine.lend(id, dir, name) { self.engine.tree().kind(id) } else { None }
     }
 
-    /// The agent's kernel looks for a node that nobody has.
+    /// The agent's kernel looks for the node of a probe, which does not exist.
     pub(crate) fn probed(&mut self, node: NodeId) {
         self.work |= self.engine.handle_probe(node);
     }
@@ -386,7 +337,7 @@ impl Server {
         self.engine.to_read().is_some()
     }
 
-    /// The next entry that is to be compared with what watchers were told.
+    /// The next contested entry to compare.
     pub(crate) fn poll_check(&mut self, world: &World) -> Option<Check> {
         self.engine.poll_check(world.now())
     }
@@ -398,7 +349,7 @@ impl Server {
         }
     }
 
-    /// When the watch thread is to go on though nobody wakes it.
+    /// When the watch thread is to go on without being woken.
     pub(crate) fn alarm(&self, world: &World) -> Option<Duration> {
         let half = self.observer.as_ref().and_then(Observer::poll_timeout);
         let engine = &self.engine;

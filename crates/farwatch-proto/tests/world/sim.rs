@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! [`World`]: everything that takes part, a clock, and locks; and [`run`], which lets one part after
-//! the other take its next small step, in an order that a seed decides.
+//! [`World`]: the models, a clock and locks. [`run`]: the scheduler, which picks the task that takes the
+//! next step by a seed.
 //!
-//! Each program, thread and server worker is an async function. It awaits [`World::step`] wherever
-//! others can come between, and [`World::lock`] where the kernel would wait for a lock. Nothing
-//! runs at the same time and no real time passes, so a seed gives the same run each time.
+//! Each program, thread and server worker is a task: an async function. It awaits [`World::step`]
+//! wherever another task can run in between, and [`World::lock`] where the kernel waits for a lock.
+//! Tasks run one at a time and no real time passes, so the same seed gives the same run.
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::BTreeMap;
@@ -38,7 +38,7 @@ pub(crate) enum Lock {
     Rename,
     /// `i_rwsem` in the guest.
     Dir(NodeId),
-    /// A name that somebody is looking up (`d_alloc_parallel()`).
+    /// A name that is being looked up (`d_alloc_parallel()`).
     Lookup(NodeId, Name),
 }
 
@@ -51,13 +51,13 @@ pub(crate) struct World {
     start: Instant,
     clock: Cell<Duration>,
     steps: Cell<u64>,
-    /// The task that was polled last has gone on from where it was.
+    /// The task that was polled last has gone on.
     went_on: Cell<bool>,
     /// The earliest time for which a blocked task waits.
     alarm: Cell<Option<Duration>>,
     /// Readers of each lock that is held; 0 stands for a writer.
     locks: RefCell<BTreeMap<Lock, u32>>,
-    /// What happened, if somebody wants to read it.
+    /// What happened so far, if it is to be printed.
     trace: RefCell<Option<Vec<String>>>,
     current: Cell<&'static str>,
     /// How many programs have not ended.
@@ -97,7 +97,7 @@ impl World {
         }
     }
 
-    /// The guest's kernel, for as long as nobody else takes a step.
+    /// The guest's kernel, until the next step.
     pub(crate) fn kernel(&self) -> RefMut<'_, Kernel> {
         let mut kernel = self.kernel.borrow_mut();
         (kernel.now, kernel.step) = (self.clock.get(), self.steps.get());
@@ -128,7 +128,7 @@ impl World {
         self.clock.set(self.clock.get() + time);
     }
 
-    /// Who takes the step that is being made.
+    /// The name of the task that runs now.
     pub(crate) fn current(&self) -> &'static str {
         self.current.get()
     }
@@ -138,7 +138,7 @@ impl World {
         self.steps.get()
     }
 
-    /// Others can come between.
+    /// Lets other tasks run.
     pub(crate) async fn step(&self) {
         let mut over = false;
         poll_fn(
@@ -198,7 +198,7 @@ impl World {
         self.locks.borrow().get(lock) != Some(&0)
     }
 
-    /// Notes what happened, if somebody wants to read it.
+    /// Adds a line to the trace, if there is one.
     pub(crate) fn note(&self, what: impl FnOnce() -> String) {
         if let Some(trace) = &mut *self.trace.borrow_mut() {
             let (step, clock) = (self.steps.get(), self.clock.get());
@@ -207,7 +207,7 @@ impl World {
         }
     }
 
-    /// Something is wrong. The first counts.
+    /// Reports a violated invariant. The first one counts.
     pub(crate) fn fail(&self, wrong: String) {
         self.note(|| wrong.clone());
         self.failure.borrow_mut().get_or_insert(wrong);
@@ -243,7 +243,7 @@ impl Drop for Guard<'_> {
     }
 }
 
-/// Somebody who takes part.
+/// A program, or a thread of the daemon or the agent.
 pub(crate) struct Task<'a> {
     name: &'static str,
     future: Pin<Box<dyn Future<Output = ()> + 'a>>,
@@ -256,29 +256,29 @@ impl<'a> Task<'a> {
     }
 }
 
-/// In which order tasks take their steps.
+/// The order in which tasks take their steps.
 #[derive(Clone, Debug)]
 pub(crate) struct Schedule {
     pub(crate) seed: u64,
-    /// How often of 16 times a task goes on where others could have come between.
+    /// In how many of 16 steps the same task goes on.
     pub(crate) stick: usize,
 }
 
 /// How a run has ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum End {
-    /// Nothing is left to be done, and none of the programs waits for ever.
+    /// All programs have ended, and no task can go on.
     Rest,
-    /// Programs wait for each other.
+    /// A program waits, and no task can go on.
     Deadlock,
-    /// It went on for longer than anything can take.
+    /// The limit of steps was reached.
     Endless,
 }
 
-/// The most steps of one case: some hundred times what one needs.
+/// The most steps of one case: some hundred times what a case needs.
 const STEPS_MAX: u64 = 200_000;
 
-/// Lets the tasks take their steps until nothing is left to be done, and for a second more.
+/// Runs the tasks until none can go on, lets one second pass, and runs them again.
 pub(crate) fn run(world: &World, mut tasks: Vec<Task<'_>>, schedule: &Schedule) -> End {
     let mut rng = Rng::new(schedule.seed);
     let mut context = Context::from_waker(Waker::noop());

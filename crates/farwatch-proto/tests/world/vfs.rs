@@ -8,7 +8,7 @@ use crate::dcache::{DentryId, EntryOut, Kernel};
 use crate::host::Errno;
 use crate::sim::{Lock, World};
 
-/// Who makes a system call.
+/// The process that makes a system call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Caller {
     Program,
@@ -24,9 +24,9 @@ pub(crate) struct Held<'a> {
 
 impl<'a> Held<'a> {
     /// Another reference on the same dentry.
-    pub(crate) fn again(&self) -> Held<'a> {
+    pub(crate) fn again(&self) -> Self {
         self.world.kernel().get(self.id);
-        Held { world: self.world, id: self.id }
+        Self { world: self.world, id: self.id }
     }
 
     /// The inode to which it leads.
@@ -133,7 +133,7 @@ impl World {
         if kernel.above(dir).contains(&entry.node) {
             return Err(Errno::Loop);
         }
-        // `__d_unalias()`: who looks something up may not wait for locks.
+        // `__d_unalias()`: a lookup may not wait for these locks.
         if let Some(parent) = kernel.dentry(alias).parent
             && parent != dir
             && !(self.is_free(&Lock::Rename) && self.is_free_to_read(&Lock::Dir(parent)))

@@ -25,7 +25,7 @@ impl Kernel {
         self.events.push(Event { step: self.step, watch, mask, name, cookie, end: Some(end) });
     }
 
-    /// An event of an entry, to those who watch its directory.
+    /// An event of an entry, for watches on its directory.
     pub(crate) fn raise(&mut self, dir: NodeId, name: &Name, mask: Mask, cookie: u32) {
         if self.inode(dir).is_some_and(|inode| inode.watched) {
             let (name, end) = (Some(name.clone()), None);
@@ -33,7 +33,7 @@ impl Kernel {
         }
     }
 
-    /// An event of an object, to those who watch it.
+    /// An event of an object, for watches on it.
     pub(crate) fn raise_itself(&mut self, node: NodeId, mask: Mask) {
         if self.inode(node).is_some_and(|inode| inode.watched) {
             let (name, cookie, end) = (None, 0, None);

@@ -308,7 +308,17 @@ impl Interposer {
         if other_mtime {
             attr.mtimensec ^= 1;
         }
-        attr
+        self.while_named(id, attr)
+    }
+
+    /// The attributes of an object that has lost its last name on the host, but not in the guest: the event
+    /// is on its way. With a link count of 0 the guest's kernel would end the watches on it beforehand, without
+    /// the ATTRIB that comes first (`dentry_unlink_inode()`).
+    pub(super) fn while_named(&self, id: NodeId, attr: Attr) -> Attr {
+        if attr.nlink > 0 || !self.share.has_name(id) {
+            return attr;
+        }
+        Attr { nlink: 1, ..attr }
     }
 }
 

@@ -140,7 +140,7 @@ impl FileSystem for Interposer {
                 Ok((attr, Duration::ZERO))
             }
             Ok((attr, timeout)) if agent => Ok((attr::on_the_way(attr), timeout)),
-            reply => reply,
+            reply => reply.map(|(attr, timeout)| (self.while_named(id, attr), timeout)),
         }
     }
 
@@ -155,9 +155,11 @@ impl FileSystem for Interposer {
         if self.is_agent(&ctx) {
             return self.setattr_marked(ctx, inode, valid);
         }
-        let request =
-            Request::SetAttr { node: self.check(&ctx, inode)?, valid, open: handle.is_some() };
-        self.own(&request, || self.inner.setattr(ctx, inode, attr, handle, valid))
+        let id = self.check(&ctx, inode)?;
+        let request = Request::SetAttr { node: id, valid, open: handle.is_some() };
+        let (attr, timeout) =
+            self.own(&request, || self.inner.setattr(ctx, inode, attr, handle, valid))?;
+        Ok((self.while_named(id, attr), timeout))
     }
 
     fn symlink(
@@ -257,6 +259,7 @@ impl FileSystem for Interposer {
             return self.remove_marked(parent, name, ctx, false);
         }
         let (dir, name_) = self.check_entry(&ctx, parent, name)?;
+        self.stale.check(&self.share, ctx.pid, &[(dir, &name_)])?;
         settled(|| {
             let request = Request::Unlink { dir, name: &name_ };
             self.own(&request, || self.inner.unlink(ctx, parent, name))
@@ -270,6 +273,7 @@ impl FileSystem for Interposer {
             return self.remove_marked(parent, name, ctx, true);
         }
         let (dir, name_) = self.check_entry(&ctx, parent, name)?;
+        self.stale.check(&self.share, ctx.pid, &[(dir, &name_)])?;
         settled(|| {
             let request = Request::RmDir { dir, name: &name_ };
             self.own(&request, || self.inner.rmdir(ctx, parent, name))
@@ -293,6 +297,7 @@ impl FileSystem for Interposer {
         let (old, old_name) = self.check_entry(&ctx, olddir, oldname)?;
         let (new, new_name) = self.check_entry(&ctx, newdir, newname)?;
         let (from, to) = ((old, &old_name), (new, &new_name));
+        self.stale.check(&self.share, ctx.pid, &[from, to])?;
         self.own(&Request::Rename { from, to, flags }, || {
             self.inner.rename(ctx, olddir, oldname, newdir, newname, flags)
         })?;

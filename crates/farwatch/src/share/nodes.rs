@@ -100,6 +100,19 @@ impl Share {
         tracing::debug!(%id, "a directory could not be identified and is not watched");
     }
 
+    /// Whether an agent listens and the guest has a name for the node: then its end is yet to be replayed.
+    pub(crate) fn has_name(&self, id: NodeId) -> bool {
+        let engine = &self.lock().engine;
+        engine.is_listening() && engine.tree().entry(id).is_some()
+    }
+
+    /// The inode number of what the guest's kernel holds under a name.
+    pub(crate) fn current_ino(&self, dir: NodeId, name: &Name) -> Option<u64> {
+        let state = self.lock();
+        let tree = state.engine.tree();
+        tree.ino(tree.current(dir, name)?)
+    }
+
     /// A descriptor of a known directory, which `open` makes if none is at hand.
     pub(crate) fn dir(
         &self,

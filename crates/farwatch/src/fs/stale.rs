@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! [`Stale`]: names under which the guest's kernel holds another object than the host.
+//!
+//! The kernel keeps a dentry for a second or longer. If the host has put another object under the name in
+//! the meantime, a guest's unlink(2) or rename(2) would be done to that one, while the kernel takes it for
+//! the one that it holds: the watch on an object that lives would end. On a local directory there is no such
+//! moment. So the request is answered with ESTALE, once: the kernel looks the name up again and repeats
+//! the call (`retry_estale()`), and the program does not notice.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::{Mutex, PoisonError};
+
+use farwatch_proto::{Name, NodeId};
+use rustix::fs::AtFlags;
+use rustix::io::Errno;
+
+use crate::share::Share;
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(super) struct Stale {
+    /// Threads that were told of an entry, and have not come back.
+    told: Mutex<BTreeSet<(i32, NodeId, Name)>>,
+}
+
+impl Stale {
+    /// The most that are kept; past it all are forgotten. A thread that then comes back may be told again,
+    /// which its program sees.
+    const LEN_MAX: usize = 1024;
+
+    /// A request of the guest's thread `pid` is about to change these entries.
+    ///
+    /// # Errors
+    /// ESTALE when the kernel is to look one of them up again. It is not told twice, since it repeats a
+    /// call only once.
+    pub(super) fn check(
+        &self,
+        share: &Share,
+        pid: i32,
+        entries: &[(NodeId, &Name)],
+    ) -> io::Result<()> {
+        let mut stale = false;
+        for (dir, name) in entries {
+            stale |= self.tells(share, pid, *dir, name);
+        }
+        if stale { Err(Errno::STALE.into()) } else { Ok(()) }
+    }
+
+    fn tells(&self, share: &Share, pid: i32, dir: NodeId, name: &Name) -> bool {
+        let differs = is_another(share, dir, name);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_empty() && !differs {
+            return false;
+        }
+        let was_told = told.remove(&(pid, dir, name.clone()));
+        let tells = differs && !was_told;
+        if tells {
+            if told.len() >= Self::LEN_MAX {
+                told.clear();
+            }
+            told.insert((pid, dir, name.clone()));
+        }
+        tells
+    }
+}
+
+/// Whether the host has another object under the name than the guest's kernel. Inode numbers are enough: one
+/// that was given to another object belonged to one that is gone.
+fn is_another(share: &Share, dir: NodeId, name: &Name) -> bool {
+    let Some(held) = share.current_ino(dir, name) else { return false };
+    let Some(dir) = share.dir(dir, || None) else { return false };
+    let found = rustix::fs::statat(&*dir, name.as_bytes(), AtFlags::SYMLINK_NOFOLLOW);
+    found.is_ok_and(|found| found.st_ino != held)
+}
