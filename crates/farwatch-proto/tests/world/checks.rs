@@ -126,13 +126,14 @@ impl World {
         Ok(())
     }
 
-    /// Everything was reported within a second of the last change, unless time is wild or the agent was
-    /// away.
+    /// Everything was reported within a second of the last change, unless time jumps or the agent was
+    /// away. A resync that was disturbed is tried again after a second (`Nets::RETRY`).
     fn check_time(&self) -> Result<(), String> {
         let quiet = self.quiet_since.get();
         let last = self.kernel().events.last().map_or(quiet, |event| event.at);
+        let limit = quiet + Duration::from_millis(1100);
         let free = !self.config.calm || self.link.borrow().was_away;
-        if free || last <= quiet + Duration::from_secs(1) {
+        if free || last <= limit {
             return Ok(());
         }
         Err(format!("the last event came at {last:?}, all had been quiet since {quiet:?}"))
