@@ -20,6 +20,8 @@ pub(crate) struct Link {
     pub(crate) listens: bool,
     /// The driver has given a buffer back.
     kicked: bool,
+    /// There was an agent before this one.
+    pub(crate) was_away: bool,
     /// The agent is to end, and another begins at that time.
     pub(crate) dies: Option<Duration>,
 }
@@ -80,6 +82,7 @@ impl World {
                 let link = &mut *self.link.borrow_mut();
                 link.messages.clear();
                 link.listens = false;
+                link.was_away = true;
                 link.dies.take()
             };
             self.note(|| "is gone".to_owned());

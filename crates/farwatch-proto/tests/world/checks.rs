@@ -2,6 +2,7 @@
 //! The invariants: what must hold at rest, after any history.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use farwatch_proto::{FileKind, Mask, Name};
 
@@ -23,7 +24,7 @@ impl World {
         if self.config.exact {
             self.check_stream()?;
         }
-        Ok(())
+        self.check_time()
     }
 
     /// For each watched directory, that the events since its listing add up to the names that exist.
@@ -123,6 +124,19 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Everything was reported within a second of the last change, unless time jumps or the agent was
+    /// away. A resync that was disturbed is tried again after a second (`Nets::RETRY`).
+    fn check_time(&self) -> Result<(), String> {
+        let quiet = self.quiet_since.get();
+        let last = self.kernel().events.last().map_or(quiet, |event| event.at);
+        let limit = quiet + Duration::from_millis(1100);
+        let free = !self.config.calm || self.link.borrow().was_away;
+        if free || last <= limit {
+            return Ok(());
+        }
+        Err(format!("the last event came at {last:?}, all had been quiet since {quiet:?}"))
     }
 
     /// Without any change made in the guest, watchers there receive what a watcher on the host receives,

@@ -226,7 +226,8 @@ impl Kernel {
     /// Whether a dentry is in use, or is kept for later (`retain_dentry()`).
     fn is_retained(&self, id: DentryId) -> bool {
         let dentry = self.dentry(id);
-        let stale = self.deletes_stale && dentry.until < self.now;
+        // `fuse_dentry_settime()` asks for `fuse_dentry_delete()` where nothing is to be kept.
+        let stale = self.deletes_stale && dentry.until.is_zero();
         let root = dentry.parent.is_none() && dentry.inode == Some(NodeId::ROOT);
         dentry.refs > 0 || (dentry.hashed && !stale) || root || self.has_children(id)
     }

@@ -190,7 +190,13 @@ impl World {
         let call = self.expect(&[(dir, name, Mask::CREATE)], &[]);
         self.step().await;
         let made = self.host_make(DAEMON, above, name, FileKind::Regular).await;
+        // `O_NOFOLLOW`: nothing but a file is opened for writing.
+        let other = || {
+            let host = self.host.borrow();
+            host.at(above, name).is_some_and(|it| host.object(it).kind != FileKind::Regular)
+        };
         let entry = match made {
+            Err(Errno::Exist) if other() => Err(Errno::IsDir),
             Ok(_) | Err(Errno::Exist) => {
                 self.step().await;
                 self.inner_lookup(dir, name)

@@ -109,6 +109,10 @@ impl World {
         }
         self.permission(caller, dir).await?;
         let entry = self.serve_create(at).await?;
+        if entry.kind != FileKind::Regular {
+            self.kernel().leaked.push((entry.node, 1));
+            return Err(Errno::Io);
+        }
         {
             let mut kernel = self.kernel();
             kernel.iget(&entry, 0);

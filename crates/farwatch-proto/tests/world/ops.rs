@@ -172,10 +172,10 @@ impl Family {
             Kind::Write => Op::Write(at),
             Kind::Chmod => Op::Chmod(at),
             Kind::Unlink => Op::Unlink(at),
-            Kind::Rename => Op::Rename(at, self.at(rng)),
+            Kind::Rename => Op::Rename(at, self.other(at, rng)),
             Kind::RenameOut => Op::Rename(at, At(Dir::Outside, rng.pick(self.names))),
             Kind::RenameIn => Op::Rename(At(Dir::Outside, rng.pick(self.names)), at),
-            Kind::Exchange => Op::Exchange(at, self.at(rng)),
+            Kind::Exchange => Op::Exchange(at, self.other(at, rng)),
             Kind::Link => Op::Link(at, self.at(rng)),
             Kind::Mkdir => Op::Make(at, FileKind::Directory),
             Kind::Rmdir => Op::Rmdir(at),
@@ -191,5 +191,14 @@ impl Family {
 
     fn at(&self, rng: &mut Rng) -> At {
         At(rng.pick(self.dirs), rng.pick(self.names))
+    }
+
+    fn other(&self, at: At, rng: &mut Rng) -> At {
+        loop {
+            let other = self.at(rng);
+            if other != at {
+                return other;
+            }
+        }
     }
 }

@@ -140,6 +140,7 @@ impl World {
             self.step().await;
         }
         self.running.set(self.running.get() - 1);
+        self.quiet_since.set(self.clock());
     }
 
     async fn host_op(&self, pid: Pid, op: Op) -> Result<(), Errno> {

@@ -62,6 +62,8 @@ pub(crate) struct World {
     current: Cell<&'static str>,
     /// How many programs have not ended.
     pub(crate) running: Cell<usize>,
+    /// When the last of them ended.
+    pub(crate) quiet_since: Cell<Duration>,
     /// How many of them are in the middle of an operation.
     pub(crate) busy: Cell<usize>,
     /// What was found wrong before the end.
@@ -90,6 +92,7 @@ impl World {
             trace: RefCell::new(traced.then(Vec::new)),
             current: Cell::new("-"),
             running: Cell::new(0),
+            quiet_since: Cell::default(),
             busy: Cell::new(0),
             failure: RefCell::default(),
             programs: Shared::default(),

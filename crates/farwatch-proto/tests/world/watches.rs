@@ -2,6 +2,8 @@
 //! What the guest's kernel reports to the programs that watch there by inotify
 //! (`include/linux/fsnotify.h`). They read at once, so no two events are merged.
 
+use std::time::Duration;
+
 use farwatch_proto::{FileKind, Mask, Name, NodeId};
 
 use crate::dcache::{DentryId, Inode, Kernel};
@@ -10,6 +12,7 @@ use crate::dcache::{DentryId, Inode, Kernel};
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Event {
     pub(crate) step: u64,
+    pub(crate) at: Duration,
     /// What is watched.
     pub(crate) watch: NodeId,
     pub(crate) mask: Mask,
@@ -22,14 +25,30 @@ pub(crate) struct Event {
 impl Kernel {
     pub(crate) fn raise_end(&mut self, watch: NodeId, end: &'static str) {
         let (mask, name, cookie) = (Mask::empty(), None, 0);
-        self.events.push(Event { step: self.step, watch, mask, name, cookie, end: Some(end) });
+        self.events.push(Event {
+            step: self.step,
+            at: self.now,
+            watch,
+            mask,
+            name,
+            cookie,
+            end: Some(end),
+        });
     }
 
     /// An event of an entry, for watches on its directory.
     pub(crate) fn raise(&mut self, dir: NodeId, name: &Name, mask: Mask, cookie: u32) {
         if self.inode(dir).is_some_and(|inode| inode.watched) {
             let (name, end) = (Some(name.clone()), None);
-            self.events.push(Event { step: self.step, watch: dir, mask, name, cookie, end });
+            self.events.push(Event {
+                step: self.step,
+                at: self.now,
+                watch: dir,
+                mask,
+                name,
+                cookie,
+                end,
+            });
         }
     }
 
@@ -37,7 +56,15 @@ impl Kernel {
     pub(crate) fn raise_itself(&mut self, node: NodeId, mask: Mask) {
         if self.inode(node).is_some_and(|inode| inode.watched) {
             let (name, cookie, end) = (None, 0, None);
-            self.events.push(Event { step: self.step, watch: node, mask, name, cookie, end });
+            self.events.push(Event {
+                step: self.step,
+                at: self.now,
+                watch: node,
+                mask,
+                name,
+                cookie,
+                end,
+            });
         }
     }
 
