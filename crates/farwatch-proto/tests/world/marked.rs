@@ -265,7 +265,7 @@ impl World {
         let entry = match self.inner_getattr(node) {
             Ok(entry) => entry,
             Err(_) => {
-                let kind = self.server.borrow().engine.tree.kind(node).unwrap_or_default();
+                let kind = self.server.borrow().engine.tree().kind(node).unwrap_or_default();
                 EntryOut { nlink: 0, ..stand_in(node, kind) }
             }
         };
@@ -278,7 +278,7 @@ impl World {
     fn reconnected(&self, dir: NodeId, name: &Name) -> Option<NodeId> {
         let server = self.server.borrow();
         let child = server.reconnects?;
-        let (parent, known_as) = server.engine.tree.entry(child)?;
+        let (parent, known_as) = server.engine.tree().entry(child)?;
         (parent == dir && known_as == name).then_some(child)
     }
 
@@ -288,8 +288,8 @@ impl World {
         let parent = {
             let server = &mut *self.server.borrow_mut();
             server.reconnects = Some(node);
-            let parent = server.engine.tree.parent(node).unwrap_or(NodeId::ROOT);
-            server.engine.tree.lend_dot(parent).then_some(parent).ok_or(Errno::Stale)?
+            let parent = server.engine.tree().parent(node).unwrap_or(NodeId::ROOT);
+            server.engine.lend_dot(parent).then_some(parent).ok_or(Errno::Stale)?
         };
         self.step().await;
         let entry = match self.inner_getattr(parent) {
@@ -309,7 +309,7 @@ impl World {
         self.step().await;
         let name = {
             let server = self.server.borrow();
-            let (parent, name) = server.engine.tree.entry(server.reconnects?)?;
+            let (parent, name) = server.engine.tree().entry(server.reconnects?)?;
             (parent == dir).then(|| name.clone())
         };
         self.step().await;
@@ -323,7 +323,7 @@ impl World {
             self.server.borrow_mut().probed(node);
             return Err(Errno::Stale);
         }
-        if !self.server.borrow_mut().engine.tree.lend_dot(node) {
+        if !self.server.borrow_mut().engine.lend_dot(node) {
             return Err(Errno::Stale);
         }
         self.step().await;
