@@ -5,7 +5,8 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use farwatch_proto::host::{
-    Answer, Engine, HostChange, HostEntry, Learned, Listing, MarkedRequest, Progress, Ticket,
+    Answer, Checked, Engine, HostChange, HostEntry, Learned, Listing, MarkedRequest, OwnChange,
+    Progress, Ticket,
 };
 use farwatch_proto::wire::Notification;
 use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId, Seq};
@@ -78,6 +79,8 @@ impl Host {
         if let Some(name) = &sent.name {
             let call = if sent.mask.contains(Mask::MOVED_FROM) {
                 MarkedRequest::Rename(node.id, name, NodeId::LIMBO, name)
+            } else if sent.mask.contains(Mask::DELETE) {
+                MarkedRequest::Remove(node.id, name, false)
             } else {
                 MarkedRequest::Create(node.id, name, FileKind::Regular)
             };
@@ -235,4 +238,64 @@ fn the_end_of_a_link_is_the_end_of_its_barriers_and_no_probe_of_it_counts() {
     let next = host.ask();
     host.read();
     assert_eq!(host.engine.progress(next), Progress::Stale);
+}
+
+#[test]
+fn barrier_after_a_difference_was_sent_is_reached() {
+    let mut host = Host::new();
+    // The guest removes what the host has made, and then the creation is replayed.
+    host.engine.handle_own(OwnChange::Removed(NodeId::ROOT, &name("f")));
+    host.changed("f");
+    let rounds = |host: &mut Host| {
+        let mut removed = 0;
+        for _ in 0..8 {
+            host.read();
+            while host.engine.has_next() {
+                let sent = host.send();
+                removed += u32::from(sent.mask.contains(Mask::DELETE));
+                host.replayed(&sent);
+            }
+            while let Some(check) = host.engine.poll_check(host.now) {
+                host.engine.handle_checked(host.now, check, Checked::default());
+            }
+        }
+        removed
+    };
+    assert_eq!(rounds(&mut host), 1, "the file does not exist");
+    let ticket = host.ask();
+    assert_eq!(rounds(&mut host), 0);
+    assert_eq!(host.engine.progress(ticket), Progress::Reached);
+}
+
+#[test]
+fn probe_behind_an_unfinished_replay_wakes_the_watch_thread() {
+    let mut host = Host::new();
+    host.changed("f");
+    let ticket = host.ask();
+    host.read();
+    // The agent's call fails.
+    host.send();
+    assert!(host.replay(), "the entry is to be compared");
+    assert!(host.engine.to_read().is_some());
+    assert_eq!(host.engine.progress(ticket), Progress::Stale);
+}
+
+#[test]
+fn replay_that_fails_after_the_watch_thread_has_gone_to_sleep_is_found_out() {
+    let mut host = Host::new();
+    host.engine.handle_own(OwnChange::Removed(NodeId::ROOT, &name("f")));
+    host.read();
+    host.changed("f");
+    // The watch thread has nothing more to do, and the agent has not begun.
+    host.engine.poll_probes(host.now);
+    let mut asleep_until = host.engine.check_timeout();
+    // The agent's call fails, and nothing follows.
+    host.send();
+    for _ in 0..3 {
+        let Some(until) = asleep_until else { break };
+        host.now = host.now.max(until);
+        host.engine.poll_probes(host.now);
+        asleep_until = host.engine.check_timeout();
+    }
+    assert!(host.engine.has_next(), "a probe shows that the replay did not end");
 }

@@ -350,6 +350,33 @@ fn a_rename_does_not_replace_a_file_that_came_later() {
 }
 
 #[test]
+fn file_moved_to_the_name_of_a_known_directory_replaces_nothing() {
+    let mut host = Host::new();
+    host.guest_knows("d", 7, FileKind::Directory);
+    host.moved(Some((1, "f")), Some((1, "d")), 9);
+    host.next();
+    host.next();
+    host.seq = Seq::FIRST;
+    // With the directory there the guest's kernel would refuse the call: EISDIR.
+    assert_eq!(host.lookup("d"), ENOENT);
+    assert_eq!(host.rename("f", "d"), Answer::Done);
+}
+
+#[test]
+fn directory_moved_to_the_name_of_a_known_file_replaces_nothing() {
+    let mut host = Host::new();
+    host.knows_file("f", 7);
+    let entry = |text| Some(HostEntry { dir: fid(1), name: name(text) });
+    let (from, to, object) = (entry("d"), entry("f"), Some(fid(9)));
+    host.engine.handle_change(HostChange::Move { from, to, object, directory: true });
+    host.next();
+    host.next();
+    host.seq = Seq::FIRST;
+    assert_eq!(host.lookup("f"), ENOENT);
+    assert_eq!(host.rename("d", "f"), Answer::Done);
+}
+
+#[test]
 fn a_renamed_file_that_the_guest_found_under_its_new_name_is_taken_from_there() {
     let mut host = Host::new();
     host.knows_file("a", 5);

@@ -179,7 +179,9 @@ fn what_comes_to_a_name_replaces_what_is_beneath_and_not_what_was_mounted_there(
     learn(&mut engine, 1, "below", 40, 5, FileKind::Directory);
     engine.tree.mounted(id(40));
     learn(&mut engine, 1, "below", 41, 6, FileKind::Directory);
-    moved(&mut engine, (1, "other"), (1, "below"));
+    let entry = |text| Some(HostEntry { dir: fid(1), name: name(text) });
+    let (from, to, object) = (entry("other"), entry("below"), Some(fid(9)));
+    engine.handle_change(HostChange::Move { from, to, object, directory: true });
     assert_eq!(sent(&mut engine).len(), 2);
     let request = MarkedRequest::Lookup(NodeId::ROOT, &name("below"));
     let replaced = Answer::Entry(Object::Known { id: id(41), links: 1, here: false });

@@ -237,6 +237,8 @@ impl Contested {
             self.count += 1;
             slot.touched = self.count;
             slot.tries += 1;
+            // Compared once more when the difference has been replayed; until then a barrier waits for it.
+            slot.looked_at = false;
             let (dir, name, reported) = (*dir, name.clone(), slot.reported.clone());
             differences.push(Difference { dir, name, reported, checked });
         }

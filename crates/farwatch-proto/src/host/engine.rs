@@ -54,8 +54,9 @@ pub struct Engine {
     owes: bool,
     /// The host's watcher merges equal events with others between them.
     merges: bool,
-    /// The last notification of which a change of a name has not been replayed, and since when that is so.
-    stuck: Option<(Seq, Instant)>,
+    /// The last notification of which a change of a name has not been replayed, `None` while others wait to
+    /// be sent, and since when that is so.
+    stuck: Option<(Option<Seq>, Instant)>,
 }
 
 /// What the guest has done to names of a directory, and what its kernel tells its watchers.
@@ -447,13 +448,16 @@ impl Engine {
     /// Whether the last replay of a name has not come to its end for some time, and nothing follows that
     /// would show that it never will.
     fn is_stuck(&mut self, now: Instant) -> bool {
-        let last = self.ledger.last_unfinished().filter(|_| !self.has_next());
-        let Some(last) = last.filter(|_| !self.contested.is_probing()) else {
+        let last = self.ledger.last_unfinished();
+        let waits = self.has_next();
+        if self.contested.is_probing() || (last.is_none() && !waits) {
             self.stuck = None;
             return false;
-        };
+        }
+        // What is sent from now on wakes nobody when its replay fails: the time to look again is kept.
+        let last = last.filter(|_| !waits);
         match self.stuck {
-            Some((seq, since)) if seq == last => {
+            Some((seq, since)) if seq == last && last.is_some() => {
                 now.saturating_duration_since(since) >= Self::STUCK_AFTER
             }
             Some(_) | None => {
@@ -472,12 +476,13 @@ impl Engine {
     /// The agent looks for a node that nobody has. `true` when there is something to do by that.
     pub fn handle_probe(&mut self, node: NodeId) -> bool {
         self.ledger.probed(node, &mut self.backlog);
-        if self.take_unfinished() {
+        let unfinished = self.take_unfinished();
+        if unfinished {
             let owed = self.owed();
             self.barriers.postpone(node, owed);
         }
         let settled = self.contested.handle_probe(node);
-        self.barriers.handle_probe(node) || settled
+        self.barriers.handle_probe(node) || settled || unfinished
     }
 
     /// Replays that did not come to their end are in doubt. `true` when there are any.

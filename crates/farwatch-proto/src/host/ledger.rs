@@ -629,7 +629,8 @@ impl Record {
 
     /// The node that held the target's name when the host did the rename. A node whose own arrival
     /// is still under way came later: the guest has looked ahead of the events. One that is moved away
-    /// next is not replaced.
+    /// next is not replaced. Nor is a directory by anything else, or anything else by a directory: such a
+    /// node came later too, and the guest's kernel would refuse the call (`may_delete()`).
     fn replaced(
         &self,
         to: &Entry,
@@ -640,7 +641,13 @@ impl Record {
         if self.pending.exchanges {
             return None;
         }
-        tree.held(to.dir.id, &to.name).find(|id| {
+        let (GuestEvent::Entry { kind, .. } | GuestEvent::Rename { kind, .. }) = self.pending.event
+        else {
+            return None;
+        };
+        let directory = kind == FileKind::Directory;
+        let fits = |id: &NodeId| (tree.kind(*id) == Some(FileKind::Directory)) == directory;
+        tree.held(to.dir.id, &to.name).filter(fits).find(|id| {
             let arrives = tree
                 .fid(*id)
                 .is_some_and(|fid| under_way(fid, to.dir.id, tree, backlog).arrivals > 0);

@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What the daemon does for a request with both of an agent's marks: `fs/marked.rs`. The engine says
+//! what the answer is to be, this makes it. Nothing here changes the host.
+
+use std::time::Duration;
+
+use farwatch_proto::host::{Answer, Learned, MarkedRequest, Object, Opening, Refusal};
+use farwatch_proto::{FileKind, Mask, Name, NodeId, Seq};
+
+use crate::dcache::EntryOut;
+use crate::host::{Errno, Way, fid};
+use crate::sim::World;
+use crate::vfs::Side;
+
+fn errno(refusal: Refusal) -> Errno {
+    match refusal {
+        Refusal::NotAsked => Errno::Perm,
+        Refusal::NoEntry => Errno::NoEnt,
+        Refusal::Stale => Errno::Stale,
+    }
+}
+
+fn done(answer: &Answer) -> Result<(), Errno> {
+    match answer {
+        Answer::Done | Answer::Opened => Ok(()),
+        Answer::Refused(refusal) => Err(errno(*refusal)),
+        Answer::Entry(_) | Answer::Attr(_) => Err(Errno::Perm),
+    }
+}
+
+/// A reply that the guest's kernel keeps no longer than the call that asked for it.
+fn passing(node: NodeId, kind: FileKind, nlink: u32) -> EntryOut {
+    let (entry_timeout, attr_timeout) = (Duration::ZERO, Duration::ZERO);
+    EntryOut { node, kind, nlink, entry_timeout, attr_timeout }
+}
+
+/// The attributes of a stand-in; one of no known type is a plain file.
+fn stand_in(node: NodeId, kind: FileKind) -> EntryOut {
+    match kind {
+        FileKind::Directory => passing(node, kind, 2),
+        FileKind::Unknown => passing(node, FileKind::Regular, 1),
+        _ => passing(node, kind, 1),
+    }
+}
+
+impl World {
+    fn ask(&self, seq: Option<Seq>, request: MarkedRequest<'_>) -> Answer {
+        let answer = self.server.borrow_mut().answer(seq, request);
+        self.note(|| format!("{request:?}, {seq:?}: {answer:?}"));
+        answer
+    }
+
+    /// `None` when the notification that is replayed says nothing of this entry.
+    pub(crate) async fn lookup_marked(
+        &self,
+        seq: Option<Seq>,
+        dir: NodeId,
+        name: &Name,
+    ) -> Option<Result<EntryOut, Errno>> {
+        match self.ask(seq, MarkedRequest::Lookup(dir, name)) {
+            Answer::Entry(object) => Some(Ok(self.entry_of(seq, (dir, name), object).await)),
+            Answer::Refused(Refusal::NotAsked) => {
+                let node = self.reconnected(dir, name)?;
+                let object = Object::Known { id: node, links: 0, here: true };
+                let entry = self.entry_of(seq, (dir, name), object).await;
+                Some(Ok(EntryOut { nlink: entry.nlink.max(1), ..entry }))
+            }
+            Answer::Refused(refusal) => Some(Err(errno(refusal))),
+            Answer::Attr(_) | Answer::Opened | Answer::Done => Some(Err(Errno::Perm)),
+        }
+    }
+
+    pub(crate) async fn make_marked(
+        &self,
+        seq: Option<Seq>,
+        (dir, name): Side<'_>,
+        kind: FileKind,
+    ) -> Result<EntryOut, Errno> {
+        let answer = self.ask(seq, MarkedRequest::Create(dir, name, kind));
+        self.entry_or_refusal(seq, (dir, name), answer).await
+    }
+
+    pub(crate) async fn link_marked(
+        &self,
+        seq: Option<Seq>,
+        node: NodeId,
+        (dir, name): Side<'_>,
+    ) -> Result<EntryOut, Errno> {
+        let answer = self.ask(seq, MarkedRequest::Link(node, dir, name));
+        self.entry_or_refusal(seq, (dir, name), answer).await
+    }
+
+    pub(crate) fn remove_marked(
+        &self,
+        seq: Option<Seq>,
+        (dir, name): Side<'_>,
+        directory: bool,
+    ) -> Result<(), Errno> {
+        done(&self.ask(seq, MarkedRequest::Remove(dir, name, directory)))
+    }
+
+    pub(crate) fn rename_marked(
+        &self,
+        seq: Option<Seq>,
+        from: Side<'_>,
+        to: Side<'_>,
+        way: Way,
+    ) -> Result<(), Errno> {
+        assert_eq!(way, Way::Over, "an agent exchanges nothing");
+        done(&self.ask(seq, MarkedRequest::Rename(from.0, from.1, to.0, to.1)))
+    }
+
+    /// SETATTR of times
+    pub(crate) async fn serve_set_times(
+        &self,
+        seq: Option<Seq>,
+        node: NodeId,
+        event: Mask,
+    ) -> Result<EntryOut, Errno> {
+        self.step().await;
+        let reply = match self.ask(seq, MarkedRequest::SetTimes(node, event)) {
+            Answer::Attr(Object::Phantom(kind)) => Ok(stand_in(node, kind)),
+            Answer::Attr(_) => Ok(self.attr_of(node, 0)),
+            Answer::Refused(refusal) => Err(errno(refusal)),
+            Answer::Entry(_) | Answer::Opened | Answer::Done => Err(Errno::Perm),
+        };
+        self.step().await;
+        reply
+    }
+
+    /// OPEN
+    pub(crate) async fn serve_open_marked(
+        &self,
+        seq: Option<Seq>,
+        node: NodeId,
+        opening: Opening,
+    ) -> Result<(), Errno> {
+        self.step().await;
+        let reply = done(&self.ask(seq, MarkedRequest::Open(node, opening)));
+        self.step().await;
+        reply
+    }
+
+    /// GETATTR: what the agent's kernel is to hear of something on its way to another.
+    pub(crate) fn getattr_marked(
+        &self,
+        node: NodeId,
+        reply: Result<EntryOut, Errno>,
+    ) -> Result<EntryOut, Errno> {
+        if node == NodeId::LIMBO {
+            return Ok(stand_in(node, FileKind::Directory));
+        }
+        if let Some(kind) = node.phantom_kind() {
+            return Ok(stand_in(node, kind));
+        }
+        let entry = match reply {
+            Err(_) => self.attr_of(node, 0),
+            Ok(entry) if entry.kind != FileKind::Directory => {
+                return Ok(EntryOut { attr_timeout: Duration::ZERO, ..entry });
+            }
+            Ok(entry) => entry,
+        };
+        let directory = entry.kind == FileKind::Directory;
+        Ok(EntryOut { nlink: if directory { entry.nlink.max(1) } else { entry.nlink }, ..entry })
+    }
+
+    async fn entry_or_refusal(
+        &self,
+        seq: Option<Seq>,
+        at: Side<'_>,
+        answer: Answer,
+    ) -> Result<EntryOut, Errno> {
+        match answer {
+            Answer::Entry(object) => Ok(self.entry_of(seq, at, object).await),
+            Answer::Refused(refusal) => Err(errno(refusal)),
+            Answer::Attr(_) | Answer::Opened | Answer::Done => Err(Errno::Perm),
+        }
+    }
+
+    async fn entry_of(&self, seq: Option<Seq>, at: Side<'_>, object: Object) -> EntryOut {
+        self.step().await;
+        match object {
+            Object::Known { id, links, here: true } => {
+                if let Some(entry) = self.found_here(at, |entry| entry.node == id).await {
+                    self.step().await;
+                    self.learn(at.0, at.1, &entry).await;
+                    return entry;
+                }
+                match self.known(at, id, links) {
+                    Some(entry) => entry,
+                    None => self.adopt(seq, at, self.kind_of(seq)).await,
+                }
+            }
+            Object::Known { id, links, here: false } => {
+                let known = self.known(at, id, links);
+                known.unwrap_or_else(|| self.phantom(at, self.kind_of(seq)))
+            }
+            Object::Adopt(kind) => self.adopt(seq, at, kind).await,
+            Object::Phantom(kind) => self.phantom(at, kind),
+            Object::Limbo => stand_in(NodeId::LIMBO, FileKind::Directory),
+        }
+    }
+
+    /// The file server's own entry, if it is the one that the replay is about.
+    async fn found_here(
+        &self,
+        (dir, name): Side<'_>,
+        is_it: impl FnOnce(&EntryOut) -> bool,
+    ) -> Option<EntryOut> {
+        let entry = self.inner_lookup(dir, name).ok()?;
+        self.step().await;
+        if is_it(&entry) {
+            return Some(EntryOut { attr_timeout: Duration::ZERO, ..entry });
+        }
+        self.server.borrow_mut().give_back(entry.node, 1);
+        None
+    }
+
+    /// A node that the guest knows, by a name that need not lead to it any more.
+    fn known(&self, (dir, name): Side<'_>, id: NodeId, links: i64) -> Option<EntryOut> {
+        let kind = self.server.borrow_mut().lend(id, dir, name)?;
+        let brief = if kind == FileKind::Directory { Self::BRIEF } else { Duration::ZERO };
+        let entry = self.attr_of(id, links);
+        Some(EntryOut { entry_timeout: brief, attr_timeout: Duration::ZERO, ..entry })
+    }
+
+    fn kind_of(&self, seq: Option<Seq>) -> FileKind {
+        seq.map(|seq| self.server.borrow().engine.kind_of(seq)).unwrap_or_default()
+    }
+
+    /// Makes an object known to the guest if it is still where the change left it.
+    async fn adopt(&self, seq: Option<Seq>, at: Side<'_>, kind: FileKind) -> EntryOut {
+        self.step().await;
+        let object = seq.and_then(|seq| self.server.borrow().engine.object_of(seq).cloned());
+        let Some(wanted) = object else { return self.phantom(at, kind) };
+        let mut identity = None;
+        let found = self.found_here(at, |entry| {
+            let fits = entry.kind == kind
+                || (kind == FileKind::Unknown && entry.kind != FileKind::Directory);
+            identity = if fits { self.identify(at.0, at.1, entry) } else { None };
+            identity.is_some_and(|identity| fid(identity) == wanted)
+        });
+        let Some(entry) = found.await else { return self.phantom(at, kind) };
+        self.step().await;
+        let learned =
+            Learned { id: entry.node, fid: None, kind: entry.kind, ino: entry.node.get() };
+        let (server, host) = (&mut *self.server.borrow_mut(), &mut *self.host.borrow_mut());
+        if !server.learn_known(&learned, at.0, at.1) {
+            server.learn_new(learned, at.0, at.1, (identity, entry.nlink), host);
+        }
+        entry
+    }
+
+    fn phantom(&self, (dir, name): Side<'_>, kind: FileKind) -> EntryOut {
+        stand_in(self.server.borrow_mut().phantom(dir, name, kind), kind)
+    }
+
+    /// What is true of a known node now, with so many links more.
+    fn attr_of(&self, node: NodeId, links: i64) -> EntryOut {
+        let entry = match self.inner_getattr(node) {
+            Ok(entry) => entry,
+            Err(_) => {
+                let kind = self.server.borrow().engine.tree.kind(node).unwrap_or_default();
+                EntryOut { nlink: 0, ..stand_in(node, kind) }
+            }
+        };
+        let nlink = i64::from(entry.nlink).saturating_add(links).max(0);
+        let nlink = u32::try_from(nlink).unwrap_or(u32::MAX);
+        EntryOut { nlink, attr_timeout: Duration::ZERO, ..entry }
+    }
+
+    /// `fs/reconnect.rs`: the node whose place the agent's kernel looks for, if this is it.
+    fn reconnected(&self, dir: NodeId, name: &Name) -> Option<NodeId> {
+        let server = self.server.borrow();
+        let child = server.reconnects?;
+        let (parent, known_as) = server.engine.tree.entry(child)?;
+        (parent == dir && known_as == name).then_some(child)
+    }
+
+    /// LOOKUP of `..`: where the guest was told that a directory is.
+    pub(crate) async fn serve_parent(&self, node: NodeId) -> Result<EntryOut, Errno> {
+        self.step().await;
+        let parent = {
+            let server = &mut *self.server.borrow_mut();
+            server.reconnects = Some(node);
+            let parent = server.engine.tree.parent(node).unwrap_or(NodeId::ROOT);
+            server.engine.tree.lend_dot(parent).then_some(parent).ok_or(Errno::Stale)?
+        };
+        self.step().await;
+        let entry = match self.inner_getattr(parent) {
+            Ok(entry) => EntryOut { nlink: entry.nlink.max(1), ..entry },
+            Err(error) => {
+                self.serve_forget(parent, 1);
+                return Err(error);
+            }
+        };
+        self.note(|| format!("LOOKUP {node}/..: {parent}"));
+        self.step().await;
+        Ok(EntryOut { entry_timeout: Duration::ZERO, ..entry })
+    }
+
+    /// READDIR of a directory in which the agent's kernel looks for the name of another.
+    pub(crate) async fn serve_name(&self, dir: NodeId) -> Option<Name> {
+        self.step().await;
+        let name = {
+            let server = self.server.borrow();
+            let (parent, name) = server.engine.tree.entry(server.reconnects?)?;
+            (parent == dir).then(|| name.clone())
+        };
+        self.step().await;
+        name
+    }
+
+    /// LOOKUP of `.`: a node of which the guest's kernel has no inode, as for `open_by_handle_at(2)`.
+    pub(crate) async fn serve_dot(&self, node: NodeId) -> Result<EntryOut, Errno> {
+        self.step().await;
+        if node.is_reserved() {
+            self.server.borrow_mut().probed(node);
+            return Err(Errno::Stale);
+        }
+        if !self.server.borrow_mut().engine.tree.lend_dot(node) {
+            return Err(Errno::Stale);
+        }
+        self.step().await;
+        let reply = match self.inner_getattr(node) {
+            Ok(entry) => EntryOut { nlink: entry.nlink.max(1), ..entry },
+            Err(error) => {
+                self.serve_forget(node, 1);
+                return Err(error);
+            }
+        };
+        self.step().await;
+        Ok(EntryOut { entry_timeout: Duration::ZERO, ..reply })
+    }
+}

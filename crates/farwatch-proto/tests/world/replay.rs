@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! [`Replayer`]: makes the calls of the plan in the guest, as `farwatch-guest` does (`replay.rs`).
+
+use farwatch_proto::guest::join::Joined;
+use farwatch_proto::guest::limbo::Limbo;
+use farwatch_proto::guest::opens::{Opens, Step, Way as OpenWay};
+use farwatch_proto::guest::plan::{Call, Place, Target, plan};
+use farwatch_proto::host::Opening;
+use farwatch_proto::wire::abi::FARWATCH_LIMBO_NAME;
+use farwatch_proto::{Entry, FileKind, GuestEvent, Mask, Name, Node, NodeId};
+
+use crate::host::{Errno, Way};
+use crate::sim::World;
+use crate::vfs::{Caller, Held};
+
+/// How often a rename is tried while programs keep looking up its new name.
+const RENAME_TRIES_MAX: u32 = 8;
+
+/// What one agent remembers from one event to the next.
+pub(crate) struct Replayer<'a> {
+    world: &'a World,
+    limbo: Limbo,
+    limbo_dir: Option<Held<'a>>,
+    opens: Opens<Held<'a>>,
+    caller: Caller,
+}
+
+impl<'a> Replayer<'a> {
+    pub(crate) fn new(world: &'a World) -> Self {
+        Self {
+            world,
+            limbo: Limbo::default(),
+            limbo_dir: None,
+            opens: Opens::default(),
+            caller: Caller::Agent(None),
+        }
+    }
+
+    pub(crate) async fn replay(&mut self, joined: Joined) {
+        let Joined { seq, mate, event } = joined;
+        if event == GuestEvent::Overflow {
+            self.opens.clear();
+        }
+        self.caller = Caller::Agent(Some(seq));
+        for call in plan(event.clone()) {
+            let result = self.call(&call).await;
+            self.world.note(|| format!("{call:?}: {result:?}"));
+            if let (Err(Errno::Stale), Call::Rename(from, to), Some(mate)) = (result, &call, mate) {
+                let limbo = Place::Limbo(child_of(&event));
+                let out = self.call(&Call::Rename(from.clone(), limbo.clone())).await;
+                self.caller = Caller::Agent(Some(mate));
+                let back = self.call(&Call::Rename(limbo, to.clone())).await;
+                self.world.note(|| format!("in two halves: {out:?}, {back:?}"));
+            }
+            self.world.step().await;
+            if self.world.agent_dies() {
+                return;
+            }
+        }
+        drop(self.opens.ended(&event));
+    }
+
+    async fn call(&mut self, call: &Call) -> Result<(), Errno> {
+        match call {
+            Call::Create(entry, kind) => self.create(entry, *kind).await,
+            Call::Link(node, entry, kind) => match self.link(*node, entry).await {
+                Err(Errno::NoEnt | Errno::Stale) => self.create(entry, *kind).await,
+                linked => linked,
+            },
+            Call::Content(target, events) => self.content(target, *events).await,
+            Call::Remove(entry, directory) => {
+                let dir = self.open(entry.dir).await?;
+                let at = (dir.node().ok_or(Errno::Stale)?, &entry.name);
+                let removed = self.world.sys_remove(self.caller, at, *directory).await;
+                drop(self.opens.removed(entry));
+                removed
+            }
+            Call::Rename(from, to) => {
+                let renamed = self.rename(from, to).await;
+                match (from, to) {
+                    (Place::Entry(from), Place::Entry(to)) => drop(self.opens.renamed(from, to)),
+                    (Place::Entry(entry), Place::Limbo(_))
+                    | (Place::Limbo(_), Place::Entry(entry)) => drop(self.opens.removed(entry)),
+                    (Place::Limbo(_), Place::Limbo(_)) => {}
+                }
+                renamed
+            }
+        }
+    }
+
+    async fn create(&self, entry: &Entry, kind: FileKind) -> Result<(), Errno> {
+        let dir = self.open(entry.dir).await?;
+        let at = (dir.node().ok_or(Errno::Stale)?, &entry.name);
+        self.world.sys_make(self.caller, at, kind, None).await
+    }
+
+    async fn link(&self, node: Node, entry: &Entry) -> Result<(), Errno> {
+        let object = self.open(node).await?;
+        let dir = self.open(entry.dir).await?;
+        let at = (dir.node().ok_or(Errno::Stale)?, &entry.name);
+        let node = object.node().ok_or(Errno::Stale)?;
+        let kind = self.world.kernel().inode(node).map(|inode| inode.kind).ok_or(Errno::Stale)?;
+        self.world.sys_make(self.caller, at, kind, Some(node)).await
+    }
+
+    async fn content(&mut self, target: &Target, events: Mask) -> Result<(), Errno> {
+        let mut object = None;
+        let mut looked_again = false;
+        let mut result = Ok(());
+        for step in self.opens.steps(target, events) {
+            if result.is_err() && !matches!(step, Step::Close(_)) {
+                continue;
+            }
+            let mut done = self.step(target, step, &mut object, looked_again).await;
+            if done == Err(Errno::Stale)
+                && !looked_again
+                && let Target::Entry(entry) = target
+            {
+                looked_again = true;
+                object = None;
+                done = match self.look_again(entry).await {
+                    Ok(()) => self.step(target, step, &mut object, looked_again).await,
+                    Err(error) => Err(error),
+                };
+            }
+            result = result.and(done);
+        }
+        result
+    }
+
+    async fn step(
+        &mut self,
+        target: &Target,
+        step: Step,
+        object: &mut Option<Held<'a>>,
+        looked_again: bool,
+    ) -> Result<(), Errno> {
+        match step {
+            Step::Open(way) => {
+                let kind = {
+                    let node = self.object(target, object).await?.node().ok_or(Errno::Stale)?;
+                    self.world.kernel().inode(node).map(|inode| inode.kind)
+                };
+                let opening = match (kind, way) {
+                    (Some(FileKind::Regular | FileKind::Directory), OpenWay::Read) => Opening::Read,
+                    (Some(FileKind::Regular), OpenWay::Write) => Opening::Write,
+                    (Some(FileKind::Regular), OpenWay::ReadWrite) => Opening::Both,
+                    _ if looked_again || matches!(target, Target::Node(_)) => return Ok(()),
+                    _ => return Err(Errno::Stale),
+                };
+                let held = self.object(target, object).await?.again();
+                self.world.sys_open_marked(self.caller, &held, opening).await?;
+                drop(self.opens.keep(target.clone(), way, held));
+                Ok(())
+            }
+            Step::Modify | Step::Attrib => {
+                let event = if step == Step::Modify { Mask::MODIFY } else { Mask::ATTRIB };
+                let (world, caller) = (self.world, self.caller);
+                world.sys_set_times(caller, self.object(target, object).await?, event).await
+            }
+            Step::Close(writes) => {
+                if let Some(held) = self.opens.take(target, writes)
+                    && writes
+                {
+                    self.world.kernel().raise_both(held.id, Mask::CLOSE_WRITE);
+                }
+                Ok(())
+            }
+            Step::Access | Step::Refresh => unreachable!("nobody asks for reads"),
+        }
+    }
+
+    async fn object<'h>(
+        &self,
+        target: &Target,
+        opened: &'h mut Option<Held<'a>>,
+    ) -> Result<&'h Held<'a>, Errno> {
+        let object = match opened.take() {
+            Some(object) => object,
+            None => match target {
+                Target::Entry(entry) => {
+                    let dir = self.open(entry.dir).await?;
+                    let at = (dir.node().ok_or(Errno::Stale)?, &entry.name);
+                    self.world.find(self.caller, at).await?
+                }
+                Target::Node(node) => self.open(*node).await?,
+            },
+        };
+        Ok(opened.insert(object))
+    }
+
+    async fn look_again(&self, entry: &Entry) -> Result<(), Errno> {
+        match self.create(entry, FileKind::Regular).await {
+            Ok(()) | Err(Errno::Exist) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn rename(&mut self, from: &Place, to: &Place) -> Result<(), Errno> {
+        let (old_dir, old_name) = self.place(from, Limbo::leave).await?;
+        let (new_dir, new_name) = self.place(to, Limbo::enter).await?;
+        let from = (old_dir.node().ok_or(Errno::Stale)?, &old_name);
+        let to = (new_dir.node().ok_or(Errno::Stale)?, &new_name);
+        let mut tries = RENAME_TRIES_MAX;
+        loop {
+            let renamed = self.world.sys_rename(self.caller, from, to, Way::Over).await;
+            tries -= 1;
+            if renamed != Err(Errno::Stale) || tries == 0 {
+                return renamed;
+            }
+            self.world.step().await;
+            self.world.find(self.caller, from).await?;
+        }
+    }
+
+    async fn place(
+        &mut self,
+        place: &Place,
+        pass: fn(&mut Limbo, Option<Node>) -> Name,
+    ) -> Result<(Held<'a>, Name), Errno> {
+        match place {
+            Place::Entry(entry) => Ok((self.open(entry.dir).await?, entry.name.clone())),
+            Place::Limbo(child) => {
+                if self.limbo_dir.is_none() {
+                    let name = Name::parse(FARWATCH_LIMBO_NAME).expect("a name");
+                    let root = (NodeId::ROOT, &name);
+                    self.limbo_dir = Some(self.world.find(self.caller, root).await?);
+                }
+                let dir = self.limbo_dir.as_ref().expect("it was just opened").again();
+                Ok((dir, pass(&mut self.limbo, *child)))
+            }
+        }
+    }
+
+    async fn open(&self, node: Node) -> Result<Held<'a>, Errno> {
+        self.world.open_by_handle(self.caller, node.id).await
+    }
+}
+
+fn child_of(event: &GuestEvent) -> Option<Node> {
+    match event {
+        GuestEvent::Entry { child, .. } | GuestEvent::Rename { child, .. } => *child,
+        GuestEvent::Object { .. } | GuestEvent::Overflow => None,
+    }
+}

@@ -1,0 +1,410 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! [`Server`]: the daemon's state, and the only part of the world that calls the engine and the
+//! observer. Each function is what the daemon does while it holds its lock once (`share.rs`); who
+//! comes between two of them is up to `interposer`, `marked` and `watcher`, which call these.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use farwatch_proto::host::inotify::{
+    CallId, Doubt, Drained, Expected, Found, Looks, Mark, Observer, Report,
+};
+use farwatch_proto::host::{
+    Answer, Check, Checked, Engine, HostChange, HostEntry, Learned, Listing, Look, MarkedRequest,
+    OwnChange, Progress, Rescan, Ticket,
+};
+use farwatch_proto::wire::Notification;
+use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId, Seq};
+
+use crate::backend::Backend;
+use crate::barrier::Passing;
+use crate::config::{Config, Watched};
+use crate::host::{Host, Obj, Open, fid};
+use crate::sim::World;
+
+/// The thread that opens the control node.
+const AGENT: u32 = 42;
+
+/// An object that the file server (`PassthroughFs`) holds for the guest.
+#[derive(Debug)]
+struct Node {
+    object: Obj,
+    refs: u64,
+    /// The descriptor by which it is known: what is opened through it has that dentry.
+    open: Open,
+}
+
+/// See the module's documentation.
+pub(crate) struct Server {
+    pub(crate) engine: Engine,
+    observer: Option<Observer>,
+    nodes: BTreeMap<NodeId, Node>,
+    by_object: BTreeMap<Obj, NodeId>,
+    last: u64,
+    /// Directories of which a descriptor is at hand (`share::Dirs`).
+    dirs: BTreeMap<NodeId, Obj>,
+    /// The directory whose place the agent's kernel looks for (`fs/reconnect.rs`).
+    pub(crate) reconnects: Option<NodeId>,
+    pub(crate) passing: Passing,
+    /// There may be something for the watch thread beside the kernel's queue.
+    pub(crate) work: bool,
+}
+
+/// What the file server does for its guest.
+impl Server {
+    pub(crate) fn new(config: &Config, root: Obj) -> Self {
+        let mut engine = Engine::default();
+        if let Some(len_max) = config.backlog_max {
+            engine.limit_backlog(len_max);
+        }
+        if config.watched == Watched::ByFanotify {
+            engine.expect_merges();
+        }
+        engine.reset(Some(fid(root)));
+        let observer = (config.watched == Watched::ByInotify).then(|| Observer::new(true));
+        let root_node = Node { object: root, refs: 1, open: 0 };
+        Self {
+            engine,
+            observer,
+            nodes: BTreeMap::from([(NodeId::ROOT, root_node)]),
+            by_object: BTreeMap::from([(root, NodeId::ROOT)]),
+            last: NodeId::ROOT.get(),
+            dirs: BTreeMap::from([(NodeId::ROOT, root)]),
+            reconnects: None,
+            passing: Passing::default(),
+            work: false,
+        }
+    }
+
+    /// The object of a node, for which the file server has a descriptor as long as the guest knows it.
+    pub(crate) fn object(&self, node: NodeId) -> Option<Obj> {
+        self.nodes.get(&node).map(|node| node.object)
+    }
+
+    /// By which dentry an object is opened.
+    pub(crate) fn open_of(&self, node: NodeId) -> Option<Open> {
+        self.nodes.get(&node).map(|node| node.open)
+    }
+
+    /// One more reference on an object, which was found under a name.
+    pub(crate) fn take(&mut self, object: Obj, open: impl FnOnce() -> Open) -> NodeId {
+        let last = &mut self.last;
+        let id = *self.by_object.entry(object).or_insert_with(|| {
+            *last += 1;
+            NodeId::new(*last).expect("not 0")
+        });
+        let new = || Node { object, refs: 0, open: open() };
+        self.nodes.entry(id).or_insert_with(new).refs += 1;
+        id
+    }
+
+    /// References on a node are given back.
+    pub(crate) fn give_back(&mut self, id: NodeId, count: u64) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        assert!(node.refs >= count, "{id} has {} references, {count} are given back", node.refs);
+        node.refs -= count;
+        if node.refs == 0 && id != NodeId::ROOT {
+            self.by_object.remove(&node.object);
+            self.nodes.remove(&id);
+        }
+    }
+
+    /// How many nodes the guest knows, the root among them.
+    pub(crate) fn tree_len(&self) -> usize {
+        self.engine.tree.len()
+    }
+
+    /// How many objects the guest holds, the root among them.
+    pub(crate) fn nodes_len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The object of a directory, by a descriptor that is at hand.
+    pub(crate) fn dir(&self, node: NodeId) -> Option<Obj> {
+        self.dirs.get(&node).copied()
+    }
+
+    /// `Share::learn()`, its first part: the reply names a node that the guest knows.
+    pub(crate) fn learn_known(&mut self, learned: &Learned, dir: NodeId, name: &Name) -> bool {
+        let known = self.engine.tree.knows(learned.id);
+        if known {
+            self.engine.tree.learn(learned.clone(), dir, name);
+        }
+        known
+    }
+
+    /// Its second part: it is new, and was found to be `identity`. A directory is watched.
+    pub(crate) fn learn_new(
+        &mut self,
+        learned: Learned,
+        dir: NodeId,
+        name: &Name,
+        (identity, nlink): (Option<Obj>, u32),
+        host: &mut Host,
+    ) {
+        let (id, kind) = (learned.id, learned.kind);
+        let new = self.engine.tree.learn(Learned { fid: identity.map(fid), ..learned }, dir, name);
+        let Some(object) = identity.filter(|_| new) else { return };
+        if kind == FileKind::Directory {
+            self.mark(object, host);
+            self.dirs.insert(id, object);
+        } else if let Some(observer) = &mut self.observer {
+            observer.learn(fid(object), nlink, &self.engine.tree);
+        }
+    }
+
+    /// Has the host's kernel report what happens in a directory.
+    pub(crate) fn mark(&mut self, dir: Obj, host: &mut Host) {
+        if let Some(watch) = host.backend.mark(dir)
+            && let Some(observer) = &mut self.observer
+        {
+            observer.watch(watch, fid(dir));
+        }
+    }
+
+    fn unmark(&mut self, dir: Obj, host: &mut Host) {
+        match (&mut host.backend, &mut self.observer) {
+            (Backend::Inotify(inotify), Some(observer)) => {
+                if let Some(watch) = observer.unwatch(&fid(dir))
+                    && !inotify.remove(watch)
+                {
+                    observer.was_gone(watch);
+                }
+            }
+            (Backend::Fanotify(fanotify), _) => fanotify.unmark(dir),
+            (Backend::Inotify(_), None) => unreachable!("inotify comes with an observer"),
+        }
+    }
+
+    /// `Share::forget()`
+    pub(crate) fn forget(&mut self, id: NodeId, count: u64, host: &mut Host) {
+        for gone in self.engine.tree.forget(id, count) {
+            if let Some(dir) = self.dirs.remove(&gone.id)
+                && self.engine.tree.nodes_of(&fid(dir)).is_empty()
+            {
+                self.unmark(dir, host);
+            }
+            self.give_back(gone.id, gone.borrowed);
+        }
+    }
+
+    /// `Share::expect()`: a call for the guest is about to be made. The entries are named by nodes.
+    pub(crate) fn expect(
+        &mut self,
+        entries: &[(NodeId, &Name, Mask)],
+        objects: &[(NodeId, Mask)],
+    ) -> Option<CallId> {
+        let observer = self.observer.as_mut()?;
+        let tree = &self.engine.tree;
+        let entries = entries.iter().filter_map(|(dir, name, mask)| {
+            let entry = HostEntry { dir: tree.fid(*dir)?.clone(), name: (*name).clone() };
+            Some((Expected::Entry(entry), *mask))
+        });
+        let object = |(node, mask): &(NodeId, Mask)| {
+            Some((Expected::Object(tree.fid(*node)?.clone()), *mask))
+        };
+        let expected: Vec<_> = entries.chain(objects.iter().filter_map(object)).collect();
+        (!expected.is_empty()).then(|| observer.expect(expected, tree))
+    }
+
+    /// `Share::end_if_quiet()`
+    pub(crate) fn end_if_quiet(&mut self, call: CallId, succeeded: bool, host: &Host) -> bool {
+        let idle = self.observer.as_ref().is_some_and(Observer::is_idle);
+        if !idle || !host.backend.is_empty() {
+            return false;
+        }
+        self.end(call, succeeded, None);
+        self.observer.iter_mut().for_each(Observer::found_empty);
+        true
+    }
+
+    /// The call has returned; its object's `ctime` was `changed` then.
+    pub(crate) fn end(&mut self, call: CallId, succeeded: bool, changed: Option<Duration>) {
+        let Some(observer) = &mut self.observer else { return };
+        let lost = observer.end(call, succeeded, changed.map(crate::sim::wall));
+        for dir in &lost {
+            self.engine.handle_lost(dir);
+        }
+        self.work |= !lost.is_empty();
+    }
+
+    /// A program in the guest has changed names.
+    pub(crate) fn own(&mut self, change: OwnChange<'_>) {
+        self.engine.handle_own(change);
+    }
+
+    /// A program in the guest was told that nothing has a name.
+    pub(crate) fn own_absent(&mut self, dir: NodeId, name: &Name) {
+        self.engine.tree.tell_current(dir, name, None);
+    }
+}
+
+/// The agent, and the notifications for it.
+impl Server {
+    /// It opens the control node, and is welcome.
+    pub(crate) fn listen(&mut self, world: &World) {
+        self.engine.attach(AGENT).expect("one agent at a time");
+        self.engine.listen(world.wall());
+    }
+
+    pub(crate) fn detach(&mut self) {
+        self.engine.detach();
+    }
+
+    pub(crate) fn asked(&mut self) {
+        self.engine.handle_asked();
+    }
+
+    /// Whether there is something to send, of which the watch thread was not asked to look at it.
+    pub(crate) fn can_send(&self) -> bool {
+        self.engine.has_next() && (!self.work || self.engine.poll_look().is_none())
+    }
+
+    pub(crate) fn poll_look(&self) -> Option<Look> {
+        self.engine.poll_look()
+    }
+
+    pub(crate) fn looked(&mut self, look: &Look, found: FileKind) {
+        self.engine.handle_look(look, found);
+    }
+
+    pub(crate) fn send(&mut self) -> Option<Notification> {
+        let sent = self.engine.send();
+        self.work |= self.engine.wants_rescan();
+        sent
+    }
+
+    pub(crate) fn answer(&mut self, seq: Option<Seq>, request: MarkedRequest<'_>) -> Answer {
+        let answer = self.engine.answer(seq, request);
+        self.work |= self.engine.wants_check() || self.engine.to_read().is_some();
+        answer
+    }
+
+    /// A node that a replay names without having asked the file server for it.
+    pub(crate) fn lend(&mut self, id: NodeId, dir: NodeId, name: &Name) -> Option<FileKind> {
+        if self.engine.tree.lend(id, dir, name) { self.engine.tree.kind(id) } else { None }
+    }
+
+    /// The agent's kernel looks for a node that nobody has.
+    pub(crate) fn probed(&mut self, node: NodeId) {
+        self.work |= self.engine.handle_probe(node);
+    }
+
+    pub(crate) fn phantom(&mut self, dir: NodeId, name: &Name, kind: FileKind) -> NodeId {
+        self.engine.tree.tell_current(dir, name, None);
+        self.engine.phantom(kind)
+    }
+}
+
+/// What the watch thread does.
+impl Server {
+    pub(crate) fn begin(&mut self) -> Option<Mark> {
+        self.observer.as_mut().map(Observer::begin)
+    }
+
+    pub(crate) fn reported(&mut self, world: &World, reports: Vec<Report>) -> Looks {
+        let Some(observer) = &mut self.observer else { return Looks::default() };
+        observer.handle(world.now(), reports);
+        observer.looks(&self.engine.tree)
+    }
+
+    pub(crate) fn changes(&mut self, found: &Found) -> (Vec<HostChange>, Vec<Doubt>) {
+        let Some(observer) = &mut self.observer else { return (Vec::new(), Vec::new()) };
+        let changes = observer.changes(&self.engine.tree, found);
+        (changes, observer.doubts())
+    }
+
+    pub(crate) fn settled(&mut self, object: &Fid) {
+        self.observer.iter_mut().for_each(|observer| observer.settled(object));
+    }
+
+    /// How much the observer has taken in, and whether it has reported all that it had at a position.
+    pub(crate) fn position(&self) -> u64 {
+        self.observer.as_ref().map_or(0, Observer::position)
+    }
+
+    pub(crate) fn has_reported(&self, position: u64) -> bool {
+        self.observer.as_ref().is_none_or(|observer| observer.has_told(position))
+    }
+
+    pub(crate) fn hand_in(&mut self, changes: Vec<HostChange>) {
+        for change in changes {
+            self.engine.handle_change(change);
+        }
+    }
+
+    /// The queue was empty after `mark`.
+    pub(crate) fn drained(&mut self, mark: Mark) -> Option<Drained> {
+        self.observer.as_mut()?.drained(mark)
+    }
+
+    pub(crate) fn in_step(&mut self, since: Duration) {
+        self.engine.handle_drained(crate::sim::wall(since));
+    }
+
+    /// The next directory to be listed.
+    pub(crate) fn poll_rescan(&mut self, world: &World) -> Option<Rescan> {
+        self.engine.poll_rescan(world.now())
+    }
+
+    pub(crate) fn listed(&mut self, world: &World, listing: Option<Listing>) {
+        match listing {
+            Some(listing) => self.engine.handle_listing(world.now(), listing),
+            None => self.engine.handle_unlisted(world.now()),
+        }
+    }
+
+    /// A program waits until everything up to now has been delivered. `None` while no agent listens.
+    pub(crate) fn ask_barrier(&mut self) -> Option<Ticket> {
+        self.work = true;
+        self.engine.ask_barrier()
+    }
+
+    pub(crate) fn progress(&self, ticket: Ticket) -> Progress {
+        self.engine.progress(ticket)
+    }
+
+    /// The kernel's queue is about to be read, with so much in it.
+    pub(crate) fn begin_passing(&mut self, queued: usize) {
+        let mark = self.engine.to_read();
+        self.passing.begin(mark, queued);
+    }
+
+    /// What was read up to a mark has been handed in.
+    pub(crate) fn pass(&mut self, world: &World) {
+        if let Some(mark) = self.passing.handed_in() {
+            self.engine.handle_read(mark);
+            self.engine.poll_probes(world.now());
+        }
+    }
+
+    pub(crate) fn poll_probes(&mut self, world: &World) {
+        self.engine.poll_probes(world.now());
+    }
+
+    /// Something waits for the kernel's queue to be read.
+    pub(crate) fn is_to_be_read(&self) -> bool {
+        self.engine.to_read().is_some()
+    }
+
+    /// The next entry that is to be compared with what watchers were told.
+    pub(crate) fn poll_check(&mut self, world: &World) -> Option<Check> {
+        self.engine.poll_check(world.now())
+    }
+
+    pub(crate) fn checked(&mut self, world: &World, check: Check, checked: Option<Checked>) {
+        match checked {
+            Some(checked) => self.engine.handle_checked(world.now(), check, checked),
+            None => self.engine.handle_unchecked(world.now(), check),
+        }
+    }
+
+    /// When the watch thread is to go on though nobody wakes it.
+    pub(crate) fn alarm(&self, world: &World) -> Option<Duration> {
+        let half = self.observer.as_ref().and_then(Observer::poll_timeout);
+        let engine = &self.engine;
+        let next = [engine.rescan_timeout(), engine.check_timeout(), half];
+        let next = next.into_iter().flatten().min();
+        next.map(|at| world.since_start(at))
+    }
+}
