@@ -6,8 +6,9 @@ use std::fmt::Write as _;
 use std::time::SystemTime;
 
 use farwatch_proto::host::{
-    Answer, Engine, HostChange, HostEntry, Learned, MarkedRequest, Object, Opening, Refusal,
+    Answer, Engine, HostChange, HostEntry, Learned, MarkedRequest, Object, Refusal,
 };
+use farwatch_proto::replay::{OpenMode, Times};
 use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId, Seq};
 
 /// The object of each event.
@@ -78,8 +79,9 @@ enum Asked {
     Link(u64, &'static str),
     Remove(&'static str, bool),
     Rename(&'static str, &'static str),
-    SetTimes(u64, Mask),
-    Open(u64, Opening),
+    SetTimes(u64, Times),
+    Open(u64, OpenMode),
+    Read(u64),
 }
 
 /// Every request: lookups, then names, then content.
@@ -100,9 +102,10 @@ fn requests() -> Vec<Asked> {
         all.extend(["f", "t", "z", "limbo"].map(|to| Asked::Rename(from, to)));
     }
     for node in [u64::from(OBJECT), OTHER.into(), PHANTOM, 1] {
-        all.extend([Mask::MODIFY, Mask::ATTRIB].map(|event| Asked::SetTimes(node, event)));
-        let openings = [Opening::Read, Opening::Write, Opening::Both, Opening::Access];
-        all.extend(openings.map(|opening| Asked::Open(node, opening)));
+        all.extend([Times::Mtime, Times::Both].map(|times| Asked::SetTimes(node, times)));
+        let modes = [OpenMode::Read, OpenMode::Write, OpenMode::ReadWrite];
+        all.extend(modes.map(|mode| Asked::Open(node, mode)));
+        all.push(Asked::Read(node));
     }
     all
 }
@@ -129,19 +132,17 @@ impl Asked {
                 format!("{} {entry}", if *directory { "rmdir" } else { "unlink" })
             }
             Self::Rename(from, to) => format!("rename {from} to {to}"),
-            Self::SetTimes(node, event) => {
-                let times = if *event == Mask::MODIFY { "mtime" } else { "times" };
-                format!("set {times} of {}", node_name(*node))
-            }
-            Self::Open(node, opening) => {
-                let how = match opening {
-                    Opening::Read => "open to read",
-                    Opening::Write => "open to write",
-                    Opening::Both => "open for both",
-                    Opening::Access => "read",
+            Self::SetTimes(node, Times::Mtime) => format!("set mtime of {}", node_name(*node)),
+            Self::SetTimes(node, Times::Both) => format!("set times of {}", node_name(*node)),
+            Self::Open(node, mode) => {
+                let how = match mode {
+                    OpenMode::Read => "to read",
+                    OpenMode::Write => "to write",
+                    OpenMode::ReadWrite => "for both",
                 };
-                format!("{how}: {}", node_name(*node))
+                format!("open {how}: {}", node_name(*node))
             }
+            Self::Read(node) => format!("read: {}", node_name(*node)),
         }
     }
 
@@ -173,8 +174,9 @@ impl Asked {
                 let ((dir, from), (to_dir, to)) = (place(from), place(to));
                 answer(MarkedRequest::Rename(dir, &from, to_dir, &to))
             }
-            Self::SetTimes(node, event) => answer(MarkedRequest::SetTimes(id(*node), *event)),
-            Self::Open(node, opening) => answer(MarkedRequest::Open(id(*node), *opening)),
+            Self::SetTimes(node, times) => answer(MarkedRequest::SetTimes(id(*node), *times)),
+            Self::Open(node, mode) => answer(MarkedRequest::Open(id(*node), *mode)),
+            Self::Read(node) => answer(MarkedRequest::Read(id(*node))),
         }
     }
 }
