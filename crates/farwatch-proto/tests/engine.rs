@@ -5,9 +5,9 @@
 use std::time::SystemTime;
 
 use farwatch_proto::host::{
-    Answer, Engine, HostChange, HostEntry, Learned, MarkedRequest, Object, Opening, OwnChange,
-    Refusal,
+    Answer, Engine, HostChange, HostEntry, Learned, MarkedRequest, Object, OwnChange, Refusal,
 };
+use farwatch_proto::replay::{OpenMode, Times};
 use farwatch_proto::wire::Notification;
 use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId, Seq};
 
@@ -203,8 +203,8 @@ fn requests_that_the_notification_did_not_ask_for_are_refused() {
     let root = NodeId::ROOT;
     assert_eq!(host.ask(MarkedRequest::Create(root, &name("f"), FileKind::Directory)), EPERM);
     assert_eq!(host.ask(MarkedRequest::Link(id(5), root, &name("f"))), EPERM);
-    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Mask::MODIFY)), EPERM);
-    assert_eq!(host.ask(MarkedRequest::Open(id(5), Opening::Write)), EPERM);
+    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Times::Mtime)), EPERM);
+    assert_eq!(host.ask(MarkedRequest::Open(id(5), OpenMode::Write)), EPERM);
     let later = host.seq.next();
     let request = MarkedRequest::Create(root, &name("f"), FileKind::Regular);
     assert_eq!(host.engine.answer(Some(later), request), EPERM);
@@ -468,13 +468,13 @@ fn each_content_event_of_a_message_is_answered_once_and_for_its_own_object() {
     host.next();
     assert_eq!(host.lookup("f"), known(5, 0, true));
     // Not its object: the kernel is to look the name up again.
-    assert_eq!(host.ask(MarkedRequest::SetTimes(id(6), Mask::MODIFY)), ESTALE);
+    assert_eq!(host.ask(MarkedRequest::SetTimes(id(6), Times::Mtime)), ESTALE);
     let five = Object::Known { id: id(5), links: 0, here: false };
-    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Mask::MODIFY)), Answer::Attr(five));
-    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Mask::MODIFY)), EPERM);
-    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Mask::ATTRIB)), EPERM);
-    assert_eq!(host.ask(MarkedRequest::Open(id(5), Opening::Write)), Answer::Opened);
-    assert_eq!(host.ask(MarkedRequest::Open(id(5), Opening::Write)), EPERM);
+    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Times::Mtime)), Answer::Attr(five));
+    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Times::Mtime)), EPERM);
+    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Times::Both)), EPERM);
+    assert_eq!(host.ask(MarkedRequest::Open(id(5), OpenMode::Write)), Answer::Opened);
+    assert_eq!(host.ask(MarkedRequest::Open(id(5), OpenMode::Write)), EPERM);
 }
 
 #[test]
@@ -490,7 +490,7 @@ fn what_is_told_of_a_file_is_not_raised_at_the_directory_that_has_its_name_by_no
             host.guest_knows("f", 5, FileKind::Directory);
         }
         host.next();
-        assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Mask::MODIFY)), ESTALE);
+        assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Times::Mtime)), ESTALE);
         assert_eq!(host.lookup("f"), nobody);
     }
 }
@@ -503,7 +503,7 @@ fn a_change_of_nobody_is_not_raised_at_the_directory_that_has_the_name() {
     host.engine.handle_change(change);
     host.guest_knows("f", 5, FileKind::Directory);
     host.next();
-    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Mask::MODIFY)), ESTALE);
+    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Times::Mtime)), ESTALE);
     assert_eq!(host.lookup("f"), Answer::Entry(Object::Phantom(FileKind::Unknown)));
 }
 
@@ -610,22 +610,24 @@ fn each_open_and_read_is_granted_once_and_only_for_reads() {
     let mut host = Host::new();
     host.knows_file("a", 5);
     host.engine.want(Mask::DEFAULT | Mask::READS);
-    let open = |host: &mut Host, opening| host.ask(MarkedRequest::Open(id(5), opening));
-    let all = [Opening::Read, Opening::Write, Opening::Both, Opening::Access];
+    let five = id(5);
+    let read = MarkedRequest::Read(five);
+    let [to_read, to_write, for_both] = [OpenMode::Read, OpenMode::Write, OpenMode::ReadWrite]
+        .map(|mode| MarkedRequest::Open(five, mode));
     for (mask, granted) in [
         (Mask::MODIFY | Mask::ATTRIB, &[][..]),
-        (Mask::CLOSE_WRITE, &[Opening::Write]),
-        (Mask::CLOSE_NOWRITE, &[Opening::Read]),
-        (Mask::ACCESS, &[Opening::Read, Opening::Access]),
-        (Mask::OPEN, &[Opening::Read, Opening::Write]),
+        (Mask::CLOSE_WRITE, &[to_write]),
+        (Mask::CLOSE_NOWRITE, &[to_read]),
+        (Mask::ACCESS, &[to_read, read]),
+        (Mask::OPEN, &[to_read, to_write]),
     ] {
         host.changed("a", mask, 5);
         assert!(host.next().is_some());
-        for opening in all {
-            let answer = if opening == Opening::Access { Answer::Done } else { Answer::Opened };
-            let expected = if granted.contains(&opening) { answer } else { EPERM };
-            assert_eq!(open(&mut host, opening), expected, "{mask:?} {opening:?}");
-            assert_eq!(open(&mut host, opening), EPERM, "{mask:?} {opening:?} again");
+        for request in [to_read, to_write, for_both, read] {
+            let answer = if request == read { Answer::Done } else { Answer::Opened };
+            let expected = if granted.contains(&request) { answer } else { EPERM };
+            assert_eq!(host.ask(request), expected, "{mask:?} {request:?}");
+            assert_eq!(host.ask(request), EPERM, "{mask:?} {request:?} again");
         }
     }
 }

@@ -4,8 +4,9 @@
 
 use std::time::Duration;
 
-use farwatch_proto::host::{Answer, Learned, MarkedRequest, Object, Opening, Refusal};
-use farwatch_proto::{FileKind, Mask, Name, NodeId, Seq};
+use farwatch_proto::host::{Answer, Learned, MarkedRequest, Object, Refusal};
+use farwatch_proto::replay::{OpenMode, Times};
+use farwatch_proto::{FileKind, Name, NodeId, Seq};
 
 use crate::dcache::EntryOut;
 use crate::host::{Errno, Way, fid};
@@ -120,10 +121,10 @@ impl World {
         &self,
         seq: Option<Seq>,
         node: NodeId,
-        event: Mask,
+        times: Times,
     ) -> Result<EntryOut, Errno> {
         self.step().await;
-        let reply = match self.ask(seq, MarkedRequest::SetTimes(node, event)) {
+        let reply = match self.ask(seq, MarkedRequest::SetTimes(node, times)) {
             Answer::Attr(Object::Phantom(kind)) => Ok(stand_in(node, kind)),
             Answer::Attr(_) => Ok(self.attr_of(node, 0)),
             Answer::Refused(refusal) => Err(errno(refusal)),
@@ -138,10 +139,10 @@ impl World {
         &self,
         seq: Option<Seq>,
         node: NodeId,
-        opening: Opening,
+        mode: OpenMode,
     ) -> Result<(), Errno> {
         self.step().await;
-        let reply = done(&self.ask(seq, MarkedRequest::Open(node, opening)));
+        let reply = done(&self.ask(seq, MarkedRequest::Open(node, mode)));
         self.step().await;
         reply
     }
