@@ -4,15 +4,15 @@
 //! section of the daemon (`share.rs`). `interposer`, `marked` and `watcher` call them, and let other
 //! tasks run in between.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use farwatch_proto::host::inotify::{
     CallId, Doubt, Drained, Expected, Found, Looks, Mark, Observer, Report,
 };
 use farwatch_proto::host::{
-    Answer, Check, Checked, Engine, HostChange, HostEntry, Learned, Listing, Look, MarkedRequest,
-    OwnChange, Progress, Rescan, Ticket,
+    Answer, Check, Checked, Ending, Engine, HostChange, HostEntry, Learned, Listing, Look,
+    MarkedRequest, OwnChange, Progress, Rescan, Ticket,
 };
 use farwatch_proto::wire::Notification;
 use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId, Seq};
@@ -23,6 +23,7 @@ use crate::config::{Config, Watched};
 use crate::host::{Host, Obj, fid};
 use crate::library::Library;
 use crate::sim::World;
+use crate::vfs::Side;
 
 /// The thread that opens the control node.
 const AGENT: u32 = 42;
@@ -36,6 +37,9 @@ pub(crate) struct Server {
     dirs: BTreeMap<NodeId, Obj>,
     /// The directory whose place the agent's kernel looks for (`fs/reconnect.rs`).
     pub(crate) reconnects: Option<NodeId>,
+    /// Programs in the guest that were answered with ESTALE and have not repeated their call
+    /// (`fs/stale.rs`).
+    stale_told: BTreeSet<&'static str>,
     pub(crate) passing: Passing,
     /// There may be something for the watch thread beside the kernel's queue.
     pub(crate) work: bool,
@@ -59,6 +63,7 @@ impl Server {
             library: Library::new(root),
             dirs: BTreeMap::from([(NodeId::ROOT, root)]),
             reconnects: None,
+            stale_told: BTreeSet::new(),
             passing: Passing::default(),
             work: false,
         }
@@ -187,6 +192,46 @@ impl Server {
     /// The answer to a LOOKUP of a program in the guest was that the name does not exist.
     pub(crate) fn own_absent(&mut self, dir: NodeId, name: &Name) {
         self.engine.learn_missing(dir, name);
+    }
+}
+
+/// What the guest's kernel holds under its names.
+impl Server {
+    /// `Share::has_name()`: an agent listens, and the guest has a name for the node.
+    pub(crate) fn has_name(&self, id: NodeId) -> bool {
+        self.engine.is_listening() && self.engine.tree().entry(id).is_some()
+    }
+
+    /// `Stale::check()`: whether the kernel is to look these entries up again before a program's call
+    /// changes them. A program is not told twice in a row, since the kernel repeats a call only once.
+    pub(crate) fn tells_stale(
+        &mut self,
+        program: &'static str,
+        entries: &[Side<'_>],
+        host: &Host,
+    ) -> bool {
+        if self.stale_told.remove(program) || !entries.iter().any(|at| self.is_another(*at, host)) {
+            return false;
+        }
+        self.stale_told.insert(program)
+    }
+
+    /// Whether the host has another object under the name than the guest's kernel.
+    fn is_another(&self, (dir, name): Side<'_>, host: &Host) -> bool {
+        let tree = self.engine.tree();
+        let Some(held) = tree.current(dir, name).filter(|id| tree.ino(*id).is_some()) else {
+            return false;
+        };
+        let found = self.dir(dir).and_then(|dir| host.at(dir, name));
+        found.is_some_and(|found| self.library.object(held) != Some(found))
+    }
+
+    /// `Share::ending()`
+    pub(crate) fn ending(&self, seq: Seq, dir: NodeId, name: &Name, id: NodeId) -> Option<Ending> {
+        if self.engine.tree().kind(id) != Some(FileKind::Directory) {
+            return None;
+        }
+        self.engine.ending(seq, dir, name)
     }
 }
 

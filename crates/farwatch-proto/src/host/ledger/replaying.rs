@@ -162,10 +162,9 @@ impl<'a> Replaying<'a> {
 
     /// A change of content, or an open or a read, of a node.
     fn content(&mut self, node: NodeId, request: RequestKind, answer: Answer) -> Option<Answer> {
-        let is_entry = matches!(self.pending.event, GuestEvent::Entry { .. });
         let concerns = self.concerns(node);
-        self.asked(request, concerns || is_entry)?;
-        // The name led to another object when the agent opened it, and leads to none or to a third by now.
+        self.asked(request, concerns || self.was_found(node))?;
+        // The name led there when the agent opened it, and leads to nothing or to a third object by now.
         if !concerns || self.holds_another(node) {
             return Some(ESTALE);
         }
@@ -184,6 +183,12 @@ impl<'a> Replaying<'a> {
             GuestEvent::Object { node: object, .. } => object.id == node,
             GuestEvent::Rename { .. } | GuestEvent::Overflow => false,
         }
+    }
+
+    /// Whether the guest has found this node under the name, and no event has taken it from there.
+    fn was_found(&self, node: NodeId) -> bool {
+        let GuestEvent::Entry { entry, .. } = &self.pending.event else { return false };
+        self.tree.told(entry.dir.id, &entry.name).contains(&node)
     }
 
     /// Whether the name leads to another object by now than the one that was written to: who watches
