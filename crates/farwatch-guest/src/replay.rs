@@ -94,7 +94,7 @@ impl Replayer {
             outcome.failed += 1;
             return outcome;
         }
-        // The server wants to be asked for a node that nobody has (PROTOCOL.md, 6.5).
+        // The server wants to be asked for a node that nobody has (PROTOCOL.md, 6.6).
         let probe = matches!(event, GuestEvent::Object { node, .. } if node.id.is_reserved());
         for call in plan(event.clone()) {
             match (self.call(&call), &call, *mate) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! How the requests of a replay are answered: every event, in every state of its record, with every
-//! request. What is not in the snapshot gets EPERM.
+//! request. What is not in the snapshot gets EPERM, and what is has its answer in the table of replays.
 
 use std::fmt::Write as _;
 use std::time::SystemTime;
@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use farwatch_proto::host::{
     Answer, Engine, HostChange, HostEntry, Learned, MarkedRequest, Object, Refusal,
 };
-use farwatch_proto::replay::{OpenMode, Times};
+use farwatch_proto::replay::{AnswerKind, OpenMode, RequestKind, TABLE, Times};
 use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId, Seq};
 
 /// The object of each event.
@@ -282,6 +282,46 @@ impl Event {
         }
     }
 
+    /// Whether the table of replays has this answer to this request, for one of the bits.
+    fn table_has(self, request: &Asked, answer: &Answer) -> bool {
+        let events = match self {
+            Self::Entry(mask, _) | Self::Object(mask) => mask,
+            Self::Rename(_) => Mask::MOVE,
+            Self::MovedOut => Mask::MOVED_FROM,
+            Self::MovedIn => Mask::MOVED_TO,
+        };
+        // What was made is there.
+        let made = events.contains(Mask::CREATE) && matches!(answer, Answer::Entry(_));
+        let is_it = |kind: RequestKind| match (request, kind) {
+            (Asked::Lookup(_), RequestKind::Lookup(_)) => true,
+            (Asked::Create(_, kind), it) => RequestKind::create(*kind) == it,
+            (Asked::Link(..), RequestKind::Link) => true,
+            (Asked::Remove(_, directory), it) => RequestKind::remove(*directory) == it,
+            (Asked::Rename(from, to), it) => {
+                let place = |text| if text == "limbo" { NodeId::LIMBO } else { NodeId::ROOT };
+                RequestKind::rename(place(*from), place(*to)) == Some(it)
+            }
+            (Asked::SetTimes(_, times), it) => it == RequestKind::SetTimes(*times),
+            (Asked::Open(_, mode), it) => it == RequestKind::Open(*mode),
+            (Asked::Read(_), it) => it == RequestKind::Read,
+            (Asked::Lookup(_) | Asked::Link(..), _) => false,
+        };
+        let fits = |may: AnswerKind| match answer {
+            Answer::Refused(Refusal::NotAsked) => false,
+            Answer::Refused(Refusal::NoEntry) => {
+                matches!(may, AnswerKind::NoEntry | AnswerKind::Replaced)
+            }
+            Answer::Refused(Refusal::Stale) => !matches!(request, Asked::Lookup(_)),
+            Answer::Entry(_) => made || matches!(may, AnswerKind::Entry | AnswerKind::Replaced),
+            Answer::Attr(_) => may == AnswerKind::Attributes,
+            Answer::Opened => may == AnswerKind::Done,
+            Answer::Done => matches!(may, AnswerKind::Done | AnswerKind::Nothing),
+        };
+        let rows = TABLE.iter().filter(|row| events.contains(row.event));
+        let mut all = rows.flat_map(|row| row.requests);
+        all.any(|(kind, may)| is_it(*kind) && fits(*may))
+    }
+
     fn show(self) -> String {
         match self {
             Self::Entry(mask, kind) => {
@@ -351,7 +391,13 @@ fn granted(event: Event, guest: Guest, state: State, seq: Seq) -> String {
     for request in requests() {
         let mut out = event.handed_out(guest);
         out.bring_to(state, seq);
-        let [first, second] = [(); 2].map(|()| show(&request.ask(&mut out.engine, seq)));
+        let answers = [(); 2].map(|()| request.ask(&mut out.engine, seq));
+        let refused = Answer::Refused(Refusal::NotAsked);
+        for answer in answers.iter().filter(|answer| **answer != refused) {
+            let in_table = event.table_has(&request, answer);
+            assert!(in_table, "{event:?}, {guest:?}, {state:?}: {request:?} gets {answer:?}");
+        }
+        let [first, second] = answers.each_ref().map(show);
         if first == second && first != "EPERM" {
             granted.push(format!("{}: {first}", request.show()));
         } else if first != second {
