@@ -558,6 +558,25 @@ fn the_next_agent_is_told_what_has_changed_since_the_last_one_was_in_step() {
 }
 
 #[test]
+fn difference_is_owed_to_the_next_agent_when_one_has_taken_it_and_gone_before_its_replay() {
+    let mut host = Host::new();
+    host.guest_knows("f", 11, FileKind::Regular);
+    host.input(Input::Asked);
+    for _ in 0..2 {
+        host.engine.detach();
+        another_agent(&mut host);
+        let mut told = Vec::new();
+        while let Some(rescan) = host.rescan() {
+            let is_root = rescan.dir == ROOT;
+            let entries = is_root.then(|| file("f", 11, LATELY)).into_iter().collect();
+            host.answer(Listing { entries, ..Listing::default() });
+            told.extend(host.told());
+        }
+        assert!(told.contains(&event("f", Mask::CONTENT)), "{told:?}");
+    }
+}
+
+#[test]
 fn the_next_agent_is_told_of_a_directory_that_became_known_when_there_was_none() {
     let mut host = Host::new();
     host.engine.detach();

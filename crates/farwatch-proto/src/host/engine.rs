@@ -58,7 +58,8 @@ pub struct Engine {
     links: u64,
     /// The client was in step with the host up to here, by the host's clock.
     in_step: SystemTime,
-    /// An agent of this session has gone, so the next one is owed the difference.
+    /// An agent of this session has gone, here or on the host that the guest comes from: the next one is owed
+    /// the difference.
     owes: bool,
     /// The host's watcher merges equal events with others between them.
     merges: bool,
@@ -143,9 +144,12 @@ impl Engine {
             if std::mem::take(&mut self.owes) {
                 // Of directories, too, that the guest got to know when there was no agent.
                 self.nets.lost_track(self.in_step, &self.tree);
+            } else {
+                self.in_step = now;
             }
+            // Otherwise it is in step when it has replayed the difference and asks for more: if it goes before
+            // that, the next one is owed the same.
             self.nets.drained(now);
-            self.in_step = now;
         }
     }
 
@@ -183,8 +187,10 @@ impl Engine {
         self.phantoms = state.phantoms;
         self.cookie = state.cookie;
         self.nets.load(state.stale);
+        self.owes = false;
         if let Some(in_step) = state.in_step {
             self.nets.lost_track(in_step, &self.tree);
+            (self.in_step, self.owes) = (in_step, true);
         }
     }
 
