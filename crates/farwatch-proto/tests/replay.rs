@@ -3,10 +3,10 @@
 //! request. What is not in the snapshot gets EPERM, and what is has its answer in the table of replays.
 
 use std::fmt::Write as _;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use farwatch_proto::host::{
-    Answer, Engine, HostChange, HostEntry, Learned, MarkedRequest, Object, Refusal,
+    Answer, Engine, HostChange, HostEntry, Input, Learned, MarkedRequest, Object, Output, Refusal,
 };
 use farwatch_proto::replay::{AnswerKind, OpenMode, RequestKind, TABLE, Times};
 use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId, Seq};
@@ -203,6 +203,11 @@ fn show(answer: &Answer) -> String {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "a test has to begin somewhere in time")]
+fn begin() -> Instant {
+    Instant::now()
+}
+
 fn learn(engine: &mut Engine, entry: &str, number: u8, kind: FileKind) {
     let learned = Learned { id: id(number.into()), fid: Some(fid(number)), kind, ino: 0 };
     engine.learn(learned, NodeId::ROOT, &name(entry));
@@ -241,12 +246,16 @@ impl Event {
             Guest::Nothing | Guest::Object => {}
         }
         let later = host_entry("later");
-        engine.handle_change(self.change());
-        engine.handle_change(HostChange::Entry { entry: later, mask: Mask::DELETE, object: None });
+        let later = HostChange::Entry { entry: later, mask: Mask::DELETE, object: None };
+        let now = begin();
+        engine.input(now, Input::Change(self.change()));
+        engine.input(now, Input::Change(later));
         let (mut messages, mut seq) = (Vec::new(), Seq::FIRST);
         loop {
-            while let Some(look) = engine.poll_look() {
-                engine.handle_look(&look, self.kind());
+            while let output @ (Output::Look(_) | Output::Wake) = engine.poll_output(now) {
+                if let Output::Look(look) = output {
+                    engine.input(now, Input::Looked(look, self.kind()));
+                }
             }
             let message = engine.send().expect("the event, and then the later one");
             if message.name == Some(name("later")) {

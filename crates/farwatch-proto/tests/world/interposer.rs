@@ -134,14 +134,14 @@ impl World {
     async fn end(&self, call: Option<CallId>, succeeded: bool, node: Option<NodeId>) {
         let Some(call) = call else { return };
         self.step().await;
-        if self.server.borrow_mut().end_if_quiet(call, succeeded, &self.host.borrow()) {
+        if self.server.borrow_mut().end_if_quiet(self, call, succeeded, &self.host.borrow()) {
             return;
         }
         self.step().await;
         let object = node.and_then(|node| self.server.borrow().library.object(node));
         let changed = object.map(|object| self.host.borrow().object(object).changed);
         self.step().await;
-        self.server.borrow_mut().end(call, succeeded, changed);
+        self.server.borrow_mut().end(self, call, succeeded, changed);
     }
 
     /// `Interposer::made()`: the guest has made what it is about to hear of.
