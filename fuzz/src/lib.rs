@@ -56,9 +56,10 @@ pub fn state_decode(data: &[u8]) {
     }
     let mut engine = Engine::default();
     engine.load(state, None);
-    let known: Vec<_> = engine.tree.entries(NodeId::ROOT).into_iter().map(|(id, ..)| id).collect();
-    for id in known.into_iter().chain(engine.tree.nameless()) {
-        engine.tree.forget(id, u64::MAX);
+    let known: Vec<_> =
+        engine.tree().entries(NodeId::ROOT).into_iter().map(|(id, ..)| id).collect();
+    for id in known.into_iter().chain(engine.tree().nameless()) {
+        engine.forget(id, u64::MAX);
     }
     assert!(State::decode(&engine.save(0).encode()).is_ok());
 }

@@ -26,7 +26,7 @@ pub use change::{HostChange, HostEntry};
 pub use contested::{Check, Checked};
 pub use engine::{AttachError, Engine, OwnChange, ReadMark};
 pub use hold::Hold;
-pub use ledger::{Answer, Ending, MarkedRequest, Object, Opening, Refusal};
+pub use ledger::{Answer, Ending, MarkedRequest, Object, Refusal};
 pub use net::{Listed, Listing, Rescan};
 pub use order::put_right;
 pub use state::{State, StateError};

@@ -35,7 +35,7 @@ impl Host {
         host.engine.reset(Some(fid(1)));
         let id = NodeId::new(2).expect("not 0");
         let learned = Learned { id, fid: Some(fid(2)), kind: FileKind::Directory, ino: 0 };
-        host.engine.tree.learn(learned, NodeId::ROOT, &name("sub"));
+        host.engine.learn(learned, NodeId::ROOT, &name("sub"));
         host.listen();
         host
     }
@@ -244,7 +244,7 @@ fn the_end_of_a_link_is_the_end_of_its_barriers_and_no_probe_of_it_counts() {
 fn barrier_after_a_difference_was_sent_is_reached() {
     let mut host = Host::new();
     // The guest removes what the host has made, and then the creation is replayed.
-    host.engine.handle_own(OwnChange::Removed(NodeId::ROOT, &name("f")));
+    host.engine.guest_changed(OwnChange::Removed(NodeId::ROOT, &name("f")));
     host.changed("f");
     let rounds = |host: &mut Host| {
         let mut removed = 0;
@@ -283,7 +283,7 @@ fn probe_behind_an_unfinished_replay_wakes_the_watch_thread() {
 #[test]
 fn replay_that_fails_after_the_watch_thread_has_gone_to_sleep_is_found_out() {
     let mut host = Host::new();
-    host.engine.handle_own(OwnChange::Removed(NodeId::ROOT, &name("f")));
+    host.engine.guest_changed(OwnChange::Removed(NodeId::ROOT, &name("f")));
     host.read();
     host.changed("f");
     // The watch thread has nothing more to do, and the agent has not begun.

@@ -5,8 +5,9 @@
 use std::time::SystemTime;
 
 use farwatch_proto::host::{
-    Answer, Engine, HostChange, HostEntry, Learned, MarkedRequest, Object, Opening, Refusal,
+    Answer, Engine, HostChange, HostEntry, Learned, MarkedRequest, Object, OwnChange, Refusal,
 };
+use farwatch_proto::replay::{OpenMode, Times};
 use farwatch_proto::wire::Notification;
 use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId, Seq};
 
@@ -46,7 +47,7 @@ impl Host {
     /// The guest looks an entry of the root up and learns of node `number`, fid `number`.
     fn guest_knows(&mut self, entry: &str, number: u8, kind: FileKind) {
         let learned = Learned { id: id(number.into()), fid: Some(fid(number)), kind, ino: 0 };
-        self.engine.tree.learn(learned, NodeId::ROOT, &name(entry));
+        self.engine.learn(learned, NodeId::ROOT, &name(entry));
     }
 
     fn knows_file(&mut self, entry: &str, number: u8) {
@@ -202,8 +203,8 @@ fn requests_that_the_notification_did_not_ask_for_are_refused() {
     let root = NodeId::ROOT;
     assert_eq!(host.ask(MarkedRequest::Create(root, &name("f"), FileKind::Directory)), EPERM);
     assert_eq!(host.ask(MarkedRequest::Link(id(5), root, &name("f"))), EPERM);
-    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Mask::MODIFY)), EPERM);
-    assert_eq!(host.ask(MarkedRequest::Open(id(5), Opening::Write)), EPERM);
+    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Times::Mtime)), EPERM);
+    assert_eq!(host.ask(MarkedRequest::Open(id(5), OpenMode::Write)), EPERM);
     let later = host.seq.next();
     let request = MarkedRequest::Create(root, &name("f"), FileKind::Regular);
     assert_eq!(host.engine.answer(Some(later), request), EPERM);
@@ -249,7 +250,7 @@ fn a_deleted_file_is_shown_with_the_link_that_it_is_about_to_lose() {
     assert_eq!(host.lookup("f"), known(5, 1, false));
     assert_eq!(host.unlink("f"), Answer::Done);
     assert_eq!(host.unlink("f"), EPERM);
-    assert_eq!(host.engine.tree.current(NodeId::ROOT, &name("f")), None);
+    assert_eq!(host.engine.tree().current(NodeId::ROOT, &name("f")), None);
 }
 
 #[test]
@@ -272,9 +273,9 @@ fn a_delete_does_not_hit_the_file_that_took_the_name_since() {
     host.next();
     assert_eq!(host.unlink("f"), ESTALE);
     assert_eq!(host.lookup("f"), known(5, 1, false));
-    host.engine.tree.lend(id(5), NodeId::ROOT, &name("f"));
+    host.engine.lend(id(5), NodeId::ROOT, &name("f"));
     assert_eq!(host.unlink("f"), Answer::Done);
-    assert_eq!(host.engine.tree.told(NodeId::ROOT, &name("f")), [id(6)]);
+    assert_eq!(host.engine.tree().told(NodeId::ROOT, &name("f")), [id(6)]);
 }
 
 #[test]
@@ -301,10 +302,10 @@ fn a_rename_over_a_file_shows_the_file_that_it_replaced() {
     assert!(from.paired && from.cookie.is_some(), "{from:?}");
     assert_eq!(host.lookup("new"), known(5, 0, false));
     assert_eq!(host.lookup("f"), known(6, 1, false));
-    host.engine.tree.lend(id(6), NodeId::ROOT, &name("f"));
+    host.engine.lend(id(6), NodeId::ROOT, &name("f"));
     assert_eq!(host.rename("new", "f"), Answer::Done);
-    assert_eq!(host.engine.tree.current(NodeId::ROOT, &name("f")), Some(id(5)));
-    assert_eq!(host.engine.tree.current(NodeId::ROOT, &name("new")), None);
+    assert_eq!(host.engine.tree().current(NodeId::ROOT, &name("f")), Some(id(5)));
+    assert_eq!(host.engine.tree().current(NodeId::ROOT, &name("new")), None);
     assert_eq!(host.rename("new", "f"), EPERM);
 }
 
@@ -466,14 +467,13 @@ fn each_content_event_of_a_message_is_answered_once_and_for_its_own_object() {
     host.changed("f", Mask::MODIFY | Mask::CLOSE_WRITE, 5);
     host.next();
     assert_eq!(host.lookup("f"), known(5, 0, true));
-    // Not its object: the kernel is to look the name up again.
-    assert_eq!(host.ask(MarkedRequest::SetTimes(id(6), Mask::MODIFY)), ESTALE);
+    assert_eq!(host.ask(MarkedRequest::SetTimes(id(6), Times::Mtime)), EPERM);
     let five = Object::Known { id: id(5), links: 0, here: false };
-    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Mask::MODIFY)), Answer::Attr(five));
-    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Mask::MODIFY)), EPERM);
-    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Mask::ATTRIB)), EPERM);
-    assert_eq!(host.ask(MarkedRequest::Open(id(5), Opening::Write)), Answer::Opened);
-    assert_eq!(host.ask(MarkedRequest::Open(id(5), Opening::Write)), EPERM);
+    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Times::Mtime)), Answer::Attr(five));
+    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Times::Mtime)), EPERM);
+    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Times::Both)), EPERM);
+    assert_eq!(host.ask(MarkedRequest::Open(id(5), OpenMode::Write)), Answer::Opened);
+    assert_eq!(host.ask(MarkedRequest::Open(id(5), OpenMode::Write)), EPERM);
 }
 
 #[test]
@@ -489,7 +489,7 @@ fn what_is_told_of_a_file_is_not_raised_at_the_directory_that_has_its_name_by_no
             host.guest_knows("f", 5, FileKind::Directory);
         }
         host.next();
-        assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Mask::MODIFY)), ESTALE);
+        assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Times::Mtime)), ESTALE);
         assert_eq!(host.lookup("f"), nobody);
     }
 }
@@ -502,7 +502,7 @@ fn a_change_of_nobody_is_not_raised_at_the_directory_that_has_the_name() {
     host.engine.handle_change(change);
     host.guest_knows("f", 5, FileKind::Directory);
     host.next();
-    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Mask::MODIFY)), ESTALE);
+    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Times::Mtime)), ESTALE);
     assert_eq!(host.lookup("f"), Answer::Entry(Object::Phantom(FileKind::Unknown)));
 }
 
@@ -532,34 +532,34 @@ fn a_node_is_known_until_its_last_reference_is_given_back() {
     let mut host = Host::new();
     host.knows_file("f", 5);
     host.knows_file("f", 5);
-    let tree = &mut host.engine.tree;
-    assert!(tree.lend(id(5), NodeId::ROOT, &name("f")));
-    assert_eq!(tree.forget(id(5), 2), []);
-    let forgotten = tree.forget(id(5), 1);
+    let engine = &mut host.engine;
+    assert!(engine.lend(id(5), NodeId::ROOT, &name("f")));
+    assert_eq!(engine.forget(id(5), 2), []);
+    let forgotten = engine.forget(id(5), 1);
     assert_eq!(forgotten.len(), 1);
     assert_eq!(forgotten[0].borrowed, 2, "the one that was lent is not owed to the file server");
-    assert!(!tree.lend(id(5), NodeId::ROOT, &name("f")));
-    assert!(tree.told(NodeId::ROOT, &name("f")).is_empty());
-    assert_eq!(tree.forget(NodeId::ROOT, u64::MAX), []);
+    assert!(!engine.lend(id(5), NodeId::ROOT, &name("f")));
+    assert!(engine.tree().told(NodeId::ROOT, &name("f")).is_empty());
+    assert_eq!(engine.forget(NodeId::ROOT, u64::MAX), []);
 }
 
 #[test]
 fn a_forgotten_directory_stays_until_the_last_object_in_it_is_forgotten() {
     let mut host = Host::new();
     host.guest_knows("d", 5, FileKind::Directory);
-    let tree = &mut host.engine.tree;
+    let engine = &mut host.engine;
     for (number, dir, entry) in [(6, 5, "e"), (7, 6, "f"), (8, 6, "g")] {
         let kind = if number == 6 { FileKind::Directory } else { FileKind::Regular };
         let fid = Some(fid(u8::try_from(number).expect("small")));
-        tree.learn(Learned { id: id(number), fid, kind, ino: 0 }, id(dir), &name(entry));
+        engine.learn(Learned { id: id(number), fid, kind, ino: 0 }, id(dir), &name(entry));
     }
-    assert_eq!(tree.forget(id(5), 1), []);
-    assert_eq!(tree.forget(id(6), 1), []);
-    assert_eq!(tree.nodes_of(&fid(6)), [id(6)], "its changes are still told");
-    assert_eq!(tree.forget(id(7), 1).len(), 1);
+    assert_eq!(engine.forget(id(5), 1), []);
+    assert_eq!(engine.forget(id(6), 1), []);
+    assert_eq!(engine.tree().nodes_of(&fid(6)), [id(6)], "its changes are still told");
+    assert_eq!(engine.forget(id(7), 1).len(), 1);
     // The other one is deleted: the directories go with the next FORGET.
-    tree.removed(id(6), &name("g"), Some(id(8)));
-    let mut gone: Vec<_> = tree.forget(id(8), 1).iter().map(|node| node.id.get()).collect();
+    engine.guest_changed(OwnChange::Removed(id(6), &name("g")));
+    let mut gone: Vec<_> = engine.forget(id(8), 1).iter().map(|node| node.id.get()).collect();
     gone.sort_unstable();
     assert_eq!(gone, [5, 6, 8]);
 }
@@ -568,11 +568,11 @@ fn a_forgotten_directory_stays_until_the_last_object_in_it_is_forgotten() {
 fn a_new_session_has_another_generation_and_knows_nothing() {
     let mut host = Host::new();
     host.knows_file("f", 5);
-    let before = host.engine.tree.node(id(5));
+    let before = host.engine.tree().node(id(5));
     host.engine.reset(Some(fid(1)));
-    assert!(!host.engine.tree.knows(id(5)));
-    assert_ne!(host.engine.tree.node(id(5)), before, "S1");
-    assert_eq!(host.engine.tree.node(NodeId::ROOT).generation.0, 0);
+    assert!(!host.engine.tree().knows(id(5)));
+    assert_ne!(host.engine.tree().node(id(5)), before, "S1");
+    assert_eq!(host.engine.tree().node(NodeId::ROOT).generation.0, 0);
 }
 
 #[test]
@@ -609,22 +609,24 @@ fn each_open_and_read_is_granted_once_and_only_for_reads() {
     let mut host = Host::new();
     host.knows_file("a", 5);
     host.engine.want(Mask::DEFAULT | Mask::READS);
-    let open = |host: &mut Host, opening| host.ask(MarkedRequest::Open(id(5), opening));
-    let all = [Opening::Read, Opening::Write, Opening::Both, Opening::Access];
+    let five = id(5);
+    let read = MarkedRequest::Read(five);
+    let [to_read, to_write, for_both] = [OpenMode::Read, OpenMode::Write, OpenMode::ReadWrite]
+        .map(|mode| MarkedRequest::Open(five, mode));
     for (mask, granted) in [
         (Mask::MODIFY | Mask::ATTRIB, &[][..]),
-        (Mask::CLOSE_WRITE, &[Opening::Write]),
-        (Mask::CLOSE_NOWRITE, &[Opening::Read]),
-        (Mask::ACCESS, &[Opening::Read, Opening::Access]),
-        (Mask::OPEN, &[Opening::Read, Opening::Write]),
+        (Mask::CLOSE_WRITE, &[to_write]),
+        (Mask::CLOSE_NOWRITE, &[to_read]),
+        (Mask::ACCESS, &[to_read, read]),
+        (Mask::OPEN, &[to_read, to_write]),
     ] {
         host.changed("a", mask, 5);
         assert!(host.next().is_some());
-        for opening in all {
-            let answer = if opening == Opening::Access { Answer::Done } else { Answer::Opened };
-            let expected = if granted.contains(&opening) { answer } else { EPERM };
-            assert_eq!(open(&mut host, opening), expected, "{mask:?} {opening:?}");
-            assert_eq!(open(&mut host, opening), EPERM, "{mask:?} {opening:?} again");
+        for request in [to_read, to_write, for_both, read] {
+            let answer = if request == read { Answer::Done } else { Answer::Opened };
+            let expected = if granted.contains(&request) { answer } else { EPERM };
+            assert_eq!(host.ask(request), expected, "{mask:?} {request:?}");
+            assert_eq!(host.ask(request), EPERM, "{mask:?} {request:?} again");
         }
     }
 }

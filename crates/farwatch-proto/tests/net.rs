@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use farwatch_proto::host::{
     Answer, Engine, HostChange, HostEntry, Learned, Listed, Listing, MarkedRequest, Object,
-    Refusal, Rescan,
+    OwnChange, Refusal, Rescan,
 };
 use farwatch_proto::wire::Notification;
 use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId, Seq};
@@ -75,7 +75,7 @@ impl Host {
 
     fn guest_knows(&mut self, entry: &str, number: u64, kind: FileKind) {
         let learned = Learned { id: id(number), fid: Some(fid(number)), kind, ino: 0 };
-        self.engine.tree.learn(learned, ROOT, &name(entry));
+        self.engine.learn(learned, ROOT, &name(entry));
     }
 
     fn changed(&mut self, dir: u64, entry: &str, mask: Mask, object: u64) {
@@ -315,7 +315,7 @@ fn what_the_guest_itself_removes_while_the_directory_is_listed_is_not_created_ag
     assert_eq!(host.rescan().unwrap().dir, id(2));
     host.answer(Listing::default());
     assert_eq!(host.rescan().unwrap().dir, ROOT);
-    host.engine.tree.cleared(ROOT, &name("f"));
+    host.engine.guest_changed(OwnChange::Removed(ROOT, &name("f")));
     let sub = || listed("sub", 2, FileKind::Directory, LONG_AGO);
     host.answer(listing([file("f", 20, LATELY), sub()]));
     host.told();
@@ -370,7 +370,7 @@ fn a_directory_that_the_guest_has_forgotten_is_not_asked_for() {
     let mut host = Host::new();
     host.overflows(2);
     host.drained_to_overflow();
-    assert_eq!(host.engine.tree.forget(id(2), 1).len(), 1);
+    assert_eq!(host.engine.forget(id(2), 1).len(), 1);
     assert_eq!(host.rescan(), None);
     assert_eq!(host.engine.stale_len(), 0);
 }
@@ -435,7 +435,7 @@ fn what_was_shown_and_had_gone_before_it_could_be_known_is_deleted() {
 fn what_the_kernel_has_given_up_since_is_deleted() {
     let mut host = Host::new();
     host.guest_knows("a", 20, FileKind::Regular);
-    assert_eq!(host.engine.tree.forget(id(20), 1).len(), 1);
+    assert_eq!(host.engine.forget(id(20), 1).len(), 1);
     host.overflows(1);
     host.drained_to_overflow();
     host.rescan().unwrap();

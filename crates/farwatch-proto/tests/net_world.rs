@@ -100,7 +100,7 @@ impl World {
         engine.attach(42).expect("nobody is attached yet");
         engine.listen(SystemTime::UNIX_EPOCH);
         let sub = Learned { id: id(2), fid: Some(fid(2)), kind: FileKind::Directory, ino: 0 };
-        engine.tree.learn(sub, ROOT, &name("sub"));
+        engine.learn(sub, ROOT, &name("sub"));
         let (dirs, believed) = Default::default();
         let now = Instant::now();
         Self { engine, seq: None, now, dirs, believed, losing: false, clock: 100 }
@@ -173,9 +173,8 @@ impl World {
                 self.learn(dir, n);
             }
             Op::Forget(dir, n) => {
-                let tree = &mut self.engine.tree;
-                for node in tree.told(dir_node(dir), &file_name(n)).to_vec() {
-                    tree.forget(node, u64::MAX);
+                for node in self.engine.tree().told(dir_node(dir), &file_name(n)).to_vec() {
+                    self.engine.forget(node, u64::MAX);
                 }
             }
             Op::Replay => {
@@ -237,11 +236,11 @@ impl World {
             Some(file) => {
                 let (id, fid) = (id(file.object), Some(fid(file.object)));
                 let learned = Learned { id, fid, kind: FileKind::Regular, ino: 0 };
-                self.engine.tree.learn(learned, node, &name);
+                self.engine.learn(learned, node, &name);
                 Some(file.object)
             }
             None => {
-                self.engine.tree.tell_current(node, &name, None);
+                self.engine.learn_missing(node, &name);
                 None
             }
         }

@@ -29,7 +29,7 @@ fn id(number: u64) -> NodeId {
 /// The guest has looked a name up in directory `dir`, and learned of node `node`, fid `object`.
 fn learn(engine: &mut Engine, dir: u64, entry: &str, node: u64, object: u8, kind: FileKind) {
     let learned = Learned { id: id(node), fid: Some(fid(object)), kind, ino: 0 };
-    engine.tree.learn(learned, id(dir), &name(entry));
+    engine.learn(learned, id(dir), &name(entry));
 }
 
 fn engine() -> Engine {
@@ -177,7 +177,7 @@ fn what_was_moved_out_of_one_place_comes_back_as_the_same_node() {
 fn what_comes_to_a_name_replaces_what_is_beneath_and_not_what_was_mounted_there() {
     let mut engine = engine();
     learn(&mut engine, 1, "below", 40, 5, FileKind::Directory);
-    engine.tree.mounted(id(40));
+    engine.mounted(id(40));
     learn(&mut engine, 1, "below", 41, 6, FileKind::Directory);
     let entry = |text| Some(HostEntry { dir: fid(1), name: name(text) });
     let (from, to, object) = (entry("other"), entry("below"), Some(fid(9)));

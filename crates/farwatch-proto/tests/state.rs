@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use farwatch_proto::host::{
-    Engine, HostChange, HostEntry, Learned, Listed, Listing, State, StateError,
+    Engine, HostChange, HostEntry, Learned, Listed, Listing, OwnChange, State, StateError,
 };
 use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId};
 use proptest::collection::vec;
@@ -29,7 +29,7 @@ fn id(number: u8) -> NodeId {
 /// A directory that the guest knows under this number, or the root.
 fn dir(engine: &Engine, number: u8) -> NodeId {
     let dir = id(number % 4);
-    if engine.tree.kind(dir) == Some(FileKind::Directory) { dir } else { NodeId::ROOT }
+    if engine.tree().kind(dir) == Some(FileKind::Directory) { dir } else { NodeId::ROOT }
 }
 
 /// One step of a guest's life, decided by four numbers.
@@ -40,15 +40,16 @@ fn step(engine: &mut Engine, [what, which, place, called]: [u8; 4]) {
     match what % 8 {
         0..=2 => {
             let fid = Some(fid(1, which));
-            engine.tree.learn(Learned { id: node, fid, kind, ino: which.into() }, dir, &name);
+            engine.learn(Learned { id: node, fid, kind, ino: which.into() }, dir, &name);
         }
-        3 => drop(engine.tree.lend(node, dir, &name)),
-        4 => engine.tree.removed(dir, &name, Some(node)),
-        5 => drop(engine.tree.forget(node, (called % 3).into())),
-        6 => engine
-            .tree
-            .renamed((dir, &name), (NodeId::ROOT, &Name::parse(b"moved").expect("a name"))),
-        _ => drop(engine.phantom(kind)),
+        3 => drop(engine.lend(node, dir, &name)),
+        4 => engine.guest_changed(OwnChange::Removed(dir, &name)),
+        5 => drop(engine.forget(node, (called % 3).into())),
+        6 => {
+            let to = Name::parse(b"moved").expect("a name");
+            engine.guest_changed(OwnChange::Renamed((dir, &name), (NodeId::ROOT, &to)));
+        }
+        _ => drop(engine.phantom(dir, &name, kind)),
     }
 }
 
@@ -76,9 +77,9 @@ proptest! {
         prop_assert_eq!(decoded.control_opened(), opened);
         let mut destination = engine();
         destination.load(decoded, Some(fid(2, 0)));
-        prop_assert_eq!(destination.tree.generation(), source.tree.generation());
+        prop_assert_eq!(destination.tree().generation(), source.tree().generation());
         for number in 0..16 {
-            prop_assert_eq!(destination.tree.entry(id(number)), source.tree.entry(id(number)));
+            prop_assert_eq!(destination.tree().entry(id(number)), source.tree().entry(id(number)));
         }
         prop_assert_eq!(destination.save(opened), state);
     }
@@ -132,15 +133,15 @@ fn the_agent_of_a_guest_that_has_moved_is_told_what_changed_meanwhile() {
     source.listen(time(1000));
     for (number, kind) in [(1, FileKind::Directory), (5, FileKind::Regular)] {
         let learned = Learned { id: id(number), fid: Some(fid(1, number)), kind, ino: 0 };
-        source.tree.learn(learned, NodeId::ROOT, &name(number));
+        source.learn(learned, NodeId::ROOT, &name(number));
     }
     let state = State::decode(&source.save(1).encode()).expect("what was encoded");
 
     let mut destination = engine();
     destination.load(state, Some(fid(2, 0)));
     assert_eq!(destination.stale_len(), 2, "the root and the directory");
-    destination.tree.identify(id(1), fid(2, 1), 11);
-    destination.tree.identify(id(5), fid(2, 5), 55);
+    destination.identify(id(1), fid(2, 1), 11);
+    destination.identify(id(5), fid(2, 5), 55);
     let now = now();
     assert_eq!(destination.poll_rescan(now), None, "nobody listens");
     assert!(destination.agent_tid().is_none());

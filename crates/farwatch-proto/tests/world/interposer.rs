@@ -289,7 +289,7 @@ impl World {
     async fn own_remove(&self, (dir, name): Side<'_>, directory: bool) -> Result<(), Errno> {
         self.check_stale(&[(dir, name)]).await?;
         let above = self.object(dir)?;
-        let node = self.server.borrow().engine.tree.current(dir, name).filter(|_| !directory);
+        let node = self.server.borrow().engine.tree().current(dir, name).filter(|_| !directory);
         let objects: Vec<_> = node.iter().map(|node| (*node, Mask::empty())).collect();
         let call = self.expect(&[(dir, name, Mask::DELETE)], &objects);
         self.step().await;
@@ -325,7 +325,7 @@ impl World {
         let (above, above2) = (self.object(from.0)?, self.object(to.0)?);
         let (node, replaced) = {
             let server = self.server.borrow();
-            let tree = &server.engine.tree;
+            let tree = server.engine.tree();
             let directory = |id: &NodeId| tree.kind(*id) == Some(FileKind::Directory);
             let replaced = tree.current(to.0, to.1).filter(directory);
             (tree.current(from.0, from.1), replaced.filter(|_| way == Way::Over))

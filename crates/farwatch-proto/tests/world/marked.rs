@@ -4,8 +4,9 @@
 
 use std::time::Duration;
 
-use farwatch_proto::host::{Answer, Ending, Learned, MarkedRequest, Object, Opening, Refusal};
-use farwatch_proto::{FileKind, Mask, Name, NodeId, Seq};
+use farwatch_proto::host::{Answer, Ending, Learned, MarkedRequest, Object, Refusal};
+use farwatch_proto::replay::{OpenMode, Times};
+use farwatch_proto::{FileKind, Name, NodeId, Seq};
 
 use crate::dcache::EntryOut;
 use crate::host::{Errno, Way, fid};
@@ -136,10 +137,10 @@ impl World {
         &self,
         seq: Option<Seq>,
         node: NodeId,
-        event: Mask,
+        times: Times,
     ) -> Result<EntryOut, Errno> {
         self.step().await;
-        let reply = match self.ask(seq, MarkedRequest::SetTimes(node, event)) {
+        let reply = match self.ask(seq, MarkedRequest::SetTimes(node, times)) {
             Answer::Attr(Object::Phantom(kind)) => Ok(stand_in(node, kind)),
             Answer::Attr(_) => Ok(self.attr_of(node, 0)),
             Answer::Refused(refusal) => Err(errno(refusal)),
@@ -154,10 +155,10 @@ impl World {
         &self,
         seq: Option<Seq>,
         node: NodeId,
-        opening: Opening,
+        mode: OpenMode,
     ) -> Result<(), Errno> {
         self.step().await;
-        let reply = done(&self.ask(seq, MarkedRequest::Open(node, opening)));
+        let reply = done(&self.ask(seq, MarkedRequest::Open(node, mode)));
         self.step().await;
         reply
     }
@@ -309,7 +310,7 @@ impl World {
         let entry = match self.inner_getattr(node) {
             Ok(entry) => entry,
             Err(_) => {
-                let kind = self.server.borrow().engine.tree.kind(node).unwrap_or_default();
+                let kind = self.server.borrow().engine.tree().kind(node).unwrap_or_default();
                 EntryOut { nlink: 0, ..stand_in(node, kind) }
             }
         };
@@ -330,7 +331,7 @@ impl World {
     fn reconnected(&self, dir: NodeId, name: &Name) -> Option<NodeId> {
         let server = self.server.borrow();
         let child = server.reconnects?;
-        let (parent, known_as) = server.engine.tree.entry(child)?;
+        let (parent, known_as) = server.engine.tree().entry(child)?;
         (parent == dir && known_as == name).then_some(child)
     }
 
@@ -340,8 +341,8 @@ impl World {
         let parent = {
             let server = &mut *self.server.borrow_mut();
             server.reconnects = Some(node);
-            let parent = server.engine.tree.parent(node).unwrap_or(NodeId::ROOT);
-            server.engine.tree.lend_dot(parent).then_some(parent).ok_or(Errno::Stale)?
+            let parent = server.engine.tree().parent(node).unwrap_or(NodeId::ROOT);
+            server.engine.lend_dot(parent).then_some(parent).ok_or(Errno::Stale)?
         };
         self.step().await;
         let entry = match self.inner_getattr(parent) {
@@ -361,7 +362,7 @@ impl World {
         self.step().await;
         let name = {
             let server = self.server.borrow();
-            let (parent, name) = server.engine.tree.entry(server.reconnects?)?;
+            let (parent, name) = server.engine.tree().entry(server.reconnects?)?;
             (parent == dir).then(|| name.clone())
         };
         self.step().await;
@@ -375,7 +376,7 @@ impl World {
             self.server.borrow_mut().probed(node);
             return Err(Errno::Stale);
         }
-        if !self.server.borrow_mut().engine.tree.lend_dot(node) {
+        if !self.server.borrow_mut().engine.lend_dot(node) {
             return Err(Errno::Stale);
         }
         self.step().await;

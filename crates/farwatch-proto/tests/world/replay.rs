@@ -3,9 +3,9 @@
 
 use farwatch_proto::guest::join::Joined;
 use farwatch_proto::guest::limbo::Limbo;
-use farwatch_proto::guest::opens::{Opens, Step, Way as OpenWay};
+use farwatch_proto::guest::opens::{Opens, Step};
 use farwatch_proto::guest::plan::{Call, Place, Target, plan};
-use farwatch_proto::host::Opening;
+use farwatch_proto::replay::OpenMode;
 use farwatch_proto::wire::abi::FARWATCH_LIMBO_NAME;
 use farwatch_proto::{Entry, FileKind, GuestEvent, Mask, Name, Node, NodeId};
 
@@ -157,27 +157,28 @@ impl<'a> Replayer<'a> {
         is_last: bool,
     ) -> Result<(), Errno> {
         match step {
-            Step::Open(way) => {
+            Step::Open(mode) => {
                 let kind = {
                     let node = self.object(target, object).await?.node().ok_or(Errno::Stale)?;
                     self.world.kernel().inode(node).map(|inode| inode.kind)
                 };
-                let opening = match (kind, way) {
-                    (Some(FileKind::Regular | FileKind::Directory), OpenWay::Read) => Opening::Read,
-                    (Some(FileKind::Regular), OpenWay::Write) => Opening::Write,
-                    (Some(FileKind::Regular), OpenWay::ReadWrite) => Opening::Both,
-                    _ if is_last || matches!(target, Target::Node(_)) => return Ok(()),
-                    _ => return Err(Errno::Stale),
+                let opens = match kind {
+                    Some(FileKind::Regular) => true,
+                    Some(FileKind::Directory) => mode == OpenMode::Read,
+                    _ => false,
                 };
+                if !opens {
+                    let settled = is_last || matches!(target, Target::Node(_));
+                    return if settled { Ok(()) } else { Err(Errno::Stale) };
+                }
                 let held = self.object(target, object).await?.again();
-                self.world.sys_open_marked(self.caller, &held, opening).await?;
-                drop(self.opens.keep(target.clone(), way, held));
+                self.world.sys_open_marked(self.caller, &held, mode).await?;
+                drop(self.opens.keep(target.clone(), mode, held));
                 Ok(())
             }
-            Step::Modify | Step::Attrib => {
-                let event = if step == Step::Modify { Mask::MODIFY } else { Mask::ATTRIB };
+            Step::SetTimes(times) => {
                 let (world, caller) = (self.world, self.caller);
-                world.sys_set_times(caller, self.object(target, object).await?, event).await
+                world.sys_set_times(caller, self.object(target, object).await?, times).await
             }
             Step::Close(writes) => {
                 if let Some(held) = self.opens.take(target, writes)

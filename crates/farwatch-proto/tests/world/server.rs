@@ -71,7 +71,7 @@ impl Server {
 
     /// How many nodes the guest knows, the root among them.
     pub(crate) fn tree_len(&self) -> usize {
-        self.engine.tree.len()
+        self.engine.tree().len()
     }
 
     /// The object of a directory, by a descriptor that is at hand.
@@ -81,9 +81,9 @@ impl Server {
 
     /// `Share::learn()`, its first part: the reply names a node that the guest knows.
     pub(crate) fn learn_known(&mut self, learned: &Learned, dir: NodeId, name: &Name) -> bool {
-        let known = self.engine.tree.knows(learned.id);
+        let known = self.engine.tree().knows(learned.id);
         if known {
-            self.engine.tree.learn(learned.clone(), dir, name);
+            self.engine.learn(learned.clone(), dir, name);
         }
         known
     }
@@ -99,13 +99,13 @@ impl Server {
     ) {
         let (id, kind) = (learned.id, learned.kind);
         let learned = Learned { fid: identity.map(fid), ..learned.clone() };
-        let new = self.engine.tree.learn(learned, dir, name);
+        let new = self.engine.learn(learned, dir, name);
         let Some(object) = identity.filter(|_| new) else { return };
         if kind == FileKind::Directory {
             self.mark(object, host);
             self.dirs.insert(id, object);
         } else if let Some(observer) = &mut self.observer {
-            observer.learn(fid(object), nlink, &self.engine.tree);
+            observer.learn(fid(object), nlink, self.engine.tree());
         }
     }
 
@@ -134,9 +134,9 @@ impl Server {
 
     /// `Share::forget()`
     pub(crate) fn forget(&mut self, id: NodeId, count: u64, host: &mut Host) {
-        for gone in self.engine.tree.forget(id, count) {
+        for gone in self.engine.forget(id, count) {
             if let Some(dir) = self.dirs.remove(&gone.id)
-                && self.engine.tree.nodes_of(&fid(dir)).is_empty()
+                && self.engine.tree().nodes_of(&fid(dir)).is_empty()
             {
                 self.unmark(dir, host);
             }
@@ -151,7 +151,7 @@ impl Server {
         objects: &[(NodeId, Mask)],
     ) -> Option<CallId> {
         let observer = self.observer.as_mut()?;
-        let tree = &self.engine.tree;
+        let tree = self.engine.tree();
         let entries = entries.iter().filter_map(|(dir, name, mask)| {
             let entry = HostEntry { dir: tree.fid(*dir)?.clone(), name: (*name).clone() };
             Some((Expected::Entry(entry), *mask))
@@ -186,12 +186,12 @@ impl Server {
 
     /// A program in the guest has changed names.
     pub(crate) fn own(&mut self, change: OwnChange<'_>) {
-        self.engine.handle_own(change);
+        self.engine.guest_changed(change);
     }
 
     /// The answer to a LOOKUP of a program in the guest was that the name does not exist.
     pub(crate) fn own_absent(&mut self, dir: NodeId, name: &Name) {
-        self.engine.tree.tell_current(dir, name, None);
+        self.engine.learn_missing(dir, name);
     }
 }
 
@@ -199,7 +199,7 @@ impl Server {
 impl Server {
     /// `Share::has_name()`: an agent listens, and the guest has a name for the node.
     pub(crate) fn has_name(&self, id: NodeId) -> bool {
-        self.engine.is_listening() && self.engine.tree.entry(id).is_some()
+        self.engine.is_listening() && self.engine.tree().entry(id).is_some()
     }
 
     /// `Stale::check()`: whether the kernel is to look these entries up again before a program's call
@@ -218,7 +218,7 @@ impl Server {
 
     /// Whether the host has another object under the name than the guest's kernel.
     fn is_another(&self, (dir, name): Side<'_>, host: &Host) -> bool {
-        let tree = &self.engine.tree;
+        let tree = self.engine.tree();
         let Some(held) = tree.current(dir, name).filter(|id| tree.ino(*id).is_some()) else {
             return false;
         };
@@ -228,7 +228,7 @@ impl Server {
 
     /// `Share::ending()`
     pub(crate) fn ending(&self, seq: Seq, dir: NodeId, name: &Name, id: NodeId) -> Option<Ending> {
-        if self.engine.tree.kind(id) != Some(FileKind::Directory) {
+        if self.engine.tree().kind(id) != Some(FileKind::Directory) {
             return None;
         }
         self.engine.ending(seq, dir, name)
@@ -278,7 +278,7 @@ impl Server {
 
     /// A node that a replay names without having asked the file server for it.
     pub(crate) fn lend(&mut self, id: NodeId, dir: NodeId, name: &Name) -> Option<FileKind> {
-        if self.engine.tree.lend(id, dir, name) { self.engine.tree.kind(id) } else { None }
+        if self.engine.lend(id, dir, name) { self.engine.tree().kind(id) } else { None }
     }
 
     /// The agent's kernel looks for the node of a probe, which does not exist.
@@ -287,8 +287,7 @@ impl Server {
     }
 
     pub(crate) fn phantom(&mut self, dir: NodeId, name: &Name, kind: FileKind) -> NodeId {
-        self.engine.tree.tell_current(dir, name, None);
-        self.engine.phantom(kind)
+        self.engine.phantom(dir, name, kind).id
     }
 }
 
@@ -301,12 +300,12 @@ impl Server {
     pub(crate) fn reported(&mut self, world: &World, reports: Vec<Report>) -> Looks {
         let Some(observer) = &mut self.observer else { return Looks::default() };
         observer.handle(world.now(), reports);
-        observer.looks(&self.engine.tree)
+        observer.looks(self.engine.tree())
     }
 
     pub(crate) fn changes(&mut self, found: &Found) -> (Vec<HostChange>, Vec<Doubt>) {
         let Some(observer) = &mut self.observer else { return (Vec::new(), Vec::new()) };
-        let changes = observer.changes(&self.engine.tree, found);
+        let changes = observer.changes(self.engine.tree(), found);
         (changes, observer.doubts())
     }
 

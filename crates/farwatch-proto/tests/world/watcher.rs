@@ -236,14 +236,14 @@ impl World {
     /// A directory on the host, if the guest knows it.
     fn watched_dir(&self, entry: &HostEntry) -> Option<Obj> {
         let server = self.server.borrow();
-        server.dir(*server.engine.tree.nodes_of(&entry.dir).first()?)
+        server.dir(*server.engine.tree().nodes_of(&entry.dir).first()?)
     }
 
     /// By the name under which the guest knows the object, if it is there.
     fn link_count(&self, object: &farwatch_proto::Fid) -> Option<u32> {
         let entry = {
             let server = self.server.borrow();
-            let tree = &server.engine.tree;
+            let tree = server.engine.tree();
             let (dir, name) = tree.entry(*tree.nodes_of(object).first()?)?;
             HostEntry { dir: tree.fid(dir)?.clone(), name: name.clone() }
         };

@@ -96,7 +96,7 @@ impl Share {
     /// `id`.
     pub(crate) fn ending(&self, seq: Seq, dir: NodeId, name: &Name, id: NodeId) -> Option<Ending> {
         let engine = &self.lock().engine;
-        if engine.tree.kind(id) != Some(FileKind::Directory) {
+        if engine.tree().kind(id) != Some(FileKind::Directory) {
             return None;
         }
         engine.ending(seq, dir, name)
@@ -109,10 +109,7 @@ impl Share {
 
     /// A new phantom that the agent's kernel is about to find under a name.
     pub(crate) fn phantom(&self, dir: NodeId, name: &Name, kind: FileKind) -> Node {
-        let mut state = self.lock();
-        let engine = &mut state.engine;
-        engine.tree.tell_current(dir, name, None);
-        Node { id: engine.phantom(kind), generation: engine.tree.generation() }
+        self.lock().engine.phantom(dir, name, kind)
     }
 
     /// The agent's kernel is about to find known node `id` under a name, which need not lead to it any
@@ -123,7 +120,9 @@ impl Share {
         dir: NodeId,
         name: &Name,
     ) -> Option<(Generation, FileKind)> {
-        let tree = &mut self.lock().engine.tree;
-        Some((tree.lend(id, dir, name).then_some(tree.generation())?, tree.kind(id)?))
+        let engine = &mut self.lock().engine;
+        let lent = engine.lend(id, dir, name);
+        let tree = engine.tree();
+        Some((lent.then(|| tree.generation())?, tree.kind(id)?))
     }
 }

@@ -47,6 +47,6 @@ impl Share {
 
     /// The host's watcher reports the call, whoever made it, so the watch thread wakes by itself.
     fn guest_changed(&self, change: OwnChange<'_>) {
-        self.lock().engine.handle_own(change);
+        self.lock().engine.guest_changed(change);
     }
 }

@@ -29,12 +29,12 @@ impl Intake for Share {
     }
 
     fn inspect(&self, look: &mut dyn FnMut(&Tree)) {
-        look(&self.lock().engine.tree);
+        look(self.lock().engine.tree());
     }
 
     fn take_in(&self, observe: &mut dyn FnMut(&Tree) -> Observed) -> bool {
         let engine = &mut self.lock().engine;
-        let Observed { changes, drained } = observe(&engine.tree);
+        let Observed { changes, drained } = observe(engine.tree());
         for change in changes {
             tracing::trace!(?change, "observed");
             engine.handle_change(change);

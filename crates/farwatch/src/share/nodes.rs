@@ -19,47 +19,47 @@ const DEPTH_MAX: usize = 256;
 impl Share {
     /// The generation of this session, part of every reply that names a node.
     pub(crate) fn generation(&self) -> Generation {
-        self.lock().engine.tree.generation()
+        self.lock().engine.tree().generation()
     }
 
     /// How many nodes the guest knows.
     pub fn nodes_len(&self) -> usize {
-        self.lock().engine.tree.len()
+        self.lock().engine.tree().len()
     }
 
     /// The type of a known node.
     pub(crate) fn kind(&self, id: NodeId) -> Option<FileKind> {
-        self.lock().engine.tree.kind(id)
+        self.lock().engine.tree().kind(id)
     }
 
     /// The inode number of a known node.
     pub(crate) fn ino(&self, id: NodeId) -> Option<u64> {
-        self.lock().engine.tree.ino(id)
+        self.lock().engine.tree().ino(id)
     }
 
     /// How the host's watcher names the object of a known node.
     pub(crate) fn fid_of(&self, id: NodeId) -> Option<Fid> {
-        self.lock().engine.tree.fid(id).cloned()
+        self.lock().engine.tree().fid(id).cloned()
     }
 
     /// A directory and name under which the guest knows a node.
     pub(crate) fn entry_of(&self, id: NodeId) -> Option<(NodeId, Name)> {
         let state = self.lock();
-        let (dir, name) = state.engine.tree.entry(id)?;
+        let (dir, name) = state.engine.tree().entry(id)?;
         Some((dir, name.clone()))
     }
 
     /// LOOKUP of `.`: counts a reference to a known node. `None` if the guest does not know it.
     pub(crate) fn lend_dot(&self, id: NodeId) -> Option<Node> {
-        let tree = &mut self.lock().engine.tree;
-        tree.lend_dot(id).then(|| tree.node(id))
+        let engine = &mut self.lock().engine;
+        engine.lend_dot(id).then(|| engine.tree().node(id))
     }
 
     /// The same for `..`, which is the root where no parent is known.
     pub(crate) fn lend_parent(&self, id: NodeId) -> Option<Node> {
-        let tree = &mut self.lock().engine.tree;
-        let parent = tree.parent(id).unwrap_or(NodeId::ROOT);
-        tree.lend_dot(parent).then(|| tree.node(parent))
+        let engine = &mut self.lock().engine;
+        let parent = engine.tree().parent(id).unwrap_or(NodeId::ROOT);
+        engine.lend_dot(parent).then(|| engine.tree().node(parent))
     }
 
     /// What moves with the guest to another host. `control_opened` is how often the control node was
@@ -70,21 +70,21 @@ impl Share {
 
     /// The loaded nodes that have no name.
     pub(crate) fn nameless(&self) -> Vec<NodeId> {
-        self.lock().engine.tree.nameless()
+        self.lock().engine.tree().nameless()
     }
 
     /// What the guest knows in a directory.
     pub(crate) fn entries_in(&self, dir: NodeId) -> Vec<(NodeId, Name, FileKind)> {
-        self.lock().engine.tree.entries(dir)
+        self.lock().engine.tree().entries(dir)
     }
 
     /// A node that was loaded has been found. A directory is marked.
     pub(crate) fn identify(&self, id: NodeId, ino: u64, identity: Identity) {
         let mut state = self.lock();
-        let Some(kind) = state.engine.tree.kind(id) else { return };
-        state.engine.tree.identify(id, identity.fid.clone(), ino);
+        let Some(kind) = state.engine.tree().kind(id) else { return };
+        state.engine.identify(id, identity.fid.clone(), ino);
         if identity.mounted {
-            state.engine.tree.mounted(id);
+            state.engine.mounted(id);
         }
         if let Some(fd) = identity.fd.filter(|_| kind == FileKind::Directory) {
             if !self.mark(&fd, &identity.fid) {
@@ -103,12 +103,13 @@ impl Share {
     /// Whether an agent listens and the guest has a name for the node: then its end is yet to be replayed.
     pub(crate) fn has_name(&self, id: NodeId) -> bool {
         let engine = &self.lock().engine;
-        engine.is_listening() && engine.tree.entry(id).is_some()
+        engine.is_listening() && engine.tree().entry(id).is_some()
     }
 
     /// The inode number of what the guest's kernel holds under a name.
     pub(crate) fn current_ino(&self, dir: NodeId, name: &Name) -> Option<u64> {
-        let tree = &self.lock().engine.tree;
+        let state = self.lock();
+        let tree = state.engine.tree();
         tree.ino(tree.current(dir, name)?)
     }
 
@@ -123,7 +124,7 @@ impl Share {
         }
         let fd = open()?;
         let mut state = self.lock();
-        state.engine.tree.knows(id).then(|| state.dirs.insert(id, fd))
+        state.engine.tree().knows(id).then(|| state.dirs.insert(id, fd))
     }
 
     /// A descriptor of a known directory. If none is at hand it is looked for where the guest knows it,
@@ -135,7 +136,8 @@ impl Share {
     fn open_below(&self, id: NodeId, depth: usize) -> Option<Arc<OwnedFd>> {
         self.dir(id, || {
             let (dir, name, fid) = {
-                let tree = &self.lock().engine.tree;
+                let state = self.lock();
+                let tree = state.engine.tree();
                 let (dir, name) = tree.entry(id)?;
                 (dir, name.clone(), tree.fid(id)?.clone())
             };
@@ -162,22 +164,22 @@ impl Share {
         let known = Learned { id, fid: None, kind, ino: attr.ino };
         {
             let mut state = self.lock();
-            if state.engine.tree.knows(id) {
-                state.engine.tree.learn(known, dir, name);
+            if state.engine.tree().knows(id) {
+                state.engine.learn(known, dir, name);
                 return;
             }
         }
         let identity = identity();
         let mut state = self.lock();
         let fid = identity.as_ref().map(|identity| identity.fid.clone());
-        let new = state.engine.tree.learn(Learned { fid, ..known }, dir, name);
+        let new = state.engine.learn(Learned { fid, ..known }, dir, name);
         if new && identity.as_ref().is_some_and(|identity| identity.mounted) {
-            state.engine.tree.mounted(id);
+            state.engine.mounted(id);
         }
         if !new || kind != FileKind::Directory {
             let fid = identity.map(|identity| identity.fid).filter(|_| new);
             if let (Some(fid), Some(backend)) = (fid, &self.backend) {
-                backend.learned(fid, attr.nlink, &state.engine.tree);
+                backend.learned(fid, attr.nlink, state.engine.tree());
             }
             return;
         }
@@ -194,7 +196,7 @@ impl Share {
 
     /// LOOKUP has found nothing under `name`.
     pub(crate) fn learn_missing(&self, dir: NodeId, name: &Name) {
-        self.lock().engine.tree.tell_current(dir, name, None);
+        self.lock().engine.learn_missing(dir, name);
     }
 
     /// The guest gives `count` references back. Returns the nodes that are gone with them, each with
@@ -207,14 +209,14 @@ impl Share {
         open: impl Fn(NodeId) -> Option<OwnedFd>,
     ) -> Vec<(NodeId, u64)> {
         let mut state = self.lock();
-        let forgotten = state.engine.tree.forget(id, count);
+        let forgotten = state.engine.forget(id, count);
         for node in &forgotten {
             let dir = state.dirs.remove(node.id);
             let Some(fid) = node.fid.as_ref().filter(|_| node.kind == FileKind::Directory) else {
                 continue;
             };
             // Another mount of the same directory has the same mark.
-            if state.engine.tree.nodes_of(fid).is_empty() {
+            if state.engine.tree().nodes_of(fid).is_empty() {
                 self.unmark(fid, || dir.or_else(|| open(node.id).map(Arc::new)));
             }
         }

@@ -61,7 +61,7 @@ impl Share {
             return None;
         }
         let object = call.object.and_then(|object| state.node_of(&object));
-        let id = calls.expect(expected, &state.engine.tree);
+        let id = calls.expect(expected, state.engine.tree());
         Some(Announced { id, object })
     }
 
@@ -98,7 +98,7 @@ impl Share {
 
 impl State {
     fn expected(&self, about: &Subject, mask: Mask) -> Vec<(Expected, Mask)> {
-        let tree = &self.engine.tree;
+        let tree = self.engine.tree();
         match about {
             Subject::Entry(dir, name) => {
                 let Some(dir) = tree.fid(*dir) else { return Vec::new() };
@@ -113,7 +113,7 @@ impl State {
     }
 
     fn node_of(&self, about: &Subject) -> Option<NodeId> {
-        let tree = &self.engine.tree;
+        let tree = self.engine.tree();
         match about {
             Subject::Entry(..) => None,
             Subject::Node(id) => Some(*id),

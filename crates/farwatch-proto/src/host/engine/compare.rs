@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Comparisons with the host: the directories of which events were dropped, and contested entries. What
+//! watchers were told and is not so becomes events.
+
+use std::time::Instant;
+
+use super::super::backlog::Pending;
+use super::super::contested::{Check, Checked, Difference, Reported};
+use super::super::net::{Change, Listed, Listing, Net, Rescan};
+use super::super::tree::Shown;
+use super::Engine;
+use crate::{Entry, FileKind, GuestEvent, Mask, Name, NodeId};
+
+impl Engine {
+    /// Whether a directory is to be listed, as soon as it may be tried.
+    pub fn wants_rescan(&self) -> bool {
+        self.is_listening() && self.nets.len() > 0 && self.backlog.is_empty()
+    }
+
+    /// When to call [`Engine::poll_rescan`] again, after it gave nothing.
+    pub fn rescan_timeout(&self) -> Option<Instant> {
+        if self.wants_rescan() { self.nets.retry_at() } else { None }
+    }
+
+    /// The directory to list now. The answer is [`Engine::handle_listing`] or
+    /// [`Engine::handle_unlisted`], before the next is asked for. There is none while events wait,
+    /// and the client is told of the overflow first.
+    pub fn poll_rescan(&mut self, now: Instant) -> Option<Rescan> {
+        if !self.wants_rescan() {
+            return None;
+        }
+        let rescan = self.nets.ask(now, self.backlog.piece_len(), &self.tree, &self.ledger)?;
+        self.tree.look_out(rescan.dir, rescan.after.clone());
+        Some(rescan)
+    }
+
+    /// What is in the directory that was asked for: the difference to what the guest was told goes to
+    /// the backlog. A directory that is gone has an empty listing.
+    pub fn handle_listing(&mut self, now: Instant, listing: Listing) {
+        let touched = self.tree.seen();
+        let compared = self.nets.compare(now, listing, touched.as_ref(), &self.tree, &self.ledger);
+        let Some((dir, Net { itself, changes })) = compared else { return };
+        if !itself.is_empty() {
+            let object = self.tree.fid(dir).cloned();
+            let event = GuestEvent::Object { node: self.tree.node(dir), mask: itself };
+            self.push(Pending::new(event, object));
+        }
+        for change in changes {
+            self.push_change(dir, change);
+        }
+    }
+
+    /// The directory that was asked for could not be listed. It is asked for again, later.
+    pub fn handle_unlisted(&mut self, now: Instant) {
+        self.tree.seen();
+        self.nets.postpone(now);
+    }
+
+    /// Whether there is something for [`Engine::poll_check`] or [`Engine::poll_probes`].
+    pub fn wants_check(&self) -> bool {
+        self.is_listening() && (self.contested.wants_check() || self.contested.wants_probe())
+    }
+
+    /// The next entry that is to be looked at on the host. The answer is [`Engine::handle_checked`] or
+    /// [`Engine::handle_unchecked`].
+    pub fn poll_check(&mut self, now: Instant) -> Option<Check> {
+        let tree = &self.tree;
+        self.contested.poll_check(now, |dir, name| {
+            let directory = |id: &NodeId| tree.kind(*id) == Some(FileKind::Directory);
+            tree.told(dir, name).iter().copied().filter(directory).collect()
+        })
+    }
+
+    /// What is under the name. What watchers were told and is not so is told them.
+    pub fn handle_checked(&mut self, now: Instant, check: Check, checked: Checked) {
+        self.contested.handle_checked(now, check, checked);
+    }
+
+    /// The entry could not be looked at, for a reason that may pass.
+    pub fn handle_unchecked(&mut self, now: Instant, check: Check) {
+        let known = self.tree.knows(check.dir);
+        self.contested.handle_unchecked(now, check, known);
+    }
+
+    pub(super) fn doubt(&mut self, dir: NodeId, name: &Name) {
+        if !dir.is_reserved() && !self.contested.doubt(dir, name) {
+            self.nets.gave_up(dir, Mask::empty(), &self.tree);
+        }
+    }
+
+    pub(super) fn push_difference(&mut self, difference: Difference) {
+        let Difference { dir, name, reported, checked: Checked { found, removed } } = difference;
+        let gone = match reported {
+            Reported::Absent => Vec::new(),
+            Reported::Present(shown) => {
+                let node = shown
+                    .object
+                    .as_ref()
+                    .and_then(|object| self.tree.node_at(object, shown.kind, dir, &name));
+                vec![(node, shown)]
+            }
+            Reported::Unknown => {
+                let shown = |id: &NodeId| {
+                    let kind = self.tree.kind(*id).unwrap_or_default();
+                    (Some(*id), Shown { object: self.tree.fid(*id).cloned(), kind })
+                };
+                let mut gone: Vec<_> = self.tree.told(dir, &name).iter().map(shown).collect();
+                if gone.is_empty() {
+                    gone.push((None, Shown { object: None, kind: FileKind::Regular }));
+                }
+                gone
+            }
+        };
+        let is_found = |shown: &Shown| found.as_ref().is_some_and(|found| shown.is(found));
+        for (node, shown) in gone.into_iter().filter(|(_, shown)| !is_found(shown)) {
+            let Shown { object, kind } = shown;
+            // A replayed rmdir(2) leaves a dead directory behind, wherever it was moved.
+            let moved =
+                kind == FileKind::Directory && node.is_some_and(|id| !removed.contains(&id));
+            let mask = if moved { Mask::MOVED_FROM } else { Mask::DELETE };
+            self.push_change(dir, Change { name: name.clone(), mask, object, node, kind });
+        }
+        if let Some(Listed { object, kind, .. }) = found {
+            let mask = if kind == FileKind::Regular {
+                Mask::CREATE | Mask::MODIFY | Mask::CLOSE_WRITE
+            } else {
+                Mask::CREATE
+            };
+            self.push_change(dir, Change { name, mask, object, node: None, kind });
+        }
+    }
+
+    /// An event of a net. A further name of a known object is created like a first one: to link it
+    /// the guest would have to hold the object until then, and not to have heard that the name that
+    /// it knows has gone.
+    fn push_change(&mut self, dir: NodeId, change: Change) {
+        let Change { name, mask, object, node, kind } = change;
+        let mask = mask.intersection(self.wanted);
+        if mask.is_empty() {
+            return;
+        }
+        let isdir = if kind == FileKind::Directory { Mask::ISDIR } else { Mask::empty() };
+        let known = || self.tree.node_at(object.as_ref()?, kind, dir, &name);
+        let node = node.or_else(known);
+        let event = GuestEvent::Entry {
+            entry: Entry { dir: self.tree.node(dir), name },
+            mask: mask | isdir,
+            child: node.map(|id| self.tree.node(id)),
+            kind,
+            link: false,
+        };
+        self.push(Pending::new(event, object));
+    }
+}

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The guest's view of the share, and how it changes: by replies that make a node known, by FORGET, by what
+//! the guest's own programs do to names, and by what its agent replays.
+//!
+//! The daemon calls these before the reply goes out, while the guest's kernel holds the lock of the directory.
+//! So the view changes in the order in which that kernel serialises the calls, and its watchers have been told
+//! of each: a comparison with the host starts from there.
+
+use super::super::contested::Reported;
+use super::super::ledger::{Answer, MarkedRequest};
+use super::super::tree::{Forgotten, Learned, Shown, Tree};
+use super::{Engine, phantom};
+use crate::{Fid, FileKind, Mask, Name, Node, NodeId, Seq};
+
+/// What the guest has done to names of a directory, and what its kernel tells its watchers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OwnChange<'a> {
+    /// An object came to a name: it was made, or linked.
+    Made(NodeId, &'a Name, NodeId),
+    /// A name has gone.
+    Removed(NodeId, &'a Name),
+    /// What was under the first name is under the second, and replaced what was there.
+    Renamed((NodeId, &'a Name), (NodeId, &'a Name)),
+    /// Two have changed places (`RENAME_EXCHANGE`).
+    Exchanged((NodeId, &'a Name), (NodeId, &'a Name)),
+}
+
+impl Engine {
+    /// What the guest knows, to be read. Each change of it is a method here.
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// A reply to LOOKUP, or to a request that makes an object, names a node: one more reference of the guest's.
+    /// Returns whether the node is new to the tree.
+    pub fn learn(&mut self, learned: Learned, dir: NodeId, name: &Name) -> bool {
+        self.tree.learn(learned, dir, name)
+    }
+
+    /// A reply to LOOKUP says that there is nothing under a name.
+    pub fn learn_missing(&mut self, dir: NodeId, name: &Name) {
+        self.tree.tell_current(dir, name, None);
+    }
+
+    /// A node that was learned just now is mounted on its name. What happens to the name is then about the
+    /// object beneath.
+    pub fn mounted(&mut self, id: NodeId) {
+        self.tree.mounted(id);
+    }
+
+    /// A node that came with a migration has been found: how the host names its object, and the inode number.
+    pub fn identify(&mut self, id: NodeId, fid: Fid, ino: u64) {
+        self.tree.identify(id, fid, ino);
+    }
+
+    /// The guest gives `count` references on a node back (FORGET). Returns the nodes that are gone with them.
+    pub fn forget(&mut self, id: NodeId, count: u64) -> Vec<Forgotten> {
+        self.tree.forget(id, count)
+    }
+
+    /// The reply to a replayed request names a known node without the file server's having been asked. `false`,
+    /// and nothing is counted, when the guest has forgotten the node in the meantime.
+    pub fn lend(&mut self, id: NodeId, dir: NodeId, name: &Name) -> bool {
+        self.tree.lend(id, dir, name)
+    }
+
+    /// A reply names a known node by `.` or `..`. `false` when the guest has forgotten it.
+    pub fn lend_dot(&mut self, id: NodeId) -> bool {
+        self.tree.lend_dot(id)
+    }
+
+    /// The reply to a replayed request names a phantom of a type under a name. Its nodeid is never given out
+    /// twice within any guest's memory.
+    pub fn phantom(&mut self, dir: NodeId, name: &Name, kind: FileKind) -> Node {
+        self.tree.tell_current(dir, name, None);
+        let generation = self.tree.generation();
+        Node { id: phantom(&mut self.phantoms, kind), generation }
+    }
+
+    /// The guest has changed names itself: the call has succeeded on the host, and the guest's kernel still
+    /// holds the lock of the directories.
+    pub fn guest_changed(&mut self, change: OwnChange<'_>) {
+        match change {
+            OwnChange::Made(dir, name, id) => self.own(dir, name, Some(id)),
+            OwnChange::Removed(dir, name) => {
+                self.tree.cleared(dir, name);
+                self.own(dir, name, None);
+            }
+            OwnChange::Renamed(from, to) => {
+                let id = self.tree.current(from.0, from.1);
+                self.tree.renamed(from, to);
+                self.own(from.0, from.1, None);
+                self.own_arrival(to, id);
+            }
+            OwnChange::Exchanged(one, two) => {
+                let ids = [one, two].map(|(dir, name)| self.tree.current(dir, name));
+                self.tree.exchanged(one, two);
+                self.own_arrival(two, ids[0]);
+                self.own_arrival(one, ids[1]);
+            }
+        }
+    }
+
+    fn own_arrival(&mut self, (dir, name): (NodeId, &Name), id: Option<NodeId>) {
+        match id {
+            Some(id) => self.own(dir, name, Some(id)),
+            // The server does not know what the guest has moved.
+            None => self.doubt(dir, name),
+        }
+    }
+
+    fn own(&mut self, dir: NodeId, name: &Name, id: Option<NodeId>) {
+        if !self.is_listening() {
+            return;
+        }
+        let shown = |id| Shown {
+            object: self.tree.fid(id).cloned(),
+            kind: self.tree.kind(id).unwrap_or_default(),
+        };
+        let reported = id.map_or(Reported::Absent, |id| Reported::Present(shown(id)));
+        if !self.contested.guest_changed(dir, name, reported) {
+            self.nets.gave_up(dir, Mask::empty(), &self.tree);
+        }
+    }
+
+    /// The guest's kernel raises the event of a call when it has this answer.
+    pub(super) fn replayed(&mut self, seq: Seq, request: MarkedRequest<'_>, answer: &Answer) {
+        if self.contested.is_empty() || !matches!(answer, Answer::Entry(_) | Answer::Done) {
+            return;
+        }
+        let ledger = &self.ledger;
+        let present =
+            |kind| Reported::Present(Shown { object: ledger.object_of(seq).cloned(), kind });
+        let kind = || ledger.kind_of(seq).unwrap_or_default();
+        let contested = &mut self.contested;
+        match request {
+            MarkedRequest::Create(dir, name, kind) => {
+                contested.replayed(dir, name, || present(kind));
+            }
+            MarkedRequest::Link(_, dir, name) => {
+                contested.replayed(dir, name, || present(kind()));
+            }
+            MarkedRequest::Remove(dir, name, _) => {
+                contested.left(dir, name, None);
+            }
+            MarkedRequest::Rename(from, old, to, new) => {
+                contested.left(from, old, ledger.stays(seq));
+                contested.replayed(to, new, || present(kind()));
+            }
+            MarkedRequest::Lookup(..)
+            | MarkedRequest::SetTimes(..)
+            | MarkedRequest::Open(..)
+            | MarkedRequest::Read(_) => {}
+        }
+    }
+}

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Barriers, and the probes by which an agent shows how far its replay is.
+
+use std::time::{Duration, Instant};
+
+use super::super::backlog::{Backlog, Pending};
+use super::super::barrier::{Owed, Progress, Ticket};
+use super::{Engine, ReadMark, phantom};
+use crate::{FileKind, Generation, GuestEvent, Mask, Node, NodeId};
+
+impl Engine {
+    /// How long a replay may take before it is found out, by a probe, whether it came to its end.
+    const STUCK_AFTER: Duration = Duration::from_millis(200);
+
+    /// Somebody in the guest wants to know when all that has happened up to now has been replayed.
+    /// `None` while no agent listens.
+    pub fn ask_barrier(&mut self) -> Option<Ticket> {
+        self.is_listening().then(|| self.barriers.ask())
+    }
+
+    /// How far that is.
+    pub fn progress(&self, ticket: Ticket) -> Progress {
+        self.barriers.progress(ticket)
+    }
+
+    /// Up to where the kernel's queue is to be read, if anything waits for that.
+    pub fn to_read(&self) -> Option<ReadMark> {
+        let (ticket, touch) = (self.barriers.to_read(), self.contested.to_read());
+        let touch_now = self.contested.mark();
+        (ticket.is_some() || touch.is_some()).then_some(ReadMark { ticket, touch: touch_now })
+    }
+
+    /// What was in the kernel's queue at some time after [`Engine::to_read`] gave this has been handed in.
+    pub fn handle_read(&mut self, ReadMark { ticket, touch }: ReadMark) {
+        if let Some(ticket) = ticket {
+            let owed = self.owed();
+            self.barriers.handle_read(ticket, owed);
+        }
+        let idle = self.is_idle();
+        for difference in self.contested.handle_read(touch, idle) {
+            self.push_difference(difference);
+        }
+    }
+
+    /// Puts probes behind what is to be sent before them: those of barriers, of contested entries, and of
+    /// replays that do not come to their end. `true` when it did.
+    pub fn poll_probes(&mut self, now: Instant) -> bool {
+        if !self.is_listening() {
+            return false;
+        }
+        let mut sent = false;
+        let (nets, contested) = (&self.nets, &self.contested);
+        let is_owed =
+            |owed: Owed| nets.has_before(owed.stale) || contested.has_before(owed.contested);
+        while self.barriers.is_due(is_owed) {
+            let probe = probe(&mut self.phantoms, &mut self.backlog, self.tree.generation());
+            self.barriers.handle_sent(probe);
+            sent = true;
+        }
+        if self.contested.wants_probe() || self.is_stuck(now) {
+            let probe = probe(&mut self.phantoms, &mut self.backlog, self.tree.generation());
+            self.contested.probe_sent(probe);
+            self.stuck = None;
+            sent = true;
+        }
+        sent
+    }
+
+    /// When to call [`Engine::poll_probes`] or [`Engine::poll_check`] again, though nothing happens.
+    pub fn check_timeout(&self) -> Option<Instant> {
+        let stuck = self.stuck.and_then(|(_, since)| since.checked_add(Self::STUCK_AFTER));
+        [stuck, self.contested.retry_at()].into_iter().flatten().min()
+    }
+
+    /// The agent looks for a node that nobody has. `true` when there is something to do by that.
+    pub fn handle_probe(&mut self, node: NodeId) -> bool {
+        self.ledger.probed(node, &mut self.backlog);
+        let unfinished = self.take_unfinished();
+        if unfinished {
+            let owed = self.owed();
+            self.barriers.postpone(node, owed);
+        }
+        let settled = self.contested.handle_probe(node);
+        self.barriers.handle_probe(node) || settled || unfinished
+    }
+
+    /// Whether the last replay of a name has not come to its end for some time, and nothing follows that
+    /// would show that it never will.
+    fn is_stuck(&mut self, now: Instant) -> bool {
+        let last = self.ledger.last_unfinished();
+        let waits = self.has_next();
+        if self.contested.is_probing() || (last.is_none() && !waits) {
+            self.stuck = None;
+            return false;
+        }
+        // What is sent from now on wakes nobody when its replay fails: the time to look again is kept.
+        let last = last.filter(|_| !waits);
+        match self.stuck {
+            Some((seq, since)) if seq == last && last.is_some() => {
+                now.saturating_duration_since(since) >= Self::STUCK_AFTER
+            }
+            Some(_) | None => {
+                self.stuck = Some((last, now));
+                false
+            }
+        }
+    }
+
+    /// Nothing is on its way to the guest.
+    fn is_idle(&self) -> bool {
+        self.second_half.is_none()
+            && self.backlog.is_empty()
+            && self.ledger.last_unfinished().is_none()
+    }
+
+    fn owed(&self) -> Owed {
+        Owed { stale: self.nets.mark(), contested: self.contested.mark() }
+    }
+
+    /// Replays that did not come to their end are in doubt. `true` when there are any.
+    pub(super) fn take_unfinished(&mut self) -> bool {
+        let unfinished = self.ledger.take_unfinished();
+        for (dir, name) in &unfinished {
+            self.doubt(*dir, name);
+        }
+        !unfinished.is_empty()
+    }
+}
+
+/// Puts a probe at the end of the backlog: an event of a node that nobody has, for which the agent's kernel
+/// must ask when it comes to it.
+fn probe(phantoms: &mut u64, backlog: &mut Backlog, generation: Generation) -> NodeId {
+    let id = phantom(phantoms, FileKind::Unknown);
+    let event = GuestEvent::Object { node: Node { id, generation }, mask: Mask::ATTRIB };
+    backlog.push_probe(Pending::new(event, None));
+    id
+}
