@@ -126,7 +126,7 @@ impl Ledger {
         match &self.record(seq)?.pending.event {
             GuestEvent::Entry { entry, mask, .. } if is(entry) => {
                 let replaced = mask.contains(Mask::MOVED_TO).then_some(Ending::Replaced);
-                replaced.or(mask.contains(Mask::DELETE).then_some(Ending::Removed))
+                replaced.or_else(|| mask.contains(Mask::DELETE).then_some(Ending::Removed))
             }
             GuestEvent::Rename { to, .. } if is(to) => Some(Ending::Replaced),
             GuestEvent::Entry { .. }

@@ -276,9 +276,8 @@ impl World {
 
     /// `Stale::check()`
     async fn check_stale(&self, entries: &[Side<'_>]) -> Result<(), Errno> {
-        let (program, host) = (self.current(), self.host.borrow());
-        let stale = self.server.borrow_mut().tells_stale(program, entries, &host);
-        drop(host);
+        let program = self.current();
+        let stale = self.server.borrow_mut().tells_stale(program, entries, &self.host.borrow());
         if stale {
             return Err(Errno::Stale);
         }
