@@ -4,8 +4,8 @@
 //!
 //! From the guest to the host: `device` (virtqueues) calls `fs` (the interposer around virtiofsd's
 //! file server). From the host to the guest: `watch` (inotify, or fanotify) feeds the engine in
-//! `share`, and the sinks in `deliver` take notifications from it. `driver` is the guest's part on one machine; `mount`,
-//! `serve` and `doctor` are the commands, and `options` what their command lines say.
+//! `share`, and the sinks in `deliver` take notifications from it. `driver` is the guest's part on one
+//! machine; `mount`, `serve` and `doctor` are the commands, and `options` what their command lines say.
 #![forbid(unsafe_code)]
 
 pub mod cli;
