@@ -45,7 +45,7 @@ fn main() -> ExitCode {
         events_come_from_an_ordinary_user_without_a_sandbox,
         a_user_who_cannot_have_namespaces_is_told_what_to_do,
         events_come_by_inotify_from_an_ordinary_user,
-        inotify_is_chosen_where_fanotify_cannot_be_had_and_the_log_says_so,
+        fanotify_is_chosen_where_inotify_cannot_be_had_and_the_log_says_so,
         a_limit_of_watches_is_told_once_with_what_to_raise,
         without_an_inotify_instance_the_user_is_told_what_to_raise,
     ]);
@@ -116,11 +116,12 @@ fn as_user_limited(
     as_user(served, socket, &before, &[&["--sandbox", "none"], options].concat())
 }
 
-fn inotify_is_chosen_where_fanotify_cannot_be_had_and_the_log_says_so() -> Result<()> {
-    let mut served = start_limited("max_fanotify_groups", 0, &[])?;
+fn fanotify_is_chosen_where_inotify_cannot_be_had_and_the_log_says_so() -> Result<()> {
+    let mut served = start_limited("max_inotify_instances", 0, &[])?;
     both_sides_are_told(&served)?;
     served.device().wait_for_line(|line| {
-        line.contains("the host is watched by inotify: fanotify cannot be had here")
+        line.contains("the host is watched by fanotify, which merges events")
+            && line.contains("raise fs.inotify.max_user_instances")
     })?;
     Ok(())
 }

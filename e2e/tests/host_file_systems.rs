@@ -16,6 +16,8 @@ use libtest_mimic::Trial;
 
 use FsType::{Btrfs, BtrfsSubvolume, Ext4, IndexedOverlay, Overlay, Tmpfs, Xfs};
 
+const BACKENDS: [&str; 2] = ["inotify", "fanotify"];
+
 fn main() -> ExitCode {
     e2e::enter_own_mount_namespace();
     let trials = [
@@ -63,7 +65,10 @@ fn on(
 /// Those whose programs are missing are counted as skipped where each is a trial.
 fn every_scenario(fs: &FileSystem) -> Result<()> {
     let (ready, _) = e2e::scenarios_by_readiness();
-    e2e::run_all(&ready, || Mount::start_in(fs.root(), &[]))?;
+    for watch in BACKENDS {
+        e2e::run_all(&ready, || Mount::start_in(fs.root(), &["--watch", watch]))
+            .with_context(|| watch)?;
+    }
     nothing_is_said_but_of_an_overlay(fs)
 }
 
@@ -79,7 +84,11 @@ fn nothing_is_said_but_of_an_overlay(fs: &FileSystem) -> Result<()> {
 
 /// Handles are opened there where the file system can, and the sandbox has mounts of its own.
 fn sandboxed(fs: &FileSystem) -> Result<()> {
-    let served = start_sandboxed(fs)?;
+    BACKENDS.iter().try_for_each(|watch| sandboxed_by(fs, watch).with_context(|| *watch))
+}
+
+fn sandboxed_by(fs: &FileSystem, watch: &str) -> Result<()> {
+    let served = start_sandboxed(fs, watch)?;
     let share = served.share("share")?;
     let mut recorder = Recorder::new(&share, Recorder::CHANGES)?;
     recorder.watch(Path::new("."))?;
@@ -102,12 +111,12 @@ new""#,
     Ok(())
 }
 
-fn start_sandboxed(fs: &FileSystem) -> Result<Mount> {
+fn start_sandboxed(fs: &FileSystem, watch: &str) -> Result<Mount> {
     Mount::start_through_socket_in(fs.root(), |served, socket| {
         let mut command = served.farwatch()?;
         command.arg("serve").arg("--socket").arg(socket).arg("--shared-dir").arg(served.host());
         command.args(["--inode-file-handles", "prefer", "--sandbox", "namespace"]);
-        command.args(["--seccomp", "kill"]);
+        command.args(["--seccomp", "kill", "--watch", watch]);
         Ok(command)
     })
 }
@@ -117,13 +126,22 @@ fn subvolumes(fs: &FileSystem) -> Result<()> {
     let lacking = scenarios.iter().find_map(Scenario::missing_need);
     ensure!(lacking.is_none() && scenarios.len() == 2, "{scenarios:?}");
     e2e::run_all(&scenarios, || Mount::local_in(fs.root())).context("on a local directory")?;
-    e2e::run_all(&scenarios, || Mount::start_in(fs.root(), &[])).context("in a mount")?;
-    e2e::run_all(&scenarios, || start_sandboxed(fs)).context("out of a sandbox")
+    for watch in BACKENDS {
+        let mounted = || Mount::start_in(fs.root(), &["--watch", watch]);
+        e2e::run_all(&scenarios, mounted).with_context(|| format!("{watch}, in a mount"))?;
+        e2e::run_all(&scenarios, || start_sandboxed(fs, watch))
+            .with_context(|| format!("{watch}, out of a sandbox"))?;
+    }
+    Ok(())
 }
 
 /// Locally DELETE_SELF comes when btrfs has cleaned up. What was deleted in it before is told before.
 fn deleted_subvolumes(fs: &FileSystem) -> Result<()> {
-    let served = Mount::start_in(fs.root(), &[])?;
+    BACKENDS.iter().try_for_each(|watch| deleted_subvolumes_by(fs, watch).with_context(|| *watch))
+}
+
+fn deleted_subvolumes_by(fs: &FileSystem, watch: &str) -> Result<()> {
+    let served = Mount::start_in(fs.root(), &["--watch", watch])?;
     let share = served.share("share")?;
     share.run_on_host("btrfs subvolume create a; btrfs subvolume create b; touch b/1 b/2 b/3")?;
     let mut recorder = Recorder::new(&share, Recorder::CHANGES)?;
@@ -147,7 +165,11 @@ fn deleted_subvolumes(fs: &FileSystem) -> Result<()> {
 
 /// The two cannot be marked in one fanotify group.
 fn mounted_below(fs: &FileSystem) -> Result<()> {
-    let served = Mount::start_in(fs.root(), &[])?;
+    BACKENDS.iter().try_for_each(|watch| mounted_below_by(fs, watch).with_context(|| *watch))
+}
+
+fn mounted_below_by(fs: &FileSystem, watch: &str) -> Result<()> {
+    let served = Mount::start_in(fs.root(), &["--watch", watch])?;
     let share = served.share("share")?;
     let below = share.host().join("below");
     fs::create_dir(&below)?;
@@ -224,7 +246,7 @@ fn overlay_is_limited(fs: &FileSystem) -> Result<()> {
     let served = Mount::unmounted_in(fs.root())?;
     let report = doctor(&served, &served.host())?;
     ensure!(line(&report, WORDS)?.starts_with("limited  file system"), "{report}");
-    for served in [Mount::start_in(fs.root(), &[])?, start_sandboxed(fs)?] {
+    for served in [Mount::start_in(fs.root(), &[])?, start_sandboxed(fs, "auto")?] {
         let log = served.log();
         ensure!(line(&log, WORDS)?.contains("(change files through the overlay alone)"), "{log}");
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a host that is watched by inotify does otherwise than one that is watched by fanotify (S12,
-//! S14). The scenarios run by `through_inotify`.
+//! S14). The scenarios run by `single_machine` and others, since inotify is the default.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -18,13 +18,13 @@ fn main() -> ExitCode {
     let mut trials = e2e::trials![
         &[Need::Mount];
         kept_cases_are_equal,
-        kept_cases_are_equal_through_inotify,
+        kept_cases_are_equal_through_fanotify,
         paced_operations_are_told_as_locally,
         paced_operations_are_told_as_locally_by_an_agent,
         unpaced_operations_are_told_as_locally,
         unpaced_operations_are_told_as_locally_by_an_agent,
-        paced_operations_are_told_as_locally_through_inotify,
-        unpaced_operations_are_told_as_locally_through_inotify,
+        paced_operations_are_told_as_locally_through_fanotify,
+        unpaced_operations_are_told_as_locally_through_fanotify,
         an_event_that_is_dropped_is_noticed,
         two_events_that_change_places_are_noticed,
         a_cookie_that_is_lost_is_noticed,
@@ -44,21 +44,23 @@ const PACED: Plan = Plan {
     seed: SEED,
     paced: true,
     in_mount: true,
-    by_name: false,
+    by_name: true,
     few: false,
     fault: None,
     shrink: true,
 };
 const UNPACED: Plan = Plan { ops: 20_000, paced: false, in_mount: false, ..PACED };
 
+/// The default.
 const BY_INOTIFY: [&str; 2] = ["--watch", "inotify"];
+const BY_FANOTIFY: [&str; 2] = ["--watch", "fanotify"];
 
 fn kept_cases_are_equal() -> Result<()> {
-    kept_cases(&Mount::start()?, false)
+    kept_cases(&Mount::start_with(&BY_INOTIFY)?, true)
 }
 
-fn kept_cases_are_equal_through_inotify() -> Result<()> {
-    kept_cases(&Mount::start_with(&BY_INOTIFY)?, true)
+fn kept_cases_are_equal_through_fanotify() -> Result<()> {
+    kept_cases(&Mount::start_with(&BY_FANOTIFY)?, false)
 }
 
 fn kept_cases(mount: &Mount, by_name: bool) -> Result<()> {
@@ -83,29 +85,29 @@ fn kept_cases(mount: &Mount, by_name: bool) -> Result<()> {
 }
 
 fn paced_operations_are_told_as_locally() -> Result<()> {
-    equal(&Mount::start()?, PACED)
+    equal(&Mount::start_with(&BY_INOTIFY)?, PACED)
 }
 
 fn paced_operations_are_told_as_locally_by_an_agent() -> Result<()> {
-    equal(&Mount::start_with_agent()?, Plan { seed: SEED + 1000, ..PACED })
+    equal(&Mount::start_with_agent_and(&BY_INOTIFY)?, Plan { seed: SEED + 1000, ..PACED })
 }
 
 fn unpaced_operations_are_told_as_locally() -> Result<()> {
-    equal(&Mount::start()?, UNPACED)
+    equal(&Mount::start_with(&BY_INOTIFY)?, UNPACED)
 }
 
 fn unpaced_operations_are_told_as_locally_by_an_agent() -> Result<()> {
-    equal(&Mount::start_with_agent()?, Plan { seed: SEED + 1000, ..UNPACED })
+    equal(&Mount::start_with_agent_and(&BY_INOTIFY)?, Plan { seed: SEED + 1000, ..UNPACED })
 }
 
-fn paced_operations_are_told_as_locally_through_inotify() -> Result<()> {
-    let mount = Mount::start_with(&BY_INOTIFY)?;
-    equal(&mount, Plan { ops: 2000, seed: SEED + 2000, by_name: true, ..PACED })
+fn paced_operations_are_told_as_locally_through_fanotify() -> Result<()> {
+    let mount = Mount::start_with(&BY_FANOTIFY)?;
+    equal(&mount, Plan { ops: 2000, seed: SEED + 2000, by_name: false, ..PACED })
 }
 
-fn unpaced_operations_are_told_as_locally_through_inotify() -> Result<()> {
-    let mount = Mount::start_with(&BY_INOTIFY)?;
-    equal(&mount, Plan { seed: SEED + 2000, by_name: true, ..UNPACED })
+fn unpaced_operations_are_told_as_locally_through_fanotify() -> Result<()> {
+    let mount = Mount::start_with(&BY_FANOTIFY)?;
+    equal(&mount, Plan { seed: SEED + 2000, by_name: false, ..UNPACED })
 }
 
 fn an_event_that_is_dropped_is_noticed() -> Result<()> {
@@ -123,7 +125,7 @@ fn a_cookie_that_is_lost_is_noticed() -> Result<()> {
 /// The same operations pass when no rule is broken: the tests above.
 fn noticed(fault: Fault) -> Result<()> {
     for plan in [PACED, UNPACED] {
-        let report = run(&Mount::start()?, Plan { fault: Some(fault), ..plan })?;
+        let report = run(&Mount::start_with(&BY_INOTIFY)?, Plan { fault: Some(fault), ..plan })?;
         let how = if plan.paced { "paced" } else { "unpaced" };
         ensure!(report.failure.is_some(), "{how}: {} events, and none is amiss", report.events);
     }

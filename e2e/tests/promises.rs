@@ -38,10 +38,10 @@ fn main() -> ExitCode {
 }
 
 fn on_all((name, promise): (&str, Promise)) -> [Trial; 3] {
-    let by_inotify = || Mount::start_with(&["--watch", "inotify"]);
+    let by_fanotify = || Mount::start_with(&["--watch", "fanotify"]);
     [
         trial(&format!("{name}::mounted"), &[Need::Mount], move || promise(&Mount::start()?)),
-        trial(&format!("{name}::by_inotify"), &[Need::Mount], move || promise(&by_inotify()?)),
+        trial(&format!("{name}::by_fanotify"), &[Need::Mount], move || promise(&by_fanotify()?)),
         trial(&format!("{name}::local"), &[], move || promise(&Mount::local()?)),
     ]
 }

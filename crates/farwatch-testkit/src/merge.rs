@@ -14,9 +14,10 @@ use crate::event::{Event, Kind};
 ///    the queue is merged with it, so their number depends on how fast the reader was.
 /// 2. **The order among CREATE, MODIFY, ATTRIB, CLOSE_WRITE and DELETE of one object is lost, and
 ///    a later one of them may be reported next to an earlier one.** `fanotify(7)`, from which the
-///    host side learns of changes: the bits of a new event are added to a queued one about the same
-///    object. A rename is never merged (`fs/notify/fanotify/fanotify.c`, `fanotify_merge`), so it
-///    ends the run of its object. A creation starts another object's.
+///    host side learns of changes with `--watch fanotify`: the bits of a new event are added to a queued
+///    one about the same object. A rename is merged with none of these, so it ends the run of its
+///    object. (It is with an equal rename, `fanotify_should_merge()`: that is not undone here, and such
+///    a case fails.) A creation starts another object's.
 ///
 /// The order *between* objects, every rename with its cookie, and which events each object has must
 /// be the same.

@@ -3,9 +3,9 @@
 //! `farwatch mount`, which drives such a device on the same machine.
 //!
 //! From the guest to the host: `device` (virtqueues) calls `fs` (the interposer around virtiofsd's
-//! file server). From the host to the guest: `watch` (fanotify) feeds the engine in `share`, and the
-//! sinks in `deliver` take notifications from it. `driver` is the guest's part on one machine; `mount`,
-//! `serve` and `doctor` are the commands, and `options` what their command lines say.
+//! file server). From the host to the guest: `watch` (inotify, or fanotify) feeds the engine in
+//! `share`, and the sinks in `deliver` take notifications from it. `driver` is the guest's part on one
+//! machine; `mount`, `serve` and `doctor` are the commands, and `options` what their command lines say.
 #![forbid(unsafe_code)]
 
 pub mod cli;

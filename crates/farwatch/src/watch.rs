@@ -2,11 +2,12 @@
 //! The watch thread: reads what the host's kernel reports about the known directories and hands it to
 //! the engine. `share` decides what to mark, and the engine what a change means.
 //!
-//! What it reads from is a [`Backend`]: fanotify, or inotify where that cannot be had. It reads as fast
-//! as it can, since the kernel merges events that wait in its queue. In between it does what the engine asks
-//! for and what needs the host's file system (`carry_out`): it looks up what an event needs before it can be sent
-//! (`look`), compares entries (`check`), and rescans the directories of which events were dropped (`rescan`), a
-//! piece at a time.
+//! What it reads from is a [`Backend`]: inotify, which reports every change in its order, or fanotify
+//! for `--events all`, where inotify cannot be had, and on request. It reads as fast as it can, since
+//! fanotify merges events that wait in its queue. In between it does what the engine asks for and what needs the
+//! host's file system (`carry_out`): it looks up what an event needs before it can be sent (`look`), compares
+//! contested entries (`check`), and rescans the directories of which events were dropped (`rescan`), a piece at a
+//! time.
 //!
 //! This room knows the share as [`Intake`] only.
 

@@ -83,7 +83,7 @@ struct PathArgs {
     /// farwatch-agent in a virtual machine with that kernel
     #[arg(long, value_enum, default_value = "mount")]
     path: Delivered,
-    /// How the host is watched
+    /// How the host is watched: inotify, which is the default, or fanotify
     #[arg(long, value_name = "BACKEND")]
     watch: Option<String>,
 }
@@ -154,7 +154,7 @@ fn run<P: Place>(place: &P, args: &RunArgs, here: bool) -> Result<ExitCode> {
         seed: args.seed,
         paced: !args.unpaced,
         in_mount: here && !args.unpaced,
-        by_name: args.at.watch.as_deref() == Some("inotify"),
+        by_name: args.at.watch.as_deref() != Some("fanotify"),
         few: args.few,
         fault: args.fault.map(|fault| match fault {
             FaultArg::Drop => Fault::Drop,

@@ -36,30 +36,47 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-/// fanotify, and inotify in its place where it cannot be had: then `--watch auto` takes that.
+/// inotify, which `--watch auto` takes, and fanotify, which it takes where inotify cannot be had.
 fn watching(facts: &Facts) -> Vec<Finding> {
-    const SUBJECT: &str = "inotify";
     let mut findings = fanotify(facts.fanotify);
     findings.push(round_trip(facts.round_trip));
     findings.extend(facts.dir.iter().flat_map(shared_dir));
     let no_directory = matches!(facts.dir, Some(Err(_)));
-    let needed = findings.iter().any(|finding| finding.verdict == Verdict::Missing);
-    let inotify = match facts.inotify {
-        Ok(()) if needed && !no_directory => {
-            for finding in findings.iter_mut().filter(|it| it.verdict == Verdict::Missing) {
-                finding.verdict = Verdict::Limited;
-            }
-            Finding::limited(SUBJECT, "takes fanotify's place, with its own limits below")
+    if facts.inotify.is_ok() && !no_directory {
+        for finding in findings.iter_mut().filter(|it| it.verdict == Verdict::Missing) {
+            finding.verdict = Verdict::Limited;
         }
-        Ok(()) => Finding::ok(SUBJECT, "could take fanotify's place"),
-        Err(Errno::MFILE) => Finding::limited(SUBJECT, "this user has too many instances already")
-            .remedy("raise fs.inotify.max_user_instances, or `ulimit -n`"),
-        Err(Errno::NOSPC) => Finding::limited(SUBJECT, "this user has too many watches already")
-            .remedy("raise fs.inotify.max_user_watches"),
-        Err(errno) => Finding::limited(SUBJECT, format!("cannot take fanotify's place: {errno}")),
-    };
-    findings.push(inotify);
+    }
+    let fanotify = !findings.iter().any(|finding| finding.verdict == Verdict::Missing);
+    findings.push(inotify(facts.inotify, fanotify));
     findings
+}
+
+/// `fanotify` says whether that can take inotify's place.
+fn inotify(inotify: Result<(), Errno>, fanotify: bool) -> Finding {
+    const SUBJECT: &str = "inotify";
+    let (reason, remedy) = match inotify {
+        Ok(()) => return Finding::ok(SUBJECT, "reports every change in its order"),
+        Err(Errno::MFILE) => (
+            "this user has too many instances already".to_owned(),
+            Some("raise fs.inotify.max_user_instances, or `ulimit -n`"),
+        ),
+        Err(Errno::NOSPC) => (
+            "this user has too many watches already".to_owned(),
+            Some("raise fs.inotify.max_user_watches"),
+        ),
+        Err(errno) => (format!("cannot be had: {errno}"), None),
+    };
+    let place = if fanotify {
+        "; fanotify takes its place, which merges events that follow each other fast"
+    } else {
+        ""
+    };
+    let finding = Finding::limited(SUBJECT, reason + place);
+    match remedy {
+        Some(remedy) => finding.remedy(remedy),
+        None => finding,
+    }
 }
 
 fn kernel(release: Option<KernelRelease>) -> Finding {
@@ -187,16 +204,18 @@ fn mark(mark: Result<(), Errno>) -> Finding {
     const SUBJECT: &str = "watching";
     let missing = |meaning: &str| Finding::missing(SUBJECT, meaning);
     match mark {
-        Ok(()) => Finding::ok(SUBJECT, "the directory can be marked"),
+        Ok(()) => Finding::ok(SUBJECT, "fanotify can mark the directory"),
         Err(Errno::ACCESS) => missing("the directory is not readable for this user")
             .remedy("give read and search permission, or run as its owner"),
         Err(Errno::NOSPC) => missing("this user has too many marks already")
             .remedy("raise fs.fanotify.max_user_marks"),
         // fanotify_mark(2): an fsid that differs from that of the file system's root, or none.
-        Err(Errno::XDEV) => missing("this kernel cannot watch a btrfs subvolume")
+        Err(Errno::XDEV) => missing("this kernel cannot watch a btrfs subvolume by fanotify")
             .remedy("Linux 6.8 or newer, or share a directory outside of subvolumes"),
-        Err(Errno::NODEV) => missing("this kernel cannot watch the directory's file system")
-            .remedy("Linux 6.8 or newer, or another file system"),
+        Err(Errno::NODEV) => {
+            missing("this kernel's fanotify cannot watch the directory's file system")
+                .remedy("Linux 6.8 or newer, or another file system")
+        }
         Err(Errno::OPNOTSUPP) => {
             missing("the directory's file system cannot be watched by file handle")
                 .remedy("another file system")
@@ -340,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn without_fanotify_inotify_takes_its_place_or_watching_is_missing() {
+    fn without_fanotify_reads_are_missing_and_without_both_watching_is() {
         let dir = Dir { fs_type: Some("ext4".to_owned()), handle: Ok(()), mark: None };
         let facts = Facts {
             fanotify: Err(Errno::NOSYS),
@@ -348,12 +367,25 @@ mod tests {
             dir: Some(Ok(dir)),
             ..good()
         };
-        let subjects = ["fanotify", "event round trip", "inotify"];
-        assert_eq!(complaints(&facts), subjects.map(|subject| (subject, Verdict::Limited)));
+        let limited = [("fanotify", Verdict::Limited), ("event round trip", Verdict::Limited)];
+        assert_eq!(complaints(&facts), limited);
         let facts = Facts { inotify: Err(Errno::MFILE), ..facts };
-        let verdicts = [Verdict::Missing, Verdict::Missing, Verdict::Limited];
-        let expected: Vec<_> = subjects.into_iter().zip(verdicts).collect();
-        assert_eq!(complaints(&facts), expected);
+        let missing = [
+            ("fanotify", Verdict::Missing),
+            ("event round trip", Verdict::Missing),
+            ("inotify", Verdict::Limited),
+        ];
+        assert_eq!(complaints(&facts), missing);
+    }
+
+    #[test]
+    fn without_inotify_fanotify_takes_its_place() {
+        let facts = Facts { inotify: Err(Errno::MFILE), ..good() };
+        assert_eq!(complaints(&facts), [("inotify", Verdict::Limited)]);
+        let meaning = findings(&facts).into_iter().find(|finding| finding.subject == "inotify");
+        assert!(
+            meaning.is_some_and(|finding| finding.meaning.contains("fanotify takes its place"))
+        );
     }
 
     #[test]
@@ -394,7 +426,7 @@ mod tests {
     #[test]
     fn a_directory_without_handles_or_marks_is_for_inotify_and_one_that_is_not_there_for_nobody() {
         let facts = with_dir("ext4", Err(Errno::OPNOTSUPP), Err(Errno::NODEV));
-        let subjects = ["file handles", "watching", "inotify"];
+        let subjects = ["file handles", "watching"];
         assert_eq!(complaints(&facts), subjects.map(|subject| (subject, Verdict::Limited)));
         let facts = Facts { dir: Some(Err(Errno::NOENT)), inotify: Err(Errno::NOENT), ..good() };
         let expected = [("directory", Verdict::Missing), ("inotify", Verdict::Limited)];
