@@ -7,6 +7,9 @@
 //! some of the files and subdirectories themselves, and reads the names of a file again after an event
 //! about the file.
 //!
+//! A *blind* client believes its events and reads nothing, as it was when convergence was first measured:
+//! what a client reads makes the mount's kernel learn names, which a replay of a change then meets.
+//!
 //! Where names are exchanged, events do not add up to names: the kernel reports an exchange of `a` and
 //! `b` as a rename of `a` to `b` and then one of `b` to `a`. There the client believes what it reads.
 
@@ -19,6 +22,7 @@ use fastrand::Rng;
 use inotify::WatchMask;
 use rustix::fs::{AtFlags, CWD};
 
+use super::Plan;
 use super::case::Case;
 use super::fault::Saboteur;
 use super::queue::{Queue, Told};
@@ -67,6 +71,7 @@ pub(super) struct Client {
     names: BTreeSet<String>,
     /// Whether what is read under a name, and not its last event, says whether the name exists.
     believes_reads: bool,
+    is_blind: bool,
     /// What was under each name when it was read last.
     states: BTreeMap<String, Option<State>>,
     /// What was in each file when it was read last, by whatever name.
@@ -78,7 +83,10 @@ pub(super) struct Client {
 
 impl Client {
     /// A client that watches and has listed the directories of a case.
-    pub(super) fn new(share: &Share, case: &Case, saboteur: Option<Saboteur>) -> Result<Self> {
+    ///
+    /// # Errors
+    /// When something that exists cannot be watched or listed.
+    pub(super) fn new(share: &Share, case: &Case, plan: &Plan) -> Result<Self> {
         let mut queue = Queue::new()?;
         let barrier = queue.watch(&share.barrier_in_mount(), WatchMask::CREATE)?;
         let mut client = Self {
@@ -90,6 +98,7 @@ impl Client {
             objects: BTreeMap::new(),
             names: BTreeSet::new(),
             believes_reads: case.exchanges,
+            is_blind: plan.blind,
             states: BTreeMap::new(),
             contents: BTreeMap::new(),
             events: Vec::new(),
@@ -108,7 +117,7 @@ impl Client {
         for name in client.names.clone() {
             client.look(&name, false);
         }
-        client.saboteur = saboteur;
+        client.saboteur = plan.fault.map(|fault| Saboteur::new(fault, case.seed));
         Ok(client)
     }
 
@@ -128,8 +137,8 @@ impl Client {
             touched.extend(self.believe(&event));
             self.events.push(event);
         }
-        for name in touched {
-            self.look(&name, true);
+        if !self.is_blind {
+            touched.iter().for_each(|name| self.look(name, true));
         }
         Ok(any)
     }
@@ -147,6 +156,11 @@ impl Client {
     /// What was under a name when it was read last, after the last event about it.
     pub(super) fn state(&self, name: &str) -> Option<&State> {
         self.states.get(name).and_then(Option::as_ref)
+    }
+
+    /// Whether it reads nothing.
+    pub(super) fn is_blind(&self) -> bool {
+        self.is_blind
     }
 
     /// All names that were ever read.

@@ -10,7 +10,6 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::case::{Case, Side};
 use super::client::Client;
-use super::fault::Saboteur;
 use super::judge::{Judge, Truth, Wrong, judge};
 use super::local::{Local, Twin, set_up};
 use super::report::{self, Outcome};
@@ -56,8 +55,7 @@ impl<'a, P: Place> Trial<'a, P> {
         };
         let share = place.share(name)?;
         set_up(share.host(), &case)?;
-        let saboteur = plan.fault.map(|fault| Saboteur::new(fault, case.seed));
-        let client = Client::new(&share, &case, saboteur)?;
+        let client = Client::new(&share, &case, plan)?;
         let local = Local::new(share.host(), &case)?;
         let (results, barriers) = (Vec::new(), 0);
         let mut trial = Self { place, plan, case, share, client, local, twin, results, barriers };
