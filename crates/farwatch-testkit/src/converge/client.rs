@@ -20,7 +20,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use fastrand::Rng;
 use inotify::WatchMask;
-use rustix::fs::{AtFlags, CWD};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Statx, StatxFlags};
 
 use super::Plan;
 use super::case::Case;
@@ -48,7 +48,7 @@ pub(super) struct Object {
     /// The same on the host and in the mount.
     pub(super) ino: u64,
     /// Its identity on the host, which no later object has; `None` where it was gone before it could
-    /// be asked for.
+    /// be found.
     pub(super) id: Option<String>,
     pub(super) since: Since,
     /// DELETE_SELF was reported.
@@ -273,27 +273,31 @@ impl Client {
         self.states.insert(name.to_owned(), state);
     }
 
-    /// Watches what a name leads to, unless that is unclear or nothing.
+    /// Watches what a name leads to. What has gone in the meantime is passed over.
     fn watch(&mut self, name: &str, since: Since) {
         let path = self.share.mount().join(name);
-        let number = || rustix::fs::statat(CWD, &path, AtFlags::SYMLINK_NOFOLLOW).ok();
-        let number = || number().map(|stat| stat.st_ino);
-        let before = number();
-        let Ok(watch) = self.queue.watch(&path, Recorder::CHANGES) else { return };
+        // While it is open, no other object has its number.
+        let Ok(open) = rustix::fs::openat(CWD, &path, PATH, Mode::empty()) else { return };
+        let Ok(watch) = self.queue.watch_open(open.as_fd(), Recorder::CHANGES) else { return };
         if self.objects.contains_key(&watch) {
             return;
         }
-        let after = number();
-        // An object that cannot be told from the one that replaced it is not judged.
-        let Some(ino) = before.filter(|_| before == after) else {
-            self.queue.unwatch(watch);
-            return;
-        };
+        let stat = || rustix::fs::statx(&open, c"", NOW, StatxFlags::BASIC_STATS);
+        let Ok(Statx { stx_ino: ino, .. }) = stat() else { return };
         let id = identify(self.share.host(), name, self.dirs.values(), ino);
+        // Only of what still has a name, an object with the same number is the same one.
+        let exists = stat().is_ok_and(|stat| stat.stx_nlink > 0);
+        let id = id.filter(|_| exists);
         let object = Object { name: name.to_owned(), ino, id, since, deleted: false, ended: false };
         self.objects.insert(watch, object);
     }
 }
+
+/// Opens an object to name it, not to read it.
+const PATH: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// Asks the server, where the kernel might answer from its cache.
+const NOW: AtFlags = AtFlags::EMPTY_PATH.union(AtFlags::STATX_FORCE_SYNC);
 
 impl AsFd for Client {
     fn as_fd(&self) -> BorrowedFd<'_> {

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! [`Queue`]: an inotify instance as the kernel gives it, without any interpretation.
 
-use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
+use inotify::{EventMask, Inotify, WatchMask};
 
 use super::worker::now;
 use crate::event::{Event, Kind};
@@ -44,31 +43,30 @@ impl Told {
 #[derive(Debug)]
 pub(super) struct Queue {
     inotify: Inotify,
-    watches: BTreeMap<i32, WatchDescriptor>,
 }
 
 impl Queue {
     /// An instance without watches.
     pub(super) fn new() -> Result<Self> {
         let inotify = Inotify::init().context("inotify_init")?;
-        Ok(Self { inotify, watches: BTreeMap::new() })
+        Ok(Self { inotify })
     }
 
     /// Watches what `path` leads to, a symbolic link itself if it is one. Returns the watch
     /// descriptor, which is the known one when the object is watched already.
     pub(super) fn watch(&mut self, path: &Path, mask: WatchMask) -> io::Result<i32> {
         let watch = self.inotify.watches().add(path, mask | WatchMask::DONT_FOLLOW)?;
-        let number = watch.get_watch_descriptor_id();
-        self.watches.insert(number, watch);
-        Ok(number)
+        Ok(watch.get_watch_descriptor_id())
     }
 
-    /// Ends a watch, if it has not ended.
-    pub(super) fn unwatch(&mut self, watch: i32) {
-        if let Some(watch) = self.watches.remove(&watch) {
-            // It fails when the object has gone in the meantime.
-            drop(self.inotify.watches().remove(watch));
-        }
+    /// Watches the object that is open, whatever names it has by now.
+    pub(super) fn watch_open(
+        &mut self,
+        object: BorrowedFd<'_>,
+        mask: WatchMask,
+    ) -> io::Result<i32> {
+        let path = format!("/proc/self/fd/{}", object.as_raw_fd());
+        Ok(self.inotify.watches().add(path, mask)?.get_watch_descriptor_id())
     }
 
     /// The events that are there; waits for none.
