@@ -25,7 +25,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, Statx, StatxFlags};
 use super::Plan;
 use super::case::Case;
 use super::fault::Saboteur;
-use super::queue::{Queue, Told};
+use super::queue::{Queue, Received};
 use super::state::{State, Type, identify, list};
 use crate::event::{Event, Kind};
 use crate::recorder::Recorder;
@@ -76,7 +76,7 @@ pub(super) struct Client {
     states: BTreeMap<String, Option<State>>,
     /// What was in each file when it was read last, by whatever name.
     contents: BTreeMap<u64, Vec<u8>>,
-    events: Vec<Told>,
+    events: Vec<Received>,
     saboteur: Option<Saboteur>,
     rng: Rng,
 }
@@ -121,26 +121,24 @@ impl Client {
         Ok(client)
     }
 
-    /// Reads and believes the events that are there. Returns whether there were any.
-    pub(super) fn read(&mut self) -> Result<bool> {
-        let told = self.queue.read()?;
-        let any = !told.is_empty();
-        let (barriers, told): (Vec<_>, Vec<_>) =
-            told.into_iter().partition(|event| event.watch == self.barrier);
+    /// Reads and believes the events that are there.
+    pub(super) fn read(&mut self) -> Result<()> {
+        let (barriers, received): (Vec<_>, Vec<_>) =
+            self.queue.read()?.into_iter().partition(|event| event.watch == self.barrier);
         self.passed.extend(barriers.into_iter().filter_map(|event| event.name));
-        let told = match &mut self.saboteur {
-            Some(saboteur) => saboteur.pass(told),
-            None => told,
+        let received = match &mut self.saboteur {
+            Some(saboteur) => saboteur.pass(received),
+            None => received,
         };
         let mut touched = BTreeSet::new();
-        for event in told {
+        for event in received {
             touched.extend(self.believe(&event));
             self.events.push(event);
         }
         if !self.is_blind {
             touched.iter().for_each(|name| self.look(name, true));
         }
-        Ok(any)
+        Ok(())
     }
 
     /// Whether the sentinel `name` was seen.
@@ -184,7 +182,7 @@ impl Client {
     }
 
     /// All events since the client began, or since [`forget_events`](Self::forget_events).
-    pub(super) fn events(&self) -> &[Told] {
+    pub(super) fn events(&self) -> &[Received] {
         &self.events
     }
 
@@ -208,16 +206,16 @@ impl Client {
     /// as lines of text. Times count from `begin`.
     pub(super) fn last_events(&self, dir: &str, begin: Duration, len_max: usize) -> Vec<String> {
         let below = format!("{dir}/");
-        let is_of_dir = |event: &&Told| match self.objects.get(&event.watch) {
+        let is_of_dir = |event: &&Received| match self.objects.get(&event.watch) {
             Some(object) => object.name.starts_with(&below),
             None => self.dirs.get(&event.watch).is_none_or(|name| name == dir),
         };
-        let events: Vec<&Told> = self.events.iter().filter(is_of_dir).collect();
+        let events: Vec<&Received> = self.events.iter().filter(is_of_dir).collect();
         let last = events.iter().skip(events.len().saturating_sub(len_max));
         last.map(|event| self.render(event, begin)).collect()
     }
 
-    fn render(&self, event: &Told, begin: Duration) -> String {
+    fn render(&self, event: &Received, begin: Duration) -> String {
         let object = match (self.dirs.get(&event.watch), self.objects.get(&event.watch)) {
             (Some(dir), _) => {
                 Event::object_of(dir.as_ref(), event.name.as_ref().map(AsRef::as_ref))
@@ -229,7 +227,7 @@ impl Client {
     }
 
     /// Returns the names to read again.
-    fn believe(&mut self, event: &Told) -> Vec<String> {
+    fn believe(&mut self, event: &Received) -> Vec<String> {
         if let Some(object) = self.objects.get_mut(&event.watch) {
             object.deleted |= event.kind == Kind::DeleteSelf;
             object.ended |= event.kind == Kind::Ignored;

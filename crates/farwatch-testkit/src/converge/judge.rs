@@ -103,9 +103,9 @@ fn names(client: &Client, truth: &Truth) -> Vec<Wrong> {
         let missing = exist.difference(found).map(|name| wrong(name, how[1]));
         extra.chain(missing).collect::<Vec<_>>()
     };
-    let told = ["was reported and does not exist", "exists and was not reported"];
+    let received = ["was reported and does not exist", "exists and was not reported"];
     let listed = ["is listed in the mount and does not exist", "is not listed in the mount"];
-    let mut wrong = compare(Judge::Names, client.names(), told);
+    let mut wrong = compare(Judge::Names, client.names(), received);
     if let Some(names) = &truth.listed {
         wrong.extend(compare(Judge::Listing, names, listed));
     }
@@ -172,14 +172,15 @@ fn is_read(client: &Client, truth: &Truth, read: &State, is: &State) -> bool {
 }
 
 fn streams(client: &Client, wanted: &Stream) -> Vec<Wrong> {
-    let told = Stream::new(client.events(), client.dirs(), &client.first_objects());
+    let received = Stream::new(client.events(), client.dirs(), &client.first_objects());
     let mut wrong = Vec::new();
-    if let Some(sentence) = difference(&wanted.names, &told.names) {
+    if let Some(sentence) = difference(&wanted.names, &received.names) {
         wrong.push(Wrong { judge: Judge::Count, name: None, sentence });
     }
     let none = Vec::new();
     for name in client.first_objects().values() {
-        let [one, two] = [wanted, &told].map(|stream| stream.objects.get(name).unwrap_or(&none));
+        let [one, two] =
+            [wanted, &received].map(|stream| stream.objects.get(name).unwrap_or(&none));
         if let Some(difference) = difference(one, two) {
             let (judge, name) = (Judge::SelfEvents, Some(name.clone()));
             wrong.push(Wrong { judge, name, sentence: difference });

@@ -17,7 +17,7 @@ const BUFFER_LEN: usize = 64 * 1024;
 
 /// One event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Told {
+pub(super) struct Received {
     /// The watch descriptor.
     pub(super) watch: i32,
     pub(super) kind: Kind,
@@ -30,7 +30,7 @@ pub(super) struct Told {
     pub(super) at: Duration,
 }
 
-impl Told {
+impl Received {
     /// A line of text about `object`, with the time since `begin`.
     pub(super) fn render(&self, object: String, begin: Duration) -> String {
         let cookie = usize::try_from(self.cookie).ok().filter(|cookie| *cookie != 0);
@@ -73,20 +73,20 @@ impl Queue {
     ///
     /// # Errors
     /// When the queue has overflowed, or cannot be read.
-    pub(super) fn read(&mut self) -> Result<Vec<Told>> {
+    pub(super) fn read(&mut self) -> Result<Vec<Received>> {
         let mut buffer = vec![0; BUFFER_LEN];
-        let mut told = Vec::new();
+        let mut received = Vec::new();
         loop {
             let events = match self.inotify.read_events(&mut buffer) {
                 Ok(events) => events,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(told),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(received),
                 Err(error) => return Err(error).context("read from inotify"),
             };
             let at = now();
             for event in events {
                 let kind = Kind::from_mask(event.mask).with_context(|| format!("{event:?}"))?;
                 ensure!(kind != Kind::QOverflow, "the queue of a client has overflowed");
-                told.push(Told {
+                received.push(Received {
                     watch: event.wd.get_watch_descriptor_id(),
                     kind,
                     is_dir: event.mask.contains(EventMask::ISDIR),

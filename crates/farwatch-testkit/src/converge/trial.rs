@@ -92,10 +92,10 @@ impl<'a, P: Place> Trial<'a, P> {
         let end = self.results.iter().flatten().map(|done| done.at).max();
         let (wrong, settled) = self.settle(end.unwrap_or_else(now))?;
         let (client, local) = (&self.client, self.local.stream());
-        let told = Stream::new(client.events(), client.dirs(), &client.first_objects());
+        let received = Stream::new(client.events(), client.dirs(), &client.first_objects());
         let made = self.twin.as_ref().map_or(&local, |twin| &twin.stream);
         Ok(Outcome {
-            told: told.names.len(),
+            received: received.names.len(),
             made: made.names.len(),
             settled,
             errors: report::errors(&self.case, &self.results),
