@@ -77,6 +77,7 @@ fn plan(kinds: Vec<Kind>) -> Plan {
         stop: false,
         settle: Settle::Within,
         judges: Judge::ALL.into(),
+        blind: false,
         fault: None,
         local: false,
     }
