@@ -384,6 +384,18 @@ impl Tree {
         }
     }
 
+    /// A replay has taken the name from `id`, which is gone, whatever else has it now.
+    pub(super) fn ended(&mut self, dir: NodeId, name: &Name, id: NodeId) {
+        let current = self.current(dir, name).filter(|current| *current != id);
+        self.untell(dir, name, id);
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.names.retain(|(d, n)| (*d, n) != (dir, name));
+        }
+        if current.is_some() {
+            self.tell_current(dir, name, current);
+        }
+    }
+
     /// The guest removed the entry itself: nothing that it was told of the name holds any longer.
     pub fn cleared(&mut self, dir: NodeId, name: &Name) {
         for id in self.told(dir, name).to_vec() {

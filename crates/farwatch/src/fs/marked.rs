@@ -53,7 +53,16 @@ impl Interposer {
         name: &Name,
     ) -> Option<io::Result<Entry>> {
         match self.ask(&ctx, MarkedRequest::Lookup(dir, name)) {
-            Answer::Entry(object) => Some(self.entry_of(ctx, dir, name, &object)),
+            Answer::Entry(object) => {
+                let object = self.dead_at(ctx, dir, name).unwrap_or(object);
+                Some(self.entry_of(ctx, dir, name, &object))
+            }
+            Answer::Refused(Refusal::NoEntry) if self.replaces(ctx, dir, name) => {
+                match self.dead_at(ctx, dir, name) {
+                    Some(object) => Some(self.entry_of(ctx, dir, name, &object)),
+                    None => Some(Err(refusal(Refusal::NoEntry))),
+                }
+            }
             Answer::Refused(Refusal::NotAsked) => {
                 let id = self.reconnect.found(&self.share, dir, name)?;
                 let object = Object::Known { id, links: 0, here: true };
@@ -104,7 +113,12 @@ impl Interposer {
             self.share.told_stale(seq);
             return Err(refusal(Refusal::Stale));
         }
-        done(&self.ask(&ctx, MarkedRequest::Remove(dir, &name, directory)))
+        let removed = self.share.current(dir, &name);
+        done(&self.ask(&ctx, MarkedRequest::Remove(dir, &name, directory)))?;
+        if let Some(id) = removed {
+            self.share.ended(dir, &name, id);
+        }
+        Ok(())
     }
 
     pub(super) fn rename_marked(
@@ -119,7 +133,13 @@ impl Interposer {
         }
         let (old, old_name) = entry(old.0, old.1)?;
         let (new, new_name) = entry(new.0, new.1)?;
-        done(&self.ask(&ctx, MarkedRequest::Rename(old, &old_name, new, &new_name)))
+        let (moved, replaced) =
+            (self.share.current(old, &old_name), self.share.current(new, &new_name));
+        done(&self.ask(&ctx, MarkedRequest::Rename(old, &old_name, new, &new_name)))?;
+        if let Some(id) = replaced.filter(|_| replaced != moved) {
+            self.share.ended(new, &new_name, id);
+        }
+        Ok(())
     }
 
     pub(super) fn setattr_marked(
@@ -260,6 +280,18 @@ impl Interposer {
         // and what is below a directory in limbo is found by its dentry alone.
         let brief = if kind == FileKind::Directory { BRIEF } else { Duration::ZERO };
         Some(Entry { entry_timeout: brief, ..entry })
+    }
+
+    /// What the guest was told of under a name that the replay ends, and what is gone on the host: where the
+    /// watcher names no objects, which one that was is guessed, and this is known.
+    fn dead_at(&self, ctx: Context, dir: NodeId, name: &Name) -> Option<Object> {
+        let nodes = self.share.ending_nodes(seq(&ctx)?, dir, name);
+        let id = nodes.into_iter().find(|id| !self.lives(ctx, *id))?;
+        Some(Object::Known { id, links: 1, here: false })
+    }
+
+    fn replaces(&self, ctx: Context, dir: NodeId, name: &Name) -> bool {
+        seq(&ctx).and_then(|seq| self.share.ending_at(seq, dir, name)) == Some(Ending::Replaced)
     }
 
     /// How the replay would end a directory, if that lives: where the watcher names no objects, which one has

@@ -92,6 +92,26 @@ impl Share {
         self.lock().engine.told_stale(seq);
     }
 
+    /// [`Engine::ending`](farwatch_proto::host::Engine::ending).
+    pub(crate) fn ending_at(&self, seq: Seq, dir: NodeId, name: &Name) -> Option<Ending> {
+        self.lock().engine.ending(seq, dir, name)
+    }
+
+    /// [`Engine::ending_nodes`](farwatch_proto::host::Engine::ending_nodes).
+    pub(crate) fn ending_nodes(&self, seq: Seq, dir: NodeId, name: &Name) -> Vec<NodeId> {
+        self.lock().engine.ending_nodes(seq, dir, name)
+    }
+
+    /// What the guest's kernel holds under a name.
+    pub(crate) fn current(&self, dir: NodeId, name: &Name) -> Option<NodeId> {
+        self.lock().engine.tree().current(dir, name)
+    }
+
+    /// [`Engine::ended`](farwatch_proto::host::Engine::ended).
+    pub(crate) fn ended(&self, dir: NodeId, name: &Name, id: NodeId) {
+        self.lock().engine.ended(dir, name, id);
+    }
+
     /// How that replay ends what is under a name, if it does, when it is a directory that the guest knows as
     /// `id`.
     pub(crate) fn ending(&self, seq: Seq, dir: NodeId, name: &Name, id: NodeId) -> Option<Ending> {

@@ -53,6 +53,23 @@ impl Engine {
         self.tree.identify(id, fid, ino);
     }
 
+    /// A replay has taken a name from `id`, of which the server has found that it is gone. The server, after the
+    /// answer to the request.
+    pub fn ended(&mut self, dir: NodeId, name: &Name, id: NodeId) {
+        self.tree.ended(dir, name, id);
+    }
+
+    /// The nodes that the replay of notification `seq` may end at a name, oldest first: what the guest was told of
+    /// there, of the type in question. The server, which looks whether they are gone.
+    pub fn ending_nodes(&self, seq: Seq, dir: NodeId, name: &Name) -> Vec<NodeId> {
+        if self.ledger.ending(seq, dir, name).is_none() {
+            return Vec::new();
+        }
+        let is_dir = self.kind_of(seq) == FileKind::Directory;
+        let fits = |id: &NodeId| (self.tree.kind(*id) == Some(FileKind::Directory)) == is_dir;
+        self.tree.held(dir, name).filter(fits).collect()
+    }
+
     /// The guest gives `count` references on a node back (FORGET). Returns the nodes that are gone with them.
     pub fn forget(&mut self, id: NodeId, count: u64) -> Vec<Forgotten> {
         self.tree.forget(id, count)
