@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::barrier::Barriers;
 use crate::{Entry, Fid, FileKind, GuestEvent, Mask, Name, NodeId};
 
 /// An event and the host's name of its object.
@@ -80,6 +81,8 @@ impl Default for Backlog {
 impl Backlog {
     /// The most events that wait, unless told otherwise; 2^17 of them take some 40 MB.
     pub(super) const LEN_MAX: usize = 1 << 17;
+    /// The most probes that wait beside the events: those of barriers, and one for contested entries.
+    const PROBES_MAX: usize = Barriers::STEPS_MAX + 1;
     /// The smallest limit: below it the net of a single name would not fit.
     const LIMIT_MIN: usize = 4;
     /// The two renames of an exchange have no more events between them than this, or they are not
@@ -220,6 +223,30 @@ impl Backlog {
         self.forgotten
     }
 
+    /// Asserts what holds after each input. `handed_out` are the events that were taken and are not settled.
+    pub(super) fn assert_invariants<'a>(&'a self, handed_out: impl Iterator<Item = &'a Pending>) {
+        assert!(
+            self.queue.len() <= self.len_max + Self::PROBES_MAX,
+            "{} events wait, {} may",
+            self.queue.len(),
+            self.len_max
+        );
+        let mut counted = Self::default();
+        for pending in self.queue.iter().chain(handed_out) {
+            counted.count(pending, true);
+        }
+        assert_eq!(
+            self.under_way.len(),
+            counted.under_way.len(),
+            "objects that have names under way"
+        );
+        for (fid, all) in &self.under_way {
+            let counted = counted.under_way.get(fid).map_or(&[][..], Vec::as_slice);
+            let same = all.len() == counted.len() && all.iter().all(|here| counted.contains(here));
+            assert!(same, "under way of {fid:?}: {all:?}, in the queue or handed out: {counted:?}");
+        }
+    }
+
     fn count(&mut self, pending: &Pending, add: bool) {
         let Some(fid) = &pending.object else { return };
         let (dir, arrivals, links, removals) = match &pending.event {
@@ -248,7 +275,8 @@ impl Backlog {
             all.len() - 1
         });
         let step = |n: &mut u32, by: u32| {
-            *n = if add { n.saturating_add(by) } else { n.saturating_sub(by) };
+            let count = if add { n.checked_add(by) } else { n.checked_sub(by) };
+            *n = count.expect("an event is settled once, and only after it was pushed");
         };
         let here = &mut all[nth].1;
         step(&mut here.arrivals, arrivals);

@@ -168,6 +168,16 @@ impl Barriers {
         (self.void, self.read) = (self.asked, self.asked);
     }
 
+    /// Asserts what holds after each input.
+    pub(super) fn assert_invariants(&self) {
+        assert!(self.steps.len() <= Self::STEPS_MAX, "{} probes", self.steps.len());
+        let last = self.steps.iter().try_fold(self.reached.max(self.void), |last, step| {
+            (last < step.ticket).then_some(step.ticket)
+        });
+        let last = last.expect("barriers are in the order of their tickets, and none is reached");
+        assert!(last <= self.read.max(self.void) && self.read <= self.asked, "{self:?}");
+    }
+
     /// Makes a step of what has been read. Without room the last one that has no probe yet takes it,
     /// and if each has one, it waits.
     fn step(&mut self) {

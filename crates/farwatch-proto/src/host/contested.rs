@@ -352,6 +352,21 @@ impl Contested {
             slot.retry_at = now.checked_add(Self::RETRY);
         }
     }
+
+    /// Asserts what holds after each input.
+    pub(super) fn assert_invariants(&self) {
+        assert!(self.slots.len() <= Self::LEN_MAX, "{} entries", self.slots.len());
+        assert!(self.settled <= self.read && self.read <= self.count, "{self:?}");
+        for ((dir, name), slot) in &self.slots {
+            assert!(!dir.is_reserved(), "{dir} is not in the share");
+            let last = slot.found.as_ref().map_or(slot.touched, |(at, _)| *at);
+            assert!(
+                slot.touched > 0 && slot.touched <= last && last <= self.count,
+                "{dir}/{name:?}: {slot:?}, {} touches",
+                self.count
+            );
+        }
+    }
 }
 
 impl Slot {

@@ -5,6 +5,7 @@ mod changes;
 mod compare;
 mod guest;
 mod input;
+mod invariants;
 mod probes;
 
 use std::num::NonZeroU32;
@@ -120,6 +121,7 @@ impl Engine {
         self.drop_link();
         self.nets.clear();
         self.owes = false;
+        self.check_invariants();
     }
 
     /// An agent's thread has opened the control node.
@@ -161,6 +163,7 @@ impl Engine {
             self.owes = true;
         }
         self.drop_link();
+        self.check_invariants();
     }
 
     /// What moves with the guest to another host. `control_opened` is how often the control node was
@@ -192,6 +195,7 @@ impl Engine {
             self.nets.lost_track(in_step, &self.tree);
             (self.in_step, self.owes) = (in_step, true);
         }
+        self.check_invariants();
     }
 
     /// The host's watcher merges equal events with others between them, renames too, as fanotify does
@@ -295,7 +299,9 @@ impl Engine {
         };
         self.ledger.hand_out(self.seq, pending, second, &mut self.backlog);
         self.seq = self.seq.next();
-        Some(notification)
+        // The ledger may have had to give up its oldest record.
+        self.take_unfinished();
+        self.checked(Some(notification))
     }
 
     /// Answers a request with an agent's marks. `seq` is the number that it carries.
@@ -313,7 +319,7 @@ impl Engine {
                 let answer = self.ledger.answer(seq, request, &mut self.tree, &mut self.backlog);
                 self.replayed(seq, request, &answer);
                 self.take_unfinished();
-                answer
+                self.checked(answer)
             }
             None => Answer::Refused(Refusal::NotAsked),
         }

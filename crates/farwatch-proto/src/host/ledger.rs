@@ -6,6 +6,7 @@
 //! very notification, from what is already true on the host: the answer never changes anything
 //! there, and a request that no record asks for gets EPERM. `docs/PROTOCOL.md` has the table.
 
+mod invariants;
 mod record;
 mod replaying;
 mod request;

@@ -64,7 +64,7 @@ impl Engine {
     }
 
     pub(super) fn doubt(&mut self, dir: NodeId, name: &Name) {
-        if !dir.is_reserved() && !self.contested.doubt(dir, name) {
+        if self.is_listening() && !dir.is_reserved() && !self.contested.doubt(dir, name) {
             self.nets.gave_up(dir, Mask::empty(), &self.tree);
         }
     }

@@ -34,12 +34,14 @@ impl Engine {
     /// A reply to LOOKUP, or to a request that makes an object, names a node: one more reference of the guest's.
     /// Returns whether the node is new to the tree.
     pub fn learn(&mut self, learned: Learned, dir: NodeId, name: &Name) -> bool {
-        self.tree.learn(learned, dir, name)
+        let new = self.tree.learn(learned, dir, name);
+        self.checked(new)
     }
 
     /// A reply to LOOKUP says that there is nothing under a name.
     pub fn learn_missing(&mut self, dir: NodeId, name: &Name) {
         self.tree.tell_current(dir, name, None);
+        self.check_invariants();
     }
 
     /// A node that was learned just now is mounted on its name. What happens to the name is then about the
@@ -51,6 +53,7 @@ impl Engine {
     /// A node that came with a migration has been found: how the host names its object, and the inode number.
     pub fn identify(&mut self, id: NodeId, fid: Fid, ino: u64) {
         self.tree.identify(id, fid, ino);
+        self.check_invariants();
     }
 
     /// A replay has taken a name from `id`, of which the server has found that it is gone. The server, after the
@@ -72,13 +75,15 @@ impl Engine {
 
     /// The guest gives `count` references on a node back (FORGET). Returns the nodes that are gone with them.
     pub fn forget(&mut self, id: NodeId, count: u64) -> Vec<Forgotten> {
-        self.tree.forget(id, count)
+        let gone = self.tree.forget(id, count);
+        self.checked(gone)
     }
 
     /// The reply to a replayed request names a known node without the file server's having been asked. `false`,
     /// and nothing is counted, when the guest has forgotten the node in the meantime.
     pub fn lend(&mut self, id: NodeId, dir: NodeId, name: &Name) -> bool {
-        self.tree.lend(id, dir, name)
+        let lent = self.tree.lend(id, dir, name);
+        self.checked(lent)
     }
 
     /// A reply names a known node by `.` or `..`. `false` when the guest has forgotten it.
@@ -116,6 +121,7 @@ impl Engine {
                 self.own_arrival(one, ids[1]);
             }
         }
+        self.check_invariants();
     }
 
     fn own_arrival(&mut self, (dir, name): (NodeId, &Name), id: Option<NodeId>) {

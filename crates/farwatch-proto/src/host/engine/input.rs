@@ -111,10 +111,16 @@ impl Engine {
             Input::Unlisted => self.handle_unlisted(now),
             Input::Asked => self.handle_asked(),
         }
+        self.check_invariants();
     }
 
     /// What to do next. The watch thread calls this until it gives [`Output::Timeout`].
     pub fn poll_output(&mut self, now: Instant) -> Output {
+        let output = self.next_output(now);
+        self.checked(output)
+    }
+
+    fn next_output(&mut self, now: Instant) -> Output {
         if let Some(look) = self.look() {
             return Output::Look(look);
         }

@@ -82,7 +82,8 @@ impl Engine {
             self.barriers.postpone(node, owed);
         }
         let settled = self.contested.handle_probe(node);
-        self.barriers.handle_probe(node) || settled || unfinished
+        let reached = self.barriers.handle_probe(node);
+        self.checked(reached || settled || unfinished)
     }
 
     /// Whether the last replay of a name has not come to its end for some time, and nothing follows that
