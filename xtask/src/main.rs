@@ -29,7 +29,8 @@ usage: cargo xtask <task>
   converge  few names changed at full speed, on the host and in the mount, and whether what a program in
             the mount believes is true afterwards (needs root): [renames solo both many] --trials N
             --seed S [--settle 1s|sync] [--path mount|agent|local] [--watch BACKEND] [--cache POLICY]
-            [--names N --dirs N --ops N --exchange] [--fault NAME] [--stop] [--repeat] [--log FILE]
+            [--names N --dirs N --ops N --exchange] [--blind] [--fault NAME] [--stop] [--repeat]
+            [--log FILE]; farwatch-converge run --help says more
   bench     what farwatch costs on this machine (needs root; --quick does a tenth)";
 
 fn main() -> ExitCode {

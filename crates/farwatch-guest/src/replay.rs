@@ -10,8 +10,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use farwatch_proto::guest::join::Joined;
 use farwatch_proto::guest::limbo::Limbo;
-use farwatch_proto::guest::opens::{Opens, Step, Way};
+use farwatch_proto::guest::opens::{Opens, Step};
 use farwatch_proto::guest::plan::{Call, Place, Target, plan};
+use farwatch_proto::replay::{OpenMode, Times};
 use farwatch_proto::wire::abi::FARWATCH_LIMBO_NAME;
 use farwatch_proto::{Entry, FileKind, GuestEvent, Mask, Name, Node};
 use farwatch_sys::{handle, thread};
@@ -93,7 +94,7 @@ impl Replayer {
             outcome.failed += 1;
             return outcome;
         }
-        // The server wants to be asked for a node that nobody has (PROTOCOL.md, 6.5).
+        // The server wants to be asked for a node that nobody has (PROTOCOL.md, 6.6).
         let probe = matches!(event, GuestEvent::Object { node, .. } if node.id.is_reserved());
         for call in plan(event.clone()) {
             match (self.call(&call), &call, *mate) {
@@ -204,17 +205,16 @@ impl Replayer {
         is_last: bool,
     ) -> Result<(), Errno> {
         match step {
-            Step::Open(way) => match open_file(self.object(target, object)?, way)? {
+            Step::Open(mode) => match open_file(self.object(target, object)?, mode)? {
                 Some(file) => {
-                    drop(self.opens.keep(target.clone(), way, file));
+                    drop(self.opens.keep(target.clone(), mode, file));
                     Ok(())
                 }
                 None if is_last || matches!(target, Target::Node(_)) => Ok(()),
                 None => Err(Errno::STALE),
             },
             Step::Access => self.opens.any(target).map_or(Ok(()), read_something),
-            Step::Modify => set_times(self.object(target, object)?, UTIME_OMIT),
-            Step::Attrib => set_times(self.object(target, object)?, UTIME_NOW),
+            Step::SetTimes(times) => set_times(self.object(target, object)?, times),
             Step::Refresh => match self.opens.any(target) {
                 Some(file) => {
                     let sync = AtFlags::EMPTY_PATH.union(AtFlags::STATX_FORCE_SYNC);
@@ -343,16 +343,15 @@ fn look_again(dir: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
 
 /// Only a regular file, or a directory for reading: opening a FIFO or a device would be felt by others.
 /// What the guest holds under the name need not be what the event was about.
-fn open_file(object: &OwnedFd, way: Way) -> Result<Option<OwnedFd>, Errno> {
+fn open_file(object: &OwnedFd, mode: OpenMode) -> Result<Option<OwnedFd>, Errno> {
     let dont_sync = AtFlags::EMPTY_PATH.union(AtFlags::STATX_DONT_SYNC);
     let stat = rustix::fs::statx(object, c"", dont_sync, StatxFlags::TYPE)?;
-    let mode = match (FileKind::from_mode(u32::from(stat.stx_mode)), way) {
-        (FileKind::Regular | FileKind::Directory, Way::Read) => OFlags::RDONLY,
-        (FileKind::Regular, Way::Write) => OFlags::WRONLY,
-        (FileKind::Regular, Way::ReadWrite) => OFlags::RDWR,
-        _ => return Ok(None),
-    };
+    let kind = FileKind::from_mode(u32::from(stat.stx_mode));
+    if kind != FileKind::Regular && (kind != FileKind::Directory || mode.writes()) {
+        return Ok(None);
+    }
     let path = format!("/proc/thread-self/fd/{}", object.as_raw_fd());
+    let mode = OFlags::from_bits_retain(mode.flags());
     let flags = mode | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     rustix::fs::openat(CWD, path, flags, Mode::empty()).map(Some)
 }
@@ -368,8 +367,12 @@ fn read_something(file: &OwnedFd) -> Result<(), Errno> {
     }
 }
 
-/// Sets the mtime to now, and the atime to now or not at all.
-fn set_times(object: &OwnedFd, atime_nsec: i64) -> Result<(), Errno> {
+/// Sets these times to now, and leaves the other.
+fn set_times(object: &OwnedFd, times: Times) -> Result<(), Errno> {
+    let atime_nsec = match times {
+        Times::Mtime => UTIME_OMIT,
+        Times::Both => UTIME_NOW,
+    };
     let times = Timestamps {
         last_access: Timespec { tv_sec: 0, tv_nsec: atime_nsec },
         last_modification: Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },

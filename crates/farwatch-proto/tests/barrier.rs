@@ -5,8 +5,8 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use farwatch_proto::host::{
-    Answer, Checked, Engine, HostChange, HostEntry, Learned, Listing, MarkedRequest, OwnChange,
-    Progress, Ticket,
+    Answer, Checked, Engine, HostChange, HostEntry, Input, Learned, Listing, MarkedRequest, Output,
+    OwnChange, Progress, Ticket,
 };
 use farwatch_proto::wire::Notification;
 use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId, Seq};
@@ -53,14 +53,34 @@ impl Host {
     /// The watch thread reads all that there is.
     fn read(&mut self) {
         if let Some(mark) = self.engine.to_read() {
-            self.engine.handle_read(mark);
+            self.input(Input::ReadUpTo(mark));
         }
-        self.engine.poll_probes(self.now);
+        self.work();
+    }
+
+    fn input(&mut self, input: Input) {
+        self.engine.input(self.now, input);
+    }
+
+    /// The watch thread does what the engine wants to have done, and finds nothing where it looks. Returns when
+    /// it wakes by itself.
+    fn work(&mut self) -> Option<Instant> {
+        loop {
+            let input = match self.engine.poll_output(self.now) {
+                Output::Wake => continue,
+                Output::Timeout(at) => return at,
+                Output::Look(look) => Input::Looked(look, FileKind::Unknown),
+                Output::Check(check) => Input::Checked(check, Checked::default()),
+                Output::Rescan(_) => Input::Listing(Listing::default()),
+            };
+            self.input(input);
+        }
     }
 
     fn changed(&mut self, entry: &str) {
         let entry = HostEntry { dir: fid(1), name: name(entry) };
-        self.engine.handle_change(HostChange::Entry { entry, mask: Mask::CREATE, object: None });
+        let change = HostChange::Entry { entry, mask: Mask::CREATE, object: None };
+        self.input(Input::Change(change));
     }
 
     /// The agent takes one message and replays it; `true` if it was a probe that something waited for.
@@ -86,15 +106,15 @@ impl Host {
             };
             self.engine.answer(Seq::new(self.sent), call);
         }
-        self.engine.handle_probe(node.id)
+        self.engine.probe_seen(node.id)
     }
 
     /// The watch thread lists a piece of a directory, which is empty.
     fn list(&mut self) {
         self.now += Duration::from_secs(2);
-        self.engine.poll_rescan(self.now).expect("one is stale");
-        self.engine.handle_listing(self.now, Listing::default());
-        self.engine.poll_probes(self.now);
+        assert!(self.engine.stale_len() > 0);
+        self.input(Input::ReadDone);
+        self.work();
     }
 }
 
@@ -120,7 +140,7 @@ fn a_rename_is_replayed_with_its_second_half_which_comes_before_the_probe() {
     let side = |entry| Some(HostEntry { dir: fid(1), name: name(entry) });
     let (from, to) = (side("a"), side("b"));
     let object = None;
-    host.engine.handle_change(HostChange::Move { from, to, object, directory: false });
+    host.input(Input::Change(HostChange::Move { from, to, object, directory: false }));
     let first = host.send();
     let ticket = host.ask();
     host.read();
@@ -140,8 +160,8 @@ fn what_was_asked_for_after_the_queue_was_looked_at_waits_for_the_next_look() {
     host.ask();
     let looked_at = host.engine.to_read().expect("one was asked for");
     let late = host.ask();
-    host.engine.handle_read(looked_at);
-    host.engine.poll_probes(host.now);
+    host.input(Input::ReadUpTo(looked_at));
+    host.work();
     assert!(host.replay());
     assert_eq!(host.engine.progress(late), Progress::Unread);
     host.read();
@@ -152,7 +172,7 @@ fn what_was_asked_for_after_the_queue_was_looked_at_waits_for_the_next_look() {
 #[test]
 fn directories_that_are_stale_are_waited_for_and_not_those_that_become_stale_later() {
     let mut host = Host::new();
-    host.engine.handle_change(HostChange::Overflow);
+    host.input(Input::Change(HostChange::Overflow));
     let ticket = host.ask();
     host.read();
     assert_eq!(host.engine.progress(ticket), Progress::Stale);
@@ -165,7 +185,7 @@ fn directories_that_are_stale_are_waited_for_and_not_those_that_become_stale_lat
         host.list();
     }
     assert_eq!(host.engine.progress(ticket), Progress::Sent);
-    host.engine.handle_lost(&fid(2));
+    host.input(Input::Lost(fid(2)));
     while !host.replay() {}
     assert_eq!(host.engine.progress(ticket), Progress::Reached);
     assert_eq!(host.engine.stale_len(), 1);
@@ -196,7 +216,7 @@ fn however_many_ask_the_backlog_has_few_probes_and_each_is_reached() {
     assert!(host.engine.backlog_len() <= 16, "{}", host.engine.backlog_len());
     while host.engine.has_next() {
         host.replay();
-        host.engine.poll_probes(host.now);
+        host.work();
     }
     assert!(tickets.iter().all(|t| host.engine.progress(*t) == Progress::Reached));
 }
@@ -204,7 +224,7 @@ fn however_many_ask_the_backlog_has_few_probes_and_each_is_reached() {
 #[test]
 fn of_too_many_that_wait_for_a_stale_directory_the_last_go_together() {
     let mut host = Host::new();
-    host.engine.handle_lost(&fid(2));
+    host.input(Input::Lost(fid(2)));
     let mut tickets = Vec::new();
     for _ in 0..100 {
         tickets.push(host.ask());
@@ -228,7 +248,7 @@ fn the_end_of_a_link_is_the_end_of_its_barriers_and_no_probe_of_it_counts() {
     host.engine.detach();
     assert_eq!(host.engine.progress(ticket), Progress::Void);
     assert_eq!(host.engine.ask_barrier(), None);
-    host.engine.handle_read(mark);
+    host.input(Input::ReadUpTo(mark));
     host.listen();
     assert!(!host.replayed(&probe));
     assert_eq!(host.engine.progress(ticket), Progress::Void);
@@ -255,9 +275,8 @@ fn barrier_after_a_difference_was_sent_is_reached() {
                 removed += u32::from(sent.mask.contains(Mask::DELETE));
                 host.replayed(&sent);
             }
-            while let Some(check) = host.engine.poll_check(host.now) {
-                host.engine.handle_checked(host.now, check, Checked::default());
-            }
+            host.input(Input::ReadDone);
+            host.work();
         }
         removed
     };
@@ -287,15 +306,13 @@ fn replay_that_fails_after_the_watch_thread_has_gone_to_sleep_is_found_out() {
     host.read();
     host.changed("f");
     // The watch thread has nothing more to do, and the agent has not begun.
-    host.engine.poll_probes(host.now);
-    let mut asleep_until = host.engine.check_timeout();
+    let mut asleep_until = host.work();
     // The agent's call fails, and nothing follows.
     host.send();
     for _ in 0..3 {
         let Some(until) = asleep_until else { break };
         host.now = host.now.max(until);
-        host.engine.poll_probes(host.now);
-        asleep_until = host.engine.check_timeout();
+        asleep_until = host.work();
     }
     assert!(host.engine.has_next(), "a probe shows that the replay did not end");
 }

@@ -2,12 +2,13 @@
 //! What the engine makes of host changes, and how it answers the requests of the replay. The guest's
 //! kernel is played by the test: it sends what `docs/PROTOCOL.md` says a kernel sends.
 
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use farwatch_proto::host::{
-    Answer, Engine, HostChange, HostEntry, Learned, MarkedRequest, Object, Opening, OwnChange,
-    Refusal,
+    Answer, Engine, HostChange, HostEntry, Input, Learned, Look, MarkedRequest, Object, Output,
+    OwnChange, Refusal,
 };
+use farwatch_proto::replay::{OpenMode, Times};
 use farwatch_proto::wire::Notification;
 use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId, Seq};
 
@@ -30,18 +31,20 @@ fn id(number: u64) -> NodeId {
 /// An engine whose guest knows the root (fid 1), and whose agent listens.
 struct Host {
     engine: Engine,
+    now: Instant,
     /// The number of the last notification; a request carries it.
     seq: Seq,
     sent: bool,
 }
 
 impl Host {
+    #[expect(clippy::disallowed_methods, reason = "a test has to begin somewhere in time")]
     fn new() -> Self {
         let mut engine = Engine::default();
         engine.reset(Some(fid(1)));
         engine.attach(42).expect("nobody is attached yet");
         engine.listen(SystemTime::UNIX_EPOCH);
-        Self { engine, seq: Seq::FIRST, sent: false }
+        Self { engine, now: Instant::now(), seq: Seq::FIRST, sent: false }
     }
 
     /// The guest looks an entry of the root up and learns of node `number`, fid `number`.
@@ -54,15 +57,34 @@ impl Host {
         self.guest_knows(entry, number, FileKind::Regular);
     }
 
+    fn take_in(&mut self, change: HostChange) {
+        self.engine.input(self.now, Input::Change(change));
+    }
+
+    /// What is to be looked at before the next event is sent.
+    fn next_look(&mut self) -> Option<Look> {
+        loop {
+            match self.engine.poll_output(self.now) {
+                Output::Look(look) => return Some(look),
+                Output::Wake => {}
+                Output::Rescan(_) | Output::Check(_) | Output::Timeout(_) => return None,
+            }
+        }
+    }
+
+    fn looked(&mut self, look: &Look, found: FileKind) {
+        self.engine.input(self.now, Input::Looked(look.clone(), found));
+    }
+
     fn changed(&mut self, entry: &str, mask: Mask, object: u8) {
         let entry = HostEntry { dir: fid(1), name: name(entry) };
         let object = Some(fid(object));
-        self.engine.handle_change(HostChange::Entry { entry, mask, object });
+        self.take_in(HostChange::Entry { entry, mask, object });
     }
 
     fn directory_changed(&mut self, object: u8, mask: Mask) {
         let change = HostChange::Object { object: fid(object), mask: mask | Mask::ISDIR };
-        self.engine.handle_change(change);
+        self.take_in(change);
     }
 
     fn moved(&mut self, from: Option<(u8, &str)>, to: Option<(u8, &str)>, object: u8) {
@@ -70,7 +92,7 @@ impl Host {
             side.map(|(dir, entry)| HostEntry { dir: fid(dir), name: name(entry) })
         };
         let (from, to, object) = (side(from), side(to), Some(fid(object)));
-        self.engine.handle_change(HostChange::Move { from, to, object, directory: false });
+        self.take_in(HostChange::Move { from, to, object, directory: false });
     }
 
     /// The next notification, whose number the requests from now on carry.
@@ -125,7 +147,7 @@ fn a_change_in_a_directory_that_the_guest_does_not_know_is_not_told() {
     let mut host = Host::new();
     let entry = HostEntry { dir: fid(77), name: name("f") };
     let object = Some(fid(9));
-    host.engine.handle_change(HostChange::Entry { entry, mask: Mask::CREATE, object });
+    host.take_in(HostChange::Entry { entry, mask: Mask::CREATE, object });
     assert_eq!(host.next(), None);
 }
 
@@ -146,10 +168,10 @@ fn a_created_file_is_absent_until_it_has_been_made_and_made_once() {
 fn what_was_made_is_looked_at_before_it_is_told_of_and_adopted_as_what_it_is() {
     let mut host = Host::new();
     host.changed("l", Mask::CREATE, 9);
-    let look = host.engine.poll_look().expect("its type is not known");
+    let look = host.next_look().expect("its type is not known");
     assert_eq!((look.dir, &look.name, &look.object), (NodeId::ROOT, &name("l"), &fid(9)));
-    host.engine.handle_look(&look, FileKind::Symlink);
-    assert_eq!(host.engine.poll_look(), None);
+    host.looked(&look, FileKind::Symlink);
+    assert_eq!(host.next_look(), None);
     assert_eq!(host.next().map(|told| told.kind), Some(FileKind::Symlink));
     let made = MarkedRequest::Create(NodeId::ROOT, &name("l"), FileKind::Symlink);
     assert_eq!(host.ask(made), Answer::Entry(Object::Adopt(FileKind::Symlink)));
@@ -160,13 +182,13 @@ fn what_is_not_found_is_told_of_without_a_type_and_looked_for_once() {
     let mut host = Host::new();
     host.changed("a", Mask::CREATE, 8);
     host.changed("b", Mask::CREATE, 9);
-    let look = host.engine.poll_look().expect("the first");
-    host.engine.handle_look(&look, FileKind::Unknown);
-    assert_eq!(host.engine.poll_look(), None);
+    let look = host.next_look().expect("the first");
+    host.looked(&look, FileKind::Unknown);
+    assert_eq!(host.next_look(), None);
     assert_eq!(host.next().map(|told| told.kind), Some(FileKind::Unknown));
     // An answer that comes late is about what has gone.
-    host.engine.handle_look(&look, FileKind::Fifo);
-    let second = host.engine.poll_look().expect("the second");
+    host.looked(&look, FileKind::Fifo);
+    let second = host.next_look().expect("the second");
     assert_eq!(second.object, fid(9));
     assert_eq!(host.next().map(|told| told.kind), Some(FileKind::Unknown));
 }
@@ -183,7 +205,7 @@ fn nothing_is_looked_at_that_is_known_or_was_there_before_or_is_closed() {
     host.moved(Some((1, "old")), Some((1, "new")), 9);
     let mut sent = 0;
     while host.engine.has_next() {
-        assert_eq!(host.engine.poll_look(), None, "before notification {sent}");
+        assert_eq!(host.next_look(), None, "before notification {sent}");
         host.next();
         sent += 1;
     }
@@ -203,8 +225,8 @@ fn requests_that_the_notification_did_not_ask_for_are_refused() {
     let root = NodeId::ROOT;
     assert_eq!(host.ask(MarkedRequest::Create(root, &name("f"), FileKind::Directory)), EPERM);
     assert_eq!(host.ask(MarkedRequest::Link(id(5), root, &name("f"))), EPERM);
-    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Mask::MODIFY)), EPERM);
-    assert_eq!(host.ask(MarkedRequest::Open(id(5), Opening::Write)), EPERM);
+    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Times::Mtime)), EPERM);
+    assert_eq!(host.ask(MarkedRequest::Open(id(5), OpenMode::Write)), EPERM);
     let later = host.seq.next();
     let request = MarkedRequest::Create(root, &name("f"), FileKind::Regular);
     assert_eq!(host.engine.answer(Some(later), request), EPERM);
@@ -369,7 +391,7 @@ fn directory_moved_to_the_name_of_a_known_file_replaces_nothing() {
     host.knows_file("f", 7);
     let entry = |text| Some(HostEntry { dir: fid(1), name: name(text) });
     let (from, to, object) = (entry("d"), entry("f"), Some(fid(9)));
-    host.engine.handle_change(HostChange::Move { from, to, object, directory: true });
+    host.take_in(HostChange::Move { from, to, object, directory: true });
     host.next();
     host.next();
     host.seq = Seq::FIRST;
@@ -467,14 +489,13 @@ fn each_content_event_of_a_message_is_answered_once_and_for_its_own_object() {
     host.changed("f", Mask::MODIFY | Mask::CLOSE_WRITE, 5);
     host.next();
     assert_eq!(host.lookup("f"), known(5, 0, true));
-    // Not its object: the kernel is to look the name up again.
-    assert_eq!(host.ask(MarkedRequest::SetTimes(id(6), Mask::MODIFY)), ESTALE);
+    assert_eq!(host.ask(MarkedRequest::SetTimes(id(6), Times::Mtime)), EPERM);
     let five = Object::Known { id: id(5), links: 0, here: false };
-    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Mask::MODIFY)), Answer::Attr(five));
-    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Mask::MODIFY)), EPERM);
-    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Mask::ATTRIB)), EPERM);
-    assert_eq!(host.ask(MarkedRequest::Open(id(5), Opening::Write)), Answer::Opened);
-    assert_eq!(host.ask(MarkedRequest::Open(id(5), Opening::Write)), EPERM);
+    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Times::Mtime)), Answer::Attr(five));
+    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Times::Mtime)), EPERM);
+    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Times::Both)), EPERM);
+    assert_eq!(host.ask(MarkedRequest::Open(id(5), OpenMode::Write)), Answer::Opened);
+    assert_eq!(host.ask(MarkedRequest::Open(id(5), OpenMode::Write)), EPERM);
 }
 
 #[test]
@@ -490,7 +511,7 @@ fn what_is_told_of_a_file_is_not_raised_at_the_directory_that_has_its_name_by_no
             host.guest_knows("f", 5, FileKind::Directory);
         }
         host.next();
-        assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Mask::MODIFY)), ESTALE);
+        assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Times::Mtime)), ESTALE);
         assert_eq!(host.lookup("f"), nobody);
     }
 }
@@ -500,10 +521,10 @@ fn a_change_of_nobody_is_not_raised_at_the_directory_that_has_the_name() {
     let mut host = Host::new();
     let entry = HostEntry { dir: fid(1), name: name("f") };
     let change = HostChange::Entry { entry, mask: Mask::MODIFY, object: None };
-    host.engine.handle_change(change);
+    host.take_in(change);
     host.guest_knows("f", 5, FileKind::Directory);
     host.next();
-    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Mask::MODIFY)), ESTALE);
+    assert_eq!(host.ask(MarkedRequest::SetTimes(id(5), Times::Mtime)), ESTALE);
     assert_eq!(host.lookup("f"), Answer::Entry(Object::Phantom(FileKind::Unknown)));
 }
 
@@ -610,22 +631,24 @@ fn each_open_and_read_is_granted_once_and_only_for_reads() {
     let mut host = Host::new();
     host.knows_file("a", 5);
     host.engine.want(Mask::DEFAULT | Mask::READS);
-    let open = |host: &mut Host, opening| host.ask(MarkedRequest::Open(id(5), opening));
-    let all = [Opening::Read, Opening::Write, Opening::Both, Opening::Access];
+    let five = id(5);
+    let read = MarkedRequest::Read(five);
+    let [to_read, to_write, for_both] = [OpenMode::Read, OpenMode::Write, OpenMode::ReadWrite]
+        .map(|mode| MarkedRequest::Open(five, mode));
     for (mask, granted) in [
         (Mask::MODIFY | Mask::ATTRIB, &[][..]),
-        (Mask::CLOSE_WRITE, &[Opening::Write]),
-        (Mask::CLOSE_NOWRITE, &[Opening::Read]),
-        (Mask::ACCESS, &[Opening::Read, Opening::Access]),
-        (Mask::OPEN, &[Opening::Read, Opening::Write]),
+        (Mask::CLOSE_WRITE, &[to_write]),
+        (Mask::CLOSE_NOWRITE, &[to_read]),
+        (Mask::ACCESS, &[to_read, read]),
+        (Mask::OPEN, &[to_read, to_write]),
     ] {
         host.changed("a", mask, 5);
         assert!(host.next().is_some());
-        for opening in all {
-            let answer = if opening == Opening::Access { Answer::Done } else { Answer::Opened };
-            let expected = if granted.contains(&opening) { answer } else { EPERM };
-            assert_eq!(open(&mut host, opening), expected, "{mask:?} {opening:?}");
-            assert_eq!(open(&mut host, opening), EPERM, "{mask:?} {opening:?} again");
+        for request in [to_read, to_write, for_both, read] {
+            let answer = if request == read { Answer::Done } else { Answer::Opened };
+            let expected = if granted.contains(&request) { answer } else { EPERM };
+            assert_eq!(host.ask(request), expected, "{mask:?} {request:?}");
+            assert_eq!(host.ask(request), EPERM, "{mask:?} {request:?} again");
         }
     }
 }

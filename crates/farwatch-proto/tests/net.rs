@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime};
 
 use farwatch_proto::host::{
-    Answer, Engine, HostChange, HostEntry, Learned, Listed, Listing, MarkedRequest, Object,
-    OwnChange, Refusal, Rescan,
+    Answer, Engine, HostChange, HostEntry, Input, Learned, Listed, Listing, MarkedRequest, Object,
+    Output, OwnChange, Refusal, Rescan,
 };
 use farwatch_proto::wire::Notification;
 use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId, Seq};
@@ -67,10 +67,14 @@ impl Host {
         engine.reset(Some(fid(1)));
         engine.attach(42).expect("nobody is attached yet");
         engine.listen(at(50));
-        engine.handle_drained(at(100));
         let mut host = Self { engine, seq: None, now: Instant::now() };
+        host.input(Input::Drained(at(100)));
         host.guest_knows("sub", 2, FileKind::Directory);
         host
+    }
+
+    fn input(&mut self, input: Input) {
+        self.engine.input(self.now, input);
     }
 
     fn guest_knows(&mut self, entry: &str, number: u64, kind: FileKind) {
@@ -81,13 +85,13 @@ impl Host {
     fn changed(&mut self, dir: u64, entry: &str, mask: Mask, object: u64) {
         let entry = HostEntry { dir: fid(dir), name: name(entry) };
         let object = Some(fid(object));
-        self.engine.handle_change(HostChange::Entry { entry, mask, object });
+        self.input(Input::Change(HostChange::Entry { entry, mask, object }));
     }
 
     fn moved(&mut self, from: (u64, &str), to: (u64, &str), object: u64) {
         let side = |(dir, entry): (u64, &str)| HostEntry { dir: fid(dir), name: name(entry) };
         let (from, to, object) = (Some(side(from)), Some(side(to)), Some(fid(object)));
-        self.engine.handle_change(HostChange::Move { from, to, object, directory: false });
+        self.input(Input::Change(HostChange::Move { from, to, object, directory: false }));
     }
 
     /// More happens to one entry of a directory than the backlog holds.
@@ -114,12 +118,36 @@ impl Host {
         self.engine.answer(self.seq, request)
     }
 
+    /// The directory that the watch thread is to list now.
     fn rescan(&mut self) -> Option<Rescan> {
-        self.engine.poll_rescan(self.now)
+        self.input(Input::ReadDone);
+        loop {
+            match self.engine.poll_output(self.now) {
+                Output::Rescan(rescan) => return Some(rescan),
+                Output::Wake => {}
+                Output::Look(_) | Output::Check(_) | Output::Timeout(_) => return None,
+            }
+        }
+    }
+
+    /// The same, after a pause. The agent takes the probes that are sent in the meantime.
+    fn rescan_later(&mut self) -> Option<Rescan> {
+        loop {
+            if let Some(mark) = self.engine.to_read() {
+                self.input(Input::ReadUpTo(mark));
+            }
+            self.input(Input::ReadDone);
+            match self.engine.poll_output(self.now) {
+                Output::Rescan(rescan) => return Some(rescan),
+                Output::Wake => while self.next().is_some() {},
+                Output::Timeout(at) => self.now = at?,
+                Output::Look(_) | Output::Check(_) => return None,
+            }
+        }
     }
 
     fn answer(&mut self, listing: Listing) {
-        self.engine.handle_listing(self.now, listing);
+        self.input(Input::Listing(listing));
     }
 
     /// All events that wait, each as name and mask.
@@ -204,7 +232,7 @@ fn events_may_be_missing_since_the_queue_was_last_empty_less_two_seconds() {
         let mut host = Host::new();
         host.overflows(1);
         // What is read after the overflow is not what counts.
-        host.engine.handle_drained(at(500));
+        host.input(Input::Drained(at(500)));
         host.drained_to_overflow();
         host.rescan().unwrap();
         let sub = listed("sub", 2, FileKind::Directory, LONG_AGO);
@@ -289,7 +317,7 @@ fn a_rename_out_of_a_stale_directory_is_an_arrival_and_one_into_it_a_departure()
 fn a_change_while_the_directory_is_listed_is_queued_and_the_piece_ends_before_it() {
     let mut host = Host::new();
     host.engine.limit_backlog(64);
-    host.engine.handle_change(HostChange::Overflow);
+    host.input(Input::Change(HostChange::Overflow));
     host.drained_to_overflow();
     assert_eq!(host.rescan().unwrap().dir, id(2));
     host.changed(2, "b", Mask::DELETE, 20);
@@ -310,7 +338,7 @@ fn what_the_guest_itself_removes_while_the_directory_is_listed_is_not_created_ag
     let mut host = Host::new();
     host.engine.limit_backlog(64);
     host.guest_knows("f", 20, FileKind::Regular);
-    host.engine.handle_change(HostChange::Overflow);
+    host.input(Input::Change(HostChange::Overflow));
     host.drained_to_overflow();
     assert_eq!(host.rescan().unwrap().dir, id(2));
     host.answer(Listing::default());
@@ -320,8 +348,7 @@ fn what_the_guest_itself_removes_while_the_directory_is_listed_is_not_created_ag
     host.answer(listing([file("f", 20, LATELY), sub()]));
     host.told();
     assert_eq!(host.rescan(), None, "nothing could be compared: after a pause again");
-    host.now = host.engine.rescan_timeout().unwrap();
-    assert_eq!(host.rescan().unwrap().after, None);
+    assert_eq!(host.rescan_later().unwrap().after, None);
     host.answer(listing([sub()]));
     assert_eq!(host.told(), []);
 }
@@ -332,7 +359,7 @@ fn a_listing_is_no_use_when_more_was_given_up_meanwhile() {
     host.overflows(1);
     host.drained_to_overflow();
     host.rescan().unwrap();
-    host.engine.handle_change(HostChange::Overflow);
+    host.input(Input::Change(HostChange::Overflow));
     host.answer(listing([file("f", 20, LATELY)]));
     assert_eq!(host.told(), [(String::new(), Mask::Q_OVERFLOW)]);
     assert_eq!(host.engine.stale_len(), 2);
@@ -342,7 +369,7 @@ fn a_listing_is_no_use_when_more_was_given_up_meanwhile() {
 fn after_an_overflow_of_the_kernel_every_directory_is_asked_for_the_last_known_first() {
     let mut host = Host::new();
     host.guest_knows("f", 20, FileKind::Regular);
-    host.engine.handle_change(HostChange::Overflow);
+    host.input(Input::Change(HostChange::Overflow));
     assert_eq!(host.engine.stale_len(), 2);
     host.drained_to_overflow();
     assert_eq!(host.rescan().unwrap().dir, id(2));
@@ -355,14 +382,12 @@ fn a_directory_that_cannot_be_listed_stays_stale_and_is_asked_for_after_a_while(
     let mut host = Host::new();
     host.overflows(1);
     host.drained_to_overflow();
-    assert_eq!(host.engine.rescan_timeout(), None, "it can be had at once");
     host.rescan().unwrap();
-    host.engine.handle_unlisted(host.now);
+    host.input(Input::Unlisted);
     assert_eq!(host.rescan(), None);
-    let again = host.engine.rescan_timeout().unwrap();
-    assert!(again > host.now && again <= host.now + Duration::from_secs(5));
-    host.now = again;
-    assert_eq!(host.rescan().unwrap().dir, ROOT);
+    let failed_at = host.now;
+    assert_eq!(host.rescan_later().unwrap().dir, ROOT);
+    assert!(host.now > failed_at && host.now <= failed_at + Duration::from_secs(5));
 }
 
 #[test]
@@ -382,7 +407,7 @@ fn a_directory_of_any_size_goes_through_the_smallest_backlog_once() {
     for number in 0..ENTRIES {
         host.guest_knows(&format!("old{number}"), 10_000 + number, FileKind::Regular);
     }
-    host.engine.handle_change(HostChange::Overflow);
+    host.input(Input::Change(HostChange::Overflow));
     host.drained_to_overflow();
     let forgotten = host.engine.events_forgotten();
     let mut told = Vec::new();
@@ -421,7 +446,7 @@ fn what_was_shown_and_had_gone_before_it_could_be_known_is_deleted() {
     assert_eq!(host.ask(MarkedRequest::Lookup(ROOT, &f)), ENOENT);
     host.ask(MarkedRequest::Create(ROOT, &f, FileKind::Regular));
     // It is not there any more: the reply was a phantom. Its DELETE is lost.
-    host.engine.handle_change(HostChange::Overflow);
+    host.input(Input::Change(HostChange::Overflow));
     host.drained_to_overflow();
     host.rescan().unwrap();
     host.answer(Listing::default());
@@ -449,7 +474,7 @@ fn what_is_sent_and_not_yet_replayed_counts_as_told() {
     host.guest_knows("d", 10, FileKind::Regular);
     host.changed(1, "c", Mask::CREATE, 20);
     host.changed(1, "d", Mask::DELETE, 10);
-    host.engine.handle_change(HostChange::Overflow);
+    host.input(Input::Change(HostChange::Overflow));
     host.drained_to_overflow();
     host.rescan().unwrap();
     host.answer(Listing::default());
@@ -507,11 +532,11 @@ fn the_next_agent_is_told_what_has_changed_since_the_last_one_was_in_step() {
     for (number, entry) in [(10, "gone"), (11, "written"), (12, "same")] {
         host.guest_knows(entry, number, FileKind::Regular);
     }
-    host.engine.handle_asked();
+    host.input(Input::Asked);
     // It was sent this, and perhaps killed before it could replay it.
     host.changed(1, "written", Mask::CONTENT, 11);
     host.next().unwrap();
-    host.engine.handle_drained(at(110));
+    host.input(Input::Drained(at(110)));
     host.engine.detach();
     host.changed(1, "gone", Mask::DELETE, 10);
     another_agent(&mut host);
@@ -530,6 +555,25 @@ fn the_next_agent_is_told_what_has_changed_since_the_last_one_was_in_step() {
     }
     assert_eq!(told, [event("gone", Mask::DELETE), event("written", Mask::CONTENT)]);
     assert_eq!(host.engine.stale_len(), 0);
+}
+
+#[test]
+fn difference_is_owed_to_the_next_agent_when_one_has_taken_it_and_gone_before_its_replay() {
+    let mut host = Host::new();
+    host.guest_knows("f", 11, FileKind::Regular);
+    host.input(Input::Asked);
+    for _ in 0..2 {
+        host.engine.detach();
+        another_agent(&mut host);
+        let mut told = Vec::new();
+        while let Some(rescan) = host.rescan() {
+            let is_root = rescan.dir == ROOT;
+            let entries = is_root.then(|| file("f", 11, LATELY)).into_iter().collect();
+            host.answer(Listing { entries, ..Listing::default() });
+            told.extend(host.told());
+        }
+        assert!(told.contains(&event("f", Mask::CONTENT)), "{told:?}");
+    }
 }
 
 #[test]
@@ -562,10 +606,10 @@ fn the_first_agent_is_owed_nothing_from_before() {
 fn an_agent_that_asks_while_events_wait_is_not_in_step() {
     let mut host = Host::new();
     host.guest_knows("written", 11, FileKind::Regular);
-    host.engine.handle_asked();
+    host.input(Input::Asked);
     host.changed(1, "written", Mask::CONTENT, 11);
-    host.engine.handle_drained(at(300));
-    host.engine.handle_asked();
+    host.input(Input::Drained(at(300)));
+    host.input(Input::Asked);
     host.engine.detach();
     another_agent(&mut host);
     let mut told = Vec::new();

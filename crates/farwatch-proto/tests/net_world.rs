@@ -9,7 +9,8 @@ use std::collections::btree_map::Entry;
 use std::time::{Duration, Instant, SystemTime};
 
 use farwatch_proto::host::{
-    Answer, Engine, HostChange, HostEntry, Learned, Listed, Listing, MarkedRequest, Rescan,
+    Answer, Engine, HostChange, HostEntry, Input, Learned, Listed, Listing, MarkedRequest, Output,
+    Rescan,
 };
 use farwatch_proto::wire::Notification;
 use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId, Seq};
@@ -83,6 +84,8 @@ struct World {
     engine: Engine,
     seq: Option<Seq>,
     now: Instant,
+    /// When the watch thread wakes by itself.
+    wakes_at: Option<Instant>,
     dirs: [BTreeMap<u8, File>; 2],
     /// What the program believes to be there, and which version it has read.
     believed: [BTreeMap<u8, u64>; 2],
@@ -103,7 +106,7 @@ impl World {
         engine.learn(sub, ROOT, &name("sub"));
         let (dirs, believed) = Default::default();
         let now = Instant::now();
-        Self { engine, seq: None, now, dirs, believed, losing: false, clock: 100 }
+        Self { engine, seq: None, now, wakes_at: None, dirs, believed, losing: false, clock: 100 }
     }
 
     fn next(&mut self) -> Option<Notification> {
@@ -120,14 +123,14 @@ impl World {
         // A step is longer than the clock of any file system is off.
         self.clock += 10;
         if !self.losing {
-            self.engine.handle_drained(at(self.clock));
+            self.engine.input(self.now, Input::Drained(at(self.clock)));
         }
         self.clock
     }
 
     fn observed(&mut self, change: HostChange) {
         if !self.losing {
-            self.engine.handle_change(change);
+            self.engine.input(self.now, Input::Change(change));
         }
     }
 
@@ -182,7 +185,7 @@ impl World {
             }
             Op::Lose => {
                 if self.losing {
-                    self.engine.handle_change(HostChange::Overflow);
+                    self.engine.input(self.now, Input::Change(HostChange::Overflow));
                 }
                 self.losing = !self.losing;
             }
@@ -193,9 +196,27 @@ impl World {
         }
     }
 
+    /// The directory that the watch thread is to list now. If there is none, it sleeps.
+    fn next_rescan(&mut self) -> Option<Rescan> {
+        self.engine.input(self.now, Input::ReadDone);
+        loop {
+            match self.engine.poll_output(self.now) {
+                Output::Rescan(rescan) => return Some(rescan),
+                Output::Look(look) => {
+                    self.engine.input(self.now, Input::Looked(look, FileKind::Unknown));
+                }
+                Output::Wake => {}
+                Output::Check(check) => panic!("the guest changes nothing: {check:?}"),
+                Output::Timeout(at) => {
+                    self.wakes_at = at;
+                    return None;
+                }
+            }
+        }
+    }
+
     fn rescan(&mut self, between: Option<Op>) -> bool {
-        let Some(Rescan { dir, after, upto, len_max, .. }) = self.engine.poll_rescan(self.now)
-        else {
+        let Some(Rescan { dir, after, upto, len_max, .. }) = self.next_rescan() else {
             return false;
         };
         let wanted = |name: &Name| {
@@ -225,7 +246,7 @@ impl World {
             self.step(op);
         }
         let listing = Listing { entries, upto, removed: Vec::new() };
-        self.engine.handle_listing(self.now, listing);
+        self.engine.input(self.now, Input::Listing(listing));
         true
     }
 
@@ -307,7 +328,7 @@ impl World {
         for _ in 0..10_000 {
             let replayed = self.replay();
             if !self.rescan(None) && !replayed {
-                match self.engine.rescan_timeout() {
+                match self.wakes_at {
                     Some(again) => self.now = again,
                     None => return,
                 }

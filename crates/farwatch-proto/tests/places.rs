@@ -4,10 +4,10 @@
 //!
 //! Directory `a` (node 2) is mounted on `b` (node 3); both are fid 2.
 
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use farwatch_proto::host::{
-    Answer, Engine, HostChange, HostEntry, Learned, MarkedRequest, Object, Refusal,
+    Answer, Engine, HostChange, HostEntry, Input, Learned, MarkedRequest, Object, Refusal,
 };
 use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId, Seq};
 
@@ -46,16 +46,21 @@ fn learn_file(engine: &mut Engine, dir: u64, entry: &str, node: u64) {
     learn(engine, dir, entry, node, 9, FileKind::Regular);
 }
 
+#[expect(clippy::disallowed_methods, reason = "the engine wants a time, whichever")]
+fn take_in(engine: &mut Engine, change: HostChange) {
+    engine.input(Instant::now(), Input::Change(change));
+}
+
 fn changed(engine: &mut Engine, entry: &str, mask: Mask) {
     let entry = HostEntry { dir: fid(2), name: name(entry) };
-    engine.handle_change(HostChange::Entry { entry, mask, object: Some(fid(9)) });
+    take_in(engine, HostChange::Entry { entry, mask, object: Some(fid(9)) });
 }
 
 fn moved(engine: &mut Engine, from: (u8, &str), to: (u8, &str)) {
     let [from, to] =
         [from, to].map(|(dir, entry)| Some(HostEntry { dir: fid(dir), name: name(entry) }));
     let object = Some(fid(9));
-    engine.handle_change(HostChange::Move { from, to, object, directory: false });
+    take_in(engine, HostChange::Move { from, to, object, directory: false });
 }
 
 /// What is sent: the directory, the name, the object's node, and whether it is half of a pair.
@@ -181,7 +186,7 @@ fn what_comes_to_a_name_replaces_what_is_beneath_and_not_what_was_mounted_there(
     learn(&mut engine, 1, "below", 41, 6, FileKind::Directory);
     let entry = |text| Some(HostEntry { dir: fid(1), name: name(text) });
     let (from, to, object) = (entry("other"), entry("below"), Some(fid(9)));
-    engine.handle_change(HostChange::Move { from, to, object, directory: true });
+    take_in(&mut engine, HostChange::Move { from, to, object, directory: true });
     assert_eq!(sent(&mut engine).len(), 2);
     let request = MarkedRequest::Lookup(NodeId::ROOT, &name("below"));
     let replaced = Answer::Entry(Object::Known { id: id(41), links: 1, here: false });

@@ -5,7 +5,8 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use farwatch_proto::host::{
-    Engine, HostChange, HostEntry, Learned, Listed, Listing, OwnChange, State, StateError,
+    Engine, HostChange, HostEntry, Input, Learned, Listed, Listing, Output, OwnChange, Rescan,
+    State, StateError,
 };
 use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId};
 use proptest::collection::vec;
@@ -143,15 +144,15 @@ fn the_agent_of_a_guest_that_has_moved_is_told_what_changed_meanwhile() {
     destination.identify(id(1), fid(2, 1), 11);
     destination.identify(id(5), fid(2, 5), 55);
     let now = now();
-    assert_eq!(destination.poll_rescan(now), None, "nobody listens");
+    assert_eq!(next_rescan(&mut destination, now), None, "nobody listens");
     assert!(destination.agent_tid().is_none());
     destination.attach(43).expect("the old agent is none here");
     destination.listen(time(2000));
 
-    let rescan = destination.poll_rescan(now).expect("a directory to list");
+    let rescan = next_rescan(&mut destination, now).expect("a directory to list");
     assert_eq!(rescan.dir, id(1));
-    destination.handle_listing(now, Listing::default());
-    let rescan = destination.poll_rescan(now).expect("the other one");
+    destination.input(now, Input::Listing(Listing::default()));
+    let rescan = next_rescan(&mut destination, now).expect("the other one");
     assert_eq!(rescan.dir, NodeId::ROOT);
     let listed = |number: u8, kind, changed| Listed {
         name: name(number),
@@ -161,7 +162,7 @@ fn the_agent_of_a_guest_that_has_moved_is_told_what_changed_meanwhile() {
         born: Some(time(10)),
     };
     let entries = vec![listed(1, FileKind::Directory, 500), listed(5, FileKind::Regular, 1500)];
-    destination.handle_listing(now, Listing { entries, ..Listing::default() });
+    destination.input(now, Input::Listing(Listing { entries, ..Listing::default() }));
     let itself = destination.send().expect("what happened to the root itself");
     assert_eq!((itself.mask, itself.name), (Mask::ATTRIB | Mask::ISDIR, None));
     let told = destination.send().expect("the file has changed");
@@ -170,8 +171,15 @@ fn the_agent_of_a_guest_that_has_moved_is_told_what_changed_meanwhile() {
 
     // And then single events, by the names that this host has for things.
     let entry = HostEntry { dir: fid(2, 1), name: name(3) };
-    destination.handle_change(HostChange::Entry { entry, mask: Mask::CREATE, object: None });
+    let change = HostChange::Entry { entry, mask: Mask::CREATE, object: None };
+    destination.input(now, Input::Change(change));
     assert_eq!(destination.send().expect("an event").name, Some(name(3)));
+}
+
+/// The directory to list, if nothing else is to be done first.
+fn next_rescan(engine: &mut Engine, now: Instant) -> Option<Rescan> {
+    engine.input(now, Input::ReadDone);
+    if let Output::Rescan(rescan) = engine.poll_output(now) { Some(rescan) } else { None }
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test has to begin somewhere in time")]

@@ -70,6 +70,9 @@ pub struct Plan {
     pub settle: Settle,
     /// The judges that are asked.
     pub judges: BTreeSet<Judge>,
+    /// Whether the client reads nothing while changes are made. Then its reads are not judged, and
+    /// names must not be exchanged.
+    pub blind: bool,
     /// A rule to break on purpose.
     pub fault: Option<Fault>,
     /// Whether the place is a local directory, which `farwatch sync` knows nothing about.

@@ -149,8 +149,10 @@ impl Share {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wake_for_rescan(&self, state: &State) {
-        if state.engine.wants_rescan() {
+    /// Wakes the watch thread if there is something for it to do that it may not know of. Whoever else has changed
+    /// the engine calls this.
+    fn wake_for_work(&self, state: &State) {
+        if state.engine.has_work() {
             self.wake();
         }
     }

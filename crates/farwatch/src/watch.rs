@@ -4,9 +4,10 @@
 //!
 //! What it reads from is a [`Backend`]: inotify, which reports every change in its order, or fanotify
 //! for `--events all`, where inotify cannot be had, and on request. It reads as fast as it can, since
-//! fanotify merges events that wait in its queue. In between it does what needs the host's file system:
-//! it looks up what an event needs before it can be sent (`look`), compares contested entries (`check`),
-//! and rescans the directories of which events were dropped (`rescan`), a piece at a time.
+//! fanotify merges events that wait in its queue. In between it does what the engine asks for and what needs the
+//! host's file system (`carry_out`): it looks up what an event needs before it can be sent (`look`), compares
+//! contested entries (`check`), and rescans the directories of which events were dropped (`rescan`), a piece at a
+//! time.
 //!
 //! This room knows the share as [`Intake`] only.
 
@@ -26,7 +27,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use farwatch_proto::host::HostChange;
+use farwatch_proto::host::{HostChange, Input, Output};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::{AtFlags, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
@@ -137,49 +138,56 @@ fn run(
             );
             in_step = false;
         }
-        let listed = rescan::run(intake, backend);
-        check::run(intake, backend);
-        if intake.poll_probes() || listed || intake.poll_look().is_some() {
-            look::offer(intake, backend);
-        }
+        intake.input(Input::ReadDone);
+        let next = carry_out(intake, backend);
         let dropped = intake.dropped();
         if !in_step && dropped.dirs == 0 {
             tracing::info!(forgotten = dropped.events, "no directory is stale any more");
             in_step = true;
         }
-        patience = if listed || intake.to_read().is_some() {
-            Some(Duration::ZERO)
-        } else {
-            let next = [intake.rescan_timeout(), intake.check_timeout(), reader.poll_timeout()];
-            let next = next.into_iter().flatten().min();
-            next.map(|at| at.saturating_duration_since(Instant::now()))
-        };
+        let next = [next, reader.poll_timeout()].into_iter().flatten().min();
+        patience = next.map(|at| at.saturating_duration_since(Instant::now()));
+    }
+}
+
+/// Does what the engine wants to have done, until that is to read again. Returns when to do so at the latest.
+/// While the queue is being read, this sends what was handed in: the engine asks for nothing else then that takes
+/// long.
+fn carry_out(intake: &dyn Intake, backend: &dyn Backend) -> Option<Instant> {
+    loop {
+        match intake.poll_output() {
+            Output::Look(wanted) => {
+                let kind = look::kind_of(intake, backend, &wanted);
+                intake.input(Input::Looked(wanted, kind));
+            }
+            Output::Wake => intake.wake_sinks(),
+            Output::Rescan(rescan) => intake.input(rescan::run(intake, backend, &rescan)),
+            Output::Check(check) => intake.input(check::run(intake, backend, check)),
+            Output::Timeout(next) => return next,
+        }
     }
 }
 
 /// Changes that are handed in without letting anybody else at the engine.
 const HANDED_IN_MAX: usize = 512;
 
-/// Hands changes in, and offers what follows from them to the sinks.
+/// Hands changes in, and sends what follows from them.
 fn hand_in(intake: &dyn Intake, backend: &dyn Backend, changes: Vec<HostChange>) {
     let mut changes = changes.into_iter();
     while changes.len() > 0 {
-        let news = intake.take_in(&mut |_| Observed {
+        intake.take_in(&mut |_| Observed {
             changes: changes.by_ref().take(HANDED_IN_MAX).collect(),
             drained: None,
         });
-        if news {
-            look::offer(intake, backend);
-        }
+        carry_out(intake, backend);
     }
 }
 
 /// Everything that was read has been handed in: a barrier that was among it goes on.
 fn passed(intake: &dyn Intake, backend: &dyn Backend, passing: &mut Passing) {
     let Some(barrier) = passing.handed_in() else { return };
-    if intake.handle_read(barrier) {
-        look::offer(intake, backend);
-    }
+    intake.input(Input::ReadUpTo(barrier));
+    carry_out(intake, backend);
 }
 
 /// Whether something is mounted on an entry of a directory. Unknown before Linux 5.8.

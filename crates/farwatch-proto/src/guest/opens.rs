@@ -11,35 +11,23 @@
 //! The agent carries out the steps; `F` is its open file.
 
 use super::plan::Target;
+use crate::replay::{self, CallKind, OpenMode, Times};
 use crate::{Entry, FileKind, GuestEvent, Mask, Node};
 
 /// One system call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
-    /// `open(2)`: raises OPEN. The file is kept ([`Opens::keep`]).
-    Open(Way),
+    /// `open(2)` in this mode: raises OPEN. The file is kept ([`Opens::keep`]).
+    Open(OpenMode),
     /// A read of one byte or entry through a file that is kept: raises ACCESS.
     Access,
-    /// `utimensat(2)` of the mtime alone: raises MODIFY.
-    Modify,
-    /// `utimensat(2)` of both times: raises ATTRIB.
-    Attrib,
+    /// `utimensat(2)` of these times: raises MODIFY or ATTRIB.
+    SetTimes(Times),
     /// `statx(2)`, so that pages from before are dropped. An open for writing does that too.
     Refresh,
     /// `close(2)` of the file that was kept first, of those that can write when true: raises
     /// CLOSE_WRITE, or CLOSE_NOWRITE.
     Close(bool),
-}
-
-/// How a file is opened.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Way {
-    /// `O_RDONLY`
-    Read,
-    /// `O_WRONLY`, to be closed again at once.
-    Write,
-    /// `O_RDWR`: who writes may read too.
-    ReadWrite,
 }
 
 /// See the module's documentation.
@@ -81,28 +69,44 @@ impl<F> Opens<F> {
         let late_reader = !new_reader && readers == 0 && (has(Mask::CLOSE_NOWRITE) || reads);
         // Then what was opened for reading was the writer's.
         let mistaken = late_writer && readers > usize::from(has(Mask::CLOSE_NOWRITE));
-        [
-            (new_writer, Step::Open(Way::ReadWrite)),
-            (late_writer, Step::Open(Way::Write)),
-            (new_reader || late_reader, Step::Open(Way::Read)),
-            (has(Mask::ACCESS), Step::Access),
-            (has(Mask::MODIFY), Step::Modify),
-            (has(Mask::ATTRIB), Step::Attrib),
-            (has(Mask::CLOSE_WRITE) && writers > 0, Step::Refresh),
-            (has(Mask::CLOSE_WRITE), Step::Close(true)),
-            (mistaken, Step::Close(false)),
-            (has(Mask::CLOSE_NOWRITE), Step::Close(false)),
-        ]
-        .into_iter()
-        .filter_map(|(taken, step)| taken.then_some(step))
-        .collect()
+        let openings = [
+            (new_writer, OpenMode::ReadWrite),
+            (late_writer, OpenMode::Write),
+            (new_reader || late_reader, OpenMode::Read),
+        ];
+        let opened = openings.into_iter().filter_map(|(taken, mode)| taken.then_some(mode));
+        let mut steps: Vec<_> = opened.map(Step::Open).collect();
+        let kind = if has(Mask::ISDIR) { FileKind::Directory } else { FileKind::Regular };
+        for row in replay::rows(events, kind, false) {
+            match row.call {
+                CallKind::Read(_) => steps.push(Step::Access),
+                CallKind::SetTimes(times) => steps.push(Step::SetTimes(times)),
+                CallKind::Close(mode) => {
+                    steps.extend((mode.writes() && writers > 0).then_some(Step::Refresh));
+                    steps.push(Step::Close(mode.writes()));
+                    steps.extend((mode.writes() && mistaken).then_some(Step::Close(false)));
+                }
+                // What is opened was settled above; the others are about names.
+                CallKind::Open
+                | CallKind::Mknod
+                | CallKind::Mkdir
+                | CallKind::Symlink
+                | CallKind::Link
+                | CallKind::Unlink
+                | CallKind::Rmdir
+                | CallKind::Rename
+                | CallKind::RenameOut
+                | CallKind::RenameIn => {}
+            }
+        }
+        steps
     }
 
     /// Keeps a file that was opened. Returns one that has to be closed for it.
     #[must_use]
-    pub fn keep(&mut self, target: Target, way: Way, file: F) -> Option<F> {
+    pub fn keep(&mut self, target: Target, mode: OpenMode, file: F) -> Option<F> {
         let oldest = (self.kept.len() >= Self::LEN_MAX).then(|| self.kept.remove(0).file);
-        self.kept.push(Kept { target, writes: way != Way::Read, file });
+        self.kept.push(Kept { target, writes: mode.writes(), file });
         oldest
     }
 
@@ -188,21 +192,21 @@ mod tests {
         for message in messages {
             for step in opens.steps(&target, *message) {
                 seen.push(match step {
-                    Step::Open(way) => {
-                        assert_eq!(opens.keep(target.clone(), way, way), None);
+                    Step::Open(mode) => {
+                        assert_eq!(opens.keep(target.clone(), mode, mode), None);
                         "OPEN"
                     }
                     Step::Access => {
-                        assert_ne!(opens.any(&target), Some(&Way::Write));
+                        assert_ne!(opens.any(&target), Some(&OpenMode::Write));
                         assert!(opens.any(&target).is_some());
                         "ACCESS"
                     }
-                    Step::Modify => "MODIFY",
-                    Step::Attrib => "ATTRIB",
+                    Step::SetTimes(Times::Mtime) => "MODIFY",
+                    Step::SetTimes(Times::Both) => "ATTRIB",
                     Step::Refresh => continue,
                     Step::Close(writes) => match opens.take(&target, writes) {
-                        Some(Way::Read) => "CLOSE_NOWRITE",
-                        Some(Way::Write | Way::ReadWrite) => "CLOSE_WRITE",
+                        Some(OpenMode::Read) => "CLOSE_NOWRITE",
+                        Some(OpenMode::Write | OpenMode::ReadWrite) => "CLOSE_WRITE",
                         None => panic!("nothing to close after {seen:?}"),
                     },
                 });
@@ -276,7 +280,7 @@ mod tests {
     fn a_directory_is_never_opened_for_writing() {
         let opens = Opens::<()>::default();
         let steps = opens.steps(&Target::Node(Node::ROOT), OPEN | MODIFY | Mask::ISDIR);
-        assert_eq!(steps, [Step::Open(Way::Read), Step::Modify]);
+        assert_eq!(steps, [Step::Open(OpenMode::Read), Step::SetTimes(Times::Mtime)]);
     }
 
     #[test]
@@ -284,9 +288,9 @@ mod tests {
         let mut opens = Opens::default();
         let target = |n: usize| Target::Entry(entry(&n.to_string()));
         for n in 0..Opens::<usize>::LEN_MAX {
-            assert_eq!(opens.keep(target(n), Way::Read, n), None);
+            assert_eq!(opens.keep(target(n), OpenMode::Read, n), None);
         }
-        assert_eq!(opens.keep(target(1000), Way::Read, 1000), Some(0));
+        assert_eq!(opens.keep(target(1000), OpenMode::Read, 1000), Some(0));
         assert_eq!(opens.take(&target(0), false), None);
         assert_eq!(opens.take(&target(1), false), Some(1));
     }
@@ -311,7 +315,7 @@ mod tests {
         ] {
             let mut opens = Opens::default();
             for id in [7, 8] {
-                assert_eq!(opens.keep(Target::Node(node(id)), Way::Read, id), None);
+                assert_eq!(opens.keep(Target::Node(node(id)), OpenMode::Read, id), None);
             }
             assert_eq!(opens.ended(&event), closed, "{event:?}");
         }
@@ -321,7 +325,7 @@ mod tests {
     fn files_go_with_the_name_of_their_object_and_end_with_it() {
         let mut opens = Opens::default();
         for (name, file) in [("a", 1), ("b", 2)] {
-            assert_eq!(opens.keep(Target::Entry(entry(name)), Way::Read, file), None);
+            assert_eq!(opens.keep(Target::Entry(entry(name)), OpenMode::Read, file), None);
         }
         assert_eq!(opens.renamed(&entry("a"), &entry("b")), [2]);
         assert_eq!(opens.any(&Target::Entry(entry("b"))), Some(&1));

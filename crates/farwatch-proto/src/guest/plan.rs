@@ -3,9 +3,11 @@
 //!
 //! Each call is the one that would cause the event on a local file system, in the form that would do
 //! the least if a server executed it: an exclusive create, times set to what they are, an open that
-//! writes nothing. The server answers it without executing it (`docs/PROTOCOL.md`). Whoever carries
-//! the plan out adds nothing and leaves nothing out; a call that fails is skipped.
+//! writes nothing. The table of [`replay`] says which call that is; this adds the arguments. The server
+//! answers it without executing it (`docs/PROTOCOL.md`). Whoever carries the plan out adds nothing and
+//! leaves nothing out; a call that fails is skipped.
 
+use crate::replay::{self, CallKind};
 use crate::{Entry, FileKind, GuestEvent, Mask, Node};
 
 /// One system call on an entry or object of the mount.
@@ -59,7 +61,7 @@ impl Place {
 pub fn plan(event: GuestEvent) -> Vec<Call> {
     match event {
         GuestEvent::Entry { entry, mask, child, kind, link } => {
-            entry_calls(entry, mask, child, link, kind)
+            entry_calls(&entry, mask, child, link, kind)
         }
         GuestEvent::Object { node, mask } => content(mask, FileKind::Unknown)
             .map(|content| Call::Content(Target::Node(node), content))
@@ -73,61 +75,48 @@ pub fn plan(event: GuestEvent) -> Vec<Call> {
 }
 
 fn entry_calls(
-    entry: Entry,
+    entry: &Entry,
     mask: Mask,
     child: Option<Node>,
     link: bool,
     kind: FileKind,
 ) -> Vec<Call> {
-    let directory = mask.contains(Mask::ISDIR);
-    if mask.contains(Mask::MOVED_FROM) {
-        return vec![Call::Rename(Place::Entry(entry), Place::Limbo(child))];
-    }
-    if mask.contains(Mask::MOVED_TO) {
-        return vec![Call::Rename(Place::Limbo(child), Place::Entry(entry))];
-    }
-    let mut calls = Vec::with_capacity(3);
-    if mask.contains(Mask::CREATE) {
-        calls.push(match child.filter(|_| link) {
-            Some(node) => Call::Link(node, entry.clone(), creatable(kind)),
-            None if directory => Call::Create(entry.clone(), FileKind::Directory),
-            None => Call::Create(entry.clone(), creatable(kind)),
-        });
-    }
-    if let Some(content) = content(mask, kind) {
-        calls.push(Call::Content(Target::Entry(entry.clone()), content));
-    }
-    if mask.contains(Mask::DELETE) {
-        calls.push(Call::Remove(entry, directory));
-    }
-    calls
+    let linked = child.filter(|_| link);
+    let here = || Place::Entry(entry.clone());
+    let mut content = content(mask, kind);
+    let call = |row: &replay::Row| match row.call {
+        CallKind::Mknod | CallKind::Mkdir | CallKind::Symlink => {
+            Some(Call::Create(entry.clone(), creatable(kind)))
+        }
+        CallKind::Link => linked.map(|node| Call::Link(node, entry.clone(), creatable(kind))),
+        // One call for all of them, where the first is.
+        CallKind::SetTimes(_) | CallKind::Open | CallKind::Read(_) | CallKind::Close(_) => {
+            content.take().map(|content| Call::Content(Target::Entry(entry.clone()), content))
+        }
+        CallKind::Unlink => Some(Call::Remove(entry.clone(), false)),
+        CallKind::Rmdir => Some(Call::Remove(entry.clone(), true)),
+        CallKind::RenameOut => Some(Call::Rename(here(), Place::Limbo(child))),
+        CallKind::RenameIn => Some(Call::Rename(Place::Limbo(child), here())),
+        // It has two entries, and an event of its own.
+        CallKind::Rename => None,
+    };
+    replay::rows(mask, kind, linked.is_some()).filter_map(call).collect()
 }
 
 /// The type to create. One that is not known is made a plain file: no watcher is told the
 /// difference.
 fn creatable(kind: FileKind) -> FileKind {
-    match kind {
-        FileKind::Unknown | FileKind::Directory => FileKind::Regular,
-        FileKind::Fifo
-        | FileKind::CharDevice
-        | FileKind::BlockDevice
-        | FileKind::Regular
-        | FileKind::Symlink
-        | FileKind::Socket => kind,
-    }
+    if kind == FileKind::Unknown { FileKind::Regular } else { kind }
 }
 
-/// What is raised by opening and closing comes to regular files, and without writing to directories:
-/// to open anything else would be felt by others.
+/// The events that [`Opens`](super::opens::Opens) raises, with ISDIR for a directory.
 fn content(mask: Mask, kind: FileKind) -> Option<Mask> {
-    let mut raised = Mask::MODIFY | Mask::ATTRIB;
-    if mask.contains(Mask::ISDIR) {
-        raised |= Mask::READS;
-    } else if matches!(kind, FileKind::Regular | FileKind::Unknown) {
-        raised |= Mask::READS | Mask::CLOSE_WRITE;
-    }
-    let content = mask.intersection(raised);
-    (!content.is_empty()).then_some(content | mask.intersection(Mask::ISDIR))
+    let isdir = mask.intersection(Mask::ISDIR);
+    // A message without a name tells no other type.
+    let kind = if isdir.is_empty() { kind } else { FileKind::Directory };
+    let events = mask.intersection(Mask::CONTENT | Mask::READS);
+    let raised: Mask = replay::rows(events, kind, false).map(|row| row.event).collect();
+    (!raised.is_empty()).then_some(raised | isdir)
 }
 
 #[cfg(test)]

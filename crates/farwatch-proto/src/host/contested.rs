@@ -45,7 +45,7 @@ pub(super) enum Reported {
     Present(Shown),
 }
 
-/// An entry that is to be looked at on the host. The answer is [`Engine::handle_checked`](super::Engine::handle_checked).
+/// An entry that is to be looked at on the host. The answer is [`Input::Checked`](super::Input::Checked).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Check {
     /// The directory.
@@ -106,6 +106,8 @@ pub(super) struct Contested {
     settled: u64,
     /// The entry that was looked at last: the next is after it.
     hand: Option<(NodeId, Name)>,
+    /// Something has changed since it was last found that there is nothing to do.
+    unseen: bool,
 }
 
 impl Contested {
@@ -157,6 +159,7 @@ impl Contested {
         if let Some(slot) = self.slots.get_mut(&(dir, name.clone())) {
             slot.reported = reported();
             slot.doubtful = true;
+            self.unseen = true;
         }
     }
 
@@ -166,6 +169,7 @@ impl Contested {
     pub(super) fn left(&mut self, dir: NodeId, name: &Name, stays: Option<&Fid>) {
         let Some(slot) = self.slots.get_mut(&(dir, name.clone())) else { return };
         slot.doubtful = true;
+        self.unseen = true;
         let is_there = stays.is_some()
             && matches!(&slot.reported, Reported::Present(shown) if shown.object.as_ref() == stays);
         if !is_there {
@@ -248,6 +252,7 @@ impl Contested {
     /// All that was observed before this touch has been replayed.
     fn settle(&mut self, touch: u64) {
         self.settled = self.settled.max(touch);
+        self.unseen = true;
         let settled = self.settled;
         self.slots.retain(|_, slot| slot.doubtful || slot.touched > settled);
     }
@@ -277,6 +282,16 @@ impl Contested {
         true
     }
 
+    /// Whether there may be something to do that was not there at the last [`Contested::seen`].
+    pub(super) fn is_unseen(&self) -> bool {
+        self.unseen && !self.slots.is_empty()
+    }
+
+    /// There is nothing to do now.
+    pub(super) fn seen(&mut self) {
+        self.unseen = false;
+    }
+
     /// The next entry to look at. `subdirs` says which directories the guest knows there.
     pub(super) fn poll_check(
         &mut self,
@@ -296,11 +311,6 @@ impl Contested {
         let (dir, name) = key;
         let subdirs = subdirs(dir, &name);
         Some(Check { dir, name, subdirs, touched: slot.touched })
-    }
-
-    /// Whether there is an entry to look at, now or later.
-    pub(super) fn wants_check(&self) -> bool {
-        self.slots.values().any(|slot| slot.is_waiting(self.settled))
     }
 
     /// When an entry is to be looked at again.

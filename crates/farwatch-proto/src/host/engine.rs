@@ -4,14 +4,17 @@
 mod changes;
 mod compare;
 mod guest;
+mod input;
 mod probes;
 
-pub use self::guest::OwnChange;
 use std::num::NonZeroU32;
 use std::time::{Instant, SystemTime};
 
 use thiserror::Error;
 
+pub use self::guest::OwnChange;
+use self::input::Queue;
+pub use self::input::{Input, Output};
 use super::backlog::{Backlog, Look, Pending};
 use super::barrier::{Barriers, Ticket};
 use super::contested::Contested;
@@ -55,13 +58,17 @@ pub struct Engine {
     links: u64,
     /// The client was in step with the host up to here, by the host's clock.
     in_step: SystemTime,
-    /// An agent of this session has gone, so the next one is owed the difference.
+    /// An agent of this session has gone, here or on the host that the guest comes from: the next one is owed
+    /// the difference.
     owes: bool,
     /// The host's watcher merges equal events with others between them.
     merges: bool,
     /// The last notification of which a change of a name has not been replayed, `None` while others wait to
     /// be sent, and since when that is so.
     stuck: Option<(Option<Seq>, Instant)>,
+    queue: Queue,
+    /// There may be something to send that the sinks do not know of.
+    has_news: bool,
 }
 
 /// Up to where the kernel's queue is to be read: a moment after which nothing that happened before is
@@ -90,6 +97,8 @@ impl Default for Engine {
             contested: Contested::default(),
             merges: false,
             stuck: None,
+            queue: Queue::default(),
+            has_news: false,
             agent: None,
             cookie: Cookie(NonZeroU32::MIN),
             seq: Seq::FIRST,
@@ -135,9 +144,12 @@ impl Engine {
             if std::mem::take(&mut self.owes) {
                 // Of directories, too, that the guest got to know when there was no agent.
                 self.nets.lost_track(self.in_step, &self.tree);
+            } else {
+                self.in_step = now;
             }
+            // Otherwise it is in step when it has replayed the difference and asks for more: if it goes before
+            // that, the next one is owed the same.
             self.nets.drained(now);
-            self.in_step = now;
         }
     }
 
@@ -175,8 +187,10 @@ impl Engine {
         self.phantoms = state.phantoms;
         self.cookie = state.cookie;
         self.nets.load(state.stale);
+        self.owes = false;
         if let Some(in_step) = state.in_step {
             self.nets.lost_track(in_step, &self.tree);
+            (self.in_step, self.owes) = (in_step, true);
         }
     }
 
@@ -198,6 +212,7 @@ impl Engine {
         self.barriers.clear();
         self.contested.clear();
         self.stuck = None;
+        self.has_news = false;
         self.second_half = None;
         self.seq = Seq::FIRST;
     }
@@ -207,8 +222,8 @@ impl Engine {
         self.is_listening().then_some(self.links)
     }
 
-    /// The agent asks for more, which it does when it has replayed all that it was sent.
-    pub fn handle_asked(&mut self) {
+    /// See [`Input::Asked`].
+    fn handle_asked(&mut self) {
         if !self.has_next() && self.nets.len() == 0 {
             self.in_step = self.in_step.max(self.nets.drained_at());
         }
@@ -245,26 +260,20 @@ impl Engine {
         self.backlog.forgotten()
     }
 
-    /// The kernel's queue was empty at `now` or later, and all that was read has been handed in.
-    /// An event that goes missing from now on happened after `now`, by the host's clock.
-    pub fn handle_drained(&mut self, now: SystemTime) {
-        self.nets.drained(now);
-    }
-
     /// Whether [`Engine::send`] would give a notification.
     pub fn has_next(&self) -> bool {
         self.is_listening() && (self.second_half.is_some() || !self.backlog.is_empty())
     }
 
-    /// What to look at before the next notification is sent, so that the guest makes an object of the
-    /// right type and can be given the real one. The answer is [`Engine::handle_look`].
-    pub fn poll_look(&self) -> Option<Look> {
-        if self.second_half.is_some() { None } else { self.backlog.look() }
+    /// Whether the type of an object is to be found out before the next notification is sent, so that the guest
+    /// makes an object of the right type and can be given the real one. The watch thread does it
+    /// ([`Output::Look`]); a sink that finds this to be so waits for that, or sends without where none is.
+    pub fn is_look_pending(&self) -> bool {
+        self.look().is_some()
     }
 
-    /// The type of what was to be looked at; unknown if it is not under its name any more.
-    pub fn handle_look(&mut self, look: &Look, found: FileKind) {
-        self.backlog.looked(look, found);
+    fn look(&self) -> Option<Look> {
+        if self.second_half.is_some() { None } else { self.backlog.look() }
     }
 
     /// The next notification, for which a buffer is at hand: it counts as sent.
@@ -359,6 +368,7 @@ impl Engine {
             }
             GuestEvent::Overflow => [None, None],
         };
+        self.has_news = true;
         if !self.backlog.push(pending) {
             for (dir, itself) in about.into_iter().flatten() {
                 self.nets.gave_up(dir, itself, &self.tree);

@@ -464,7 +464,7 @@ impl Observer {
         let before = self.names.before(entry).cloned();
         let past = self.names.past(entry).to_vec();
         let object = if mask.contains(Mask::CREATE) {
-            self.names.arrived(entry, object.clone(), tree);
+            self.names.created(entry, object.clone(), tree);
             object.iter().for_each(|object| self.links.linked(object));
             object
         } else if mask.contains(Mask::DELETE) {

@@ -47,7 +47,7 @@ impl World {
     /// first at what it is about.
     fn deliver(&self) -> bool {
         let server = &mut *self.server.borrow_mut();
-        if server.poll_look().is_some() {
+        if server.is_look_pending() {
             server.work = true;
             return false;
         }
@@ -60,7 +60,7 @@ impl World {
 
     /// One READ of the control node.
     async fn read_link(&self, len_max: usize) {
-        self.server.borrow_mut().asked();
+        self.server.borrow_mut().asked(self);
         for _ in 0..len_max {
             self.step().await;
             if !self.deliver() {

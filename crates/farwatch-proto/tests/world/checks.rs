@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use farwatch_proto::{FileKind, Mask, Name};
 
+use crate::config::Objects;
 use crate::host::Host;
 use crate::programs::View;
 use crate::sim::World;
@@ -17,7 +18,7 @@ impl World {
         self.check_names_now()?;
         for view in &self.programs.borrow().views {
             self.check_content(view)?;
-            if self.config.objects {
+            if self.config.objects != Objects::Unchecked {
                 self.check_object(view)?;
             }
         }
@@ -87,7 +88,9 @@ impl World {
         let node = view.node;
         match (object.links() > 0, self.is_watched(view)) {
             (true, false) => Err(format!("the watch on {node} has ended, and the object exists")),
-            (false, true) if !object.was_out_of_view => {
+            (false, true)
+                if self.config.objects == Objects::LiveAndEnd && !object.was_out_of_view =>
+            {
                 Err(format!("{node} is gone, and the watch on it has not ended"))
             }
             (true, true) | (false, false | true) => Ok(()),

@@ -33,6 +33,17 @@ pub(crate) enum Limits {
     Queue,
 }
 
+/// What is checked of the watches on objects.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Objects {
+    /// Nothing.
+    Unchecked,
+    /// The watch on an object that exists has not ended.
+    Live,
+    /// That, and the watch on an object that is gone has ended.
+    LiveAndEnd,
+}
+
 /// See the module's documentation.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Config {
@@ -51,8 +62,7 @@ pub(crate) struct Config {
     pub(crate) read_max: usize,
     /// A file that is found under a name is known by it even if the name was changed in between.
     pub(crate) identifies: bool,
-    /// Watches on objects are to end with them.
-    pub(crate) objects: bool,
+    pub(crate) objects: Objects,
     /// The events are to equal the host's.
     pub(crate) exact: bool,
     /// Time passes where everybody waits, and hardly anywhere else.

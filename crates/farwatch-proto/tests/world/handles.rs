@@ -3,7 +3,7 @@
 
 use std::pin::Pin;
 
-use farwatch_proto::host::Opening;
+use farwatch_proto::replay::{OpenMode, Times};
 use farwatch_proto::{FileKind, Mask, Name, NodeId};
 
 use crate::dcache::EntryOut;
@@ -86,22 +86,22 @@ impl World {
         &self,
         caller: Caller,
         held: &Held<'_>,
-        event: Mask,
+        times: Times,
     ) -> Result<(), Errno> {
-        let set = self.set_times(caller, held, event).await;
+        let set = self.set_times(caller, held, times).await;
         // `retry_estale()`
-        if set == Err(Errno::Stale) { self.set_times(caller, held, event).await } else { set }
+        if set == Err(Errno::Stale) { self.set_times(caller, held, times).await } else { set }
     }
 
-    async fn set_times(&self, caller: Caller, held: &Held<'_>, event: Mask) -> Result<(), Errno> {
+    async fn set_times(&self, caller: Caller, held: &Held<'_>, times: Times) -> Result<(), Errno> {
         let node = held.node().ok_or(Errno::NoEnt)?;
         let directory = !self.kernel().isdir(node).is_empty();
         let _lock = if directory { Some(self.lock(Lock::Dir(node)).await) } else { None };
         let attr = match caller {
-            Caller::Agent(seq) => Some(self.serve_set_times(seq, node, event).await?),
+            Caller::Agent(seq) => Some(self.serve_set_times(seq, node, times).await?),
             Caller::Program => {
-                self.serve_change(node, event).await?;
-                self.inner_getattr(node).ok()
+                self.serve_change(node, times.event()).await?;
+                self.inner_getattr(node).ok().map(|entry| self.while_named(entry))
             }
         };
         let mut kernel = self.kernel();
@@ -109,7 +109,7 @@ impl World {
             // `fuse_do_setattr()` takes the attributes over whatever came in between.
             kernel.change_attributes(node, attr.nlink, attr.attr_timeout, 0);
         }
-        kernel.raise_both(held.id, event);
+        kernel.raise_both(held.id, times.event());
         Ok(())
     }
 
@@ -118,14 +118,14 @@ impl World {
         &self,
         caller: Caller,
         held: &Held<'_>,
-        opening: Opening,
+        mode: OpenMode,
     ) -> Result<(), Errno> {
         let Caller::Agent(seq) = caller else { return Err(Errno::Perm) };
         let node = held.node().ok_or(Errno::NoEnt)?;
-        let opened = self.serve_open_marked(seq, node, opening).await;
+        let opened = self.serve_open_marked(seq, node, mode).await;
         // `do_filp_open()`
         if opened == Err(Errno::Stale) {
-            return self.serve_open_marked(seq, node, opening).await;
+            return self.serve_open_marked(seq, node, mode).await;
         }
         opened
     }

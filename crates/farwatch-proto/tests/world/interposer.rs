@@ -100,8 +100,13 @@ impl World {
     ) -> Result<EntryOut, Errno> {
         self.step().await;
         let reply = self.inner_getattr(node);
-        let reply =
-            if let Caller::Agent(_) = caller { self.getattr_marked(node, reply) } else { reply };
+        let reply = match caller {
+            Caller::Agent(_) => self.getattr_marked(node, reply),
+            Caller::Program => {
+                self.step().await;
+                reply.map(|entry| self.while_named(entry))
+            }
+        };
         self.note(|| format!("GETATTR {node}: {reply:?}"));
         self.step().await;
         reply
@@ -129,14 +134,14 @@ impl World {
     async fn end(&self, call: Option<CallId>, succeeded: bool, node: Option<NodeId>) {
         let Some(call) = call else { return };
         self.step().await;
-        if self.server.borrow_mut().end_if_quiet(call, succeeded, &self.host.borrow()) {
+        if self.server.borrow_mut().end_if_quiet(self, call, succeeded, &self.host.borrow()) {
             return;
         }
         self.step().await;
         let object = node.and_then(|node| self.server.borrow().library.object(node));
         let changed = object.map(|object| self.host.borrow().object(object).changed);
         self.step().await;
-        self.server.borrow_mut().end(call, succeeded, changed);
+        self.server.borrow_mut().end(self, call, succeeded, changed);
     }
 
     /// `Interposer::made()`: the guest has made what it is about to hear of.
@@ -260,7 +265,7 @@ impl World {
         self.step().await;
         let (dir, name) = at;
         let reply = if let Caller::Agent(seq) = caller {
-            self.remove_marked(seq, at, directory)
+            self.remove_marked(seq, at, directory).await
         } else {
             self.own_remove(at, directory).await
         };
@@ -269,7 +274,19 @@ impl World {
         reply
     }
 
+    /// `Stale::check()`
+    async fn check_stale(&self, entries: &[Side<'_>]) -> Result<(), Errno> {
+        let program = self.current();
+        let stale = self.server.borrow_mut().tells_stale(program, entries, &self.host.borrow());
+        if stale {
+            return Err(Errno::Stale);
+        }
+        self.step().await;
+        Ok(())
+    }
+
     async fn own_remove(&self, (dir, name): Side<'_>, directory: bool) -> Result<(), Errno> {
+        self.check_stale(&[(dir, name)]).await?;
         let above = self.object(dir)?;
         let node = self.server.borrow().engine.tree().current(dir, name).filter(|_| !directory);
         let objects: Vec<_> = node.iter().map(|node| (*node, Mask::empty())).collect();
@@ -303,6 +320,7 @@ impl World {
     }
 
     async fn own_rename(&self, from: Side<'_>, to: Side<'_>, way: Way) -> Result<(), Errno> {
+        self.check_stale(&[from, to]).await?;
         let (above, above2) = (self.object(from.0)?, self.object(to.0)?);
         let (node, replaced) = {
             let server = self.server.borrow();

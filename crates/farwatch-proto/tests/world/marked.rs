@@ -4,8 +4,9 @@
 
 use std::time::Duration;
 
-use farwatch_proto::host::{Answer, Learned, MarkedRequest, Object, Opening, Refusal};
-use farwatch_proto::{FileKind, Mask, Name, NodeId, Seq};
+use farwatch_proto::host::{Answer, Ending, Learned, MarkedRequest, Object, Refusal};
+use farwatch_proto::replay::{OpenMode, Times};
+use farwatch_proto::{FileKind, Name, NodeId, Seq};
 
 use crate::dcache::EntryOut;
 use crate::host::{Errno, Way, fid};
@@ -26,6 +27,12 @@ fn done(answer: &Answer) -> Result<(), Errno> {
         Answer::Refused(refusal) => Err(errno(*refusal)),
         Answer::Entry(_) | Answer::Attr(_) => Err(Errno::Perm),
     }
+}
+
+/// A link count, with the names that the guest has not lost or got yet.
+fn linked(nlink: u32, links: i64) -> u32 {
+    let nlink = i64::from(nlink).saturating_add(links).max(0);
+    u32::try_from(nlink).unwrap_or(u32::MAX)
 }
 
 /// A reply that the guest's kernel keeps no longer than the call that asked for it.
@@ -63,12 +70,12 @@ impl World {
         name: &Name,
     ) -> Option<Result<EntryOut, Errno>> {
         match self.ask(seq, MarkedRequest::Lookup(dir, name)) {
-            Answer::Entry(object) => Some(Ok(self.entry_of(seq, (dir, name), object).await)),
+            Answer::Entry(object) => Some(self.entry_of(seq, (dir, name), object).await),
             Answer::Refused(Refusal::NotAsked) => {
                 let node = self.reconnected(dir, name)?;
                 let object = Object::Known { id: node, links: 0, here: true };
-                let entry = self.entry_of(seq, (dir, name), object).await;
-                Some(Ok(EntryOut { nlink: entry.nlink.max(1), ..entry }))
+                let found = self.entry_of(seq, (dir, name), object).await;
+                Some(found.map(|entry| EntryOut { nlink: entry.nlink.max(1), ..entry }))
             }
             Answer::Refused(refusal) => Some(Err(errno(refusal))),
             Answer::Attr(_) | Answer::Opened | Answer::Done => Some(Err(Errno::Perm)),
@@ -95,12 +102,22 @@ impl World {
         self.entry_or_refusal(seq, (dir, name), answer).await
     }
 
-    pub(crate) fn remove_marked(
+    pub(crate) async fn remove_marked(
         &self,
         seq: Option<Seq>,
         (dir, name): Side<'_>,
         directory: bool,
     ) -> Result<(), Errno> {
+        let unasked = seq.and_then(|seq| self.server.borrow().engine.removes_unasked(seq));
+        if let (Some(seq), Some(id)) = (seq, unasked) {
+            self.step().await;
+            if self.lives(id) {
+                self.step().await;
+                self.server.borrow_mut().engine.told_stale(seq);
+                return Err(Errno::Stale);
+            }
+            self.step().await;
+        }
         done(&self.ask(seq, MarkedRequest::Remove(dir, name, directory)))
     }
 
@@ -120,10 +137,10 @@ impl World {
         &self,
         seq: Option<Seq>,
         node: NodeId,
-        event: Mask,
+        times: Times,
     ) -> Result<EntryOut, Errno> {
         self.step().await;
-        let reply = match self.ask(seq, MarkedRequest::SetTimes(node, event)) {
+        let reply = match self.ask(seq, MarkedRequest::SetTimes(node, times)) {
             Answer::Attr(Object::Phantom(kind)) => Ok(stand_in(node, kind)),
             Answer::Attr(_) => Ok(self.attr_of(node, 0)),
             Answer::Refused(refusal) => Err(errno(refusal)),
@@ -138,10 +155,10 @@ impl World {
         &self,
         seq: Option<Seq>,
         node: NodeId,
-        opening: Opening,
+        mode: OpenMode,
     ) -> Result<(), Errno> {
         self.step().await;
-        let reply = done(&self.ask(seq, MarkedRequest::Open(node, opening)));
+        let reply = done(&self.ask(seq, MarkedRequest::Open(node, mode)));
         self.step().await;
         reply
     }
@@ -176,20 +193,26 @@ impl World {
         answer: Answer,
     ) -> Result<EntryOut, Errno> {
         match answer {
-            Answer::Entry(object) => Ok(self.entry_of(seq, at, object).await),
+            Answer::Entry(object) => self.entry_of(seq, at, object).await,
             Answer::Refused(refusal) => Err(errno(refusal)),
             Answer::Attr(_) | Answer::Opened | Answer::Done => Err(Errno::Perm),
         }
     }
 
-    async fn entry_of(&self, seq: Option<Seq>, at: Side<'_>, object: Object) -> EntryOut {
+    async fn entry_of(
+        &self,
+        seq: Option<Seq>,
+        at: Side<'_>,
+        object: Object,
+    ) -> Result<EntryOut, Errno> {
         self.step().await;
-        match object {
+        Ok(match object {
             Object::Known { id, links, here: true } => {
                 if let Some(entry) = self.found_here(at, |entry| entry.node == id).await {
                     self.step().await;
+                    let entry = EntryOut { nlink: linked(entry.nlink, links), ..entry };
                     self.learn(at.0, at.1, &entry).await;
-                    return entry;
+                    return Ok(entry);
                 }
                 match self.known(at, id, links) {
                     Some(entry) => entry,
@@ -197,13 +220,24 @@ impl World {
                 }
             }
             Object::Known { id, links, here: false } => {
-                let known = self.known(at, id, links);
-                known.unwrap_or_else(|| self.phantom(at, self.kind_of(seq)))
+                let ending = self.mistaken_end(seq, at, id).await;
+                self.step().await;
+                match ending {
+                    Some(Ending::Replaced) => {
+                        self.server.borrow_mut().own_absent(at.0, at.1);
+                        return Err(Errno::NoEnt);
+                    }
+                    Some(Ending::Removed) => self.phantom(at, FileKind::Directory),
+                    None => {
+                        let known = self.known(at, id, links);
+                        known.unwrap_or_else(|| self.phantom(at, self.kind_of(seq)))
+                    }
+                }
             }
             Object::Adopt(kind) => self.adopt(seq, at, kind).await,
             Object::Phantom(kind) => self.phantom(at, kind),
             Object::Limbo => stand_in(NodeId::LIMBO, FileKind::Directory),
-        }
+        })
     }
 
     /// The file server's own entry, if it is the one that the replay is about.
@@ -227,6 +261,17 @@ impl World {
         let brief = if kind == FileKind::Directory { Self::BRIEF } else { Duration::ZERO };
         let entry = self.attr_of(id, links);
         Some(EntryOut { entry_timeout: brief, attr_timeout: Duration::ZERO, ..entry })
+    }
+
+    /// How the replay would end a directory, if that lives.
+    async fn mistaken_end(&self, seq: Option<Seq>, at: Side<'_>, id: NodeId) -> Option<Ending> {
+        let ending = self.server.borrow().ending(seq?, at.0, at.1, id)?;
+        self.step().await;
+        self.lives(id).then_some(ending)
+    }
+
+    fn lives(&self, id: NodeId) -> bool {
+        self.inner_getattr(id).is_ok_and(|entry| entry.nlink > 0)
     }
 
     fn kind_of(&self, seq: Option<Seq>) -> FileKind {
@@ -269,9 +314,17 @@ impl World {
                 EntryOut { nlink: 0, ..stand_in(node, kind) }
             }
         };
-        let nlink = i64::from(entry.nlink).saturating_add(links).max(0);
-        let nlink = u32::try_from(nlink).unwrap_or(u32::MAX);
-        EntryOut { nlink, attr_timeout: Duration::ZERO, ..entry }
+        let nlink = linked(entry.nlink, links);
+        self.while_named(EntryOut { nlink, attr_timeout: Duration::ZERO, ..entry })
+    }
+
+    /// An object that has lost its last name on the host keeps a link count of 1 in the guest until
+    /// the guest has lost its name for it too.
+    pub(crate) fn while_named(&self, entry: EntryOut) -> EntryOut {
+        if entry.nlink > 0 || !self.server.borrow().has_name(entry.node) {
+            return entry;
+        }
+        EntryOut { nlink: 1, ..entry }
     }
 
     /// `fs/reconnect.rs`: the node whose place the agent's kernel looks for, if this is it.

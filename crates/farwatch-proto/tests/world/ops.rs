@@ -6,7 +6,7 @@ use std::fmt;
 
 use farwatch_proto::{FileKind, Name};
 
-use crate::config::{Config, Limits, Watched};
+use crate::config::{Config, Limits, Objects, Watched};
 use crate::faults::Fault;
 use crate::rng::Rng;
 use crate::sim::Schedule;
@@ -117,7 +117,7 @@ pub(crate) struct Family {
     pub(crate) ops_max: usize,
     pub(crate) limits: Limits,
     pub(crate) identifies: bool,
-    pub(crate) objects: bool,
+    pub(crate) objects: Objects,
     pub(crate) exact: bool,
     pub(crate) fault: Option<Fault>,
 }

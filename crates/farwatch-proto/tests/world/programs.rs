@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use farwatch_proto::replay::Times;
 use farwatch_proto::{FileKind, Mask, Name, NodeId};
 
 use crate::host::{Errno, Host, Obj, Pid, Way};
@@ -272,7 +273,7 @@ impl World {
             }
             Op::Chmod(_) => {
                 let held = self.find(PROGRAM, side).await?;
-                self.sys_set_times(PROGRAM, &held, Mask::ATTRIB).await
+                self.sys_set_times(PROGRAM, &held, Times::Both).await
             }
             Op::Unlink(_) => self.sys_remove(PROGRAM, side, false).await,
             Op::Rmdir(_) => self.sys_remove(PROGRAM, side, true).await,

@@ -3,15 +3,18 @@
 
 use farwatch_proto::guest::join::Joined;
 use farwatch_proto::guest::limbo::Limbo;
-use farwatch_proto::guest::opens::{Opens, Step, Way as OpenWay};
+use farwatch_proto::guest::opens::{Opens, Step};
 use farwatch_proto::guest::plan::{Call, Place, Target, plan};
-use farwatch_proto::host::Opening;
+use farwatch_proto::replay::OpenMode;
 use farwatch_proto::wire::abi::FARWATCH_LIMBO_NAME;
 use farwatch_proto::{Entry, FileKind, GuestEvent, Mask, Name, Node, NodeId};
 
 use crate::host::{Errno, Way};
 use crate::sim::World;
 use crate::vfs::{Caller, Held};
+
+/// How often a name is looked up again to which programs in the mount bring other objects at the same time.
+const LOOKS_MAX: u32 = 8;
 
 /// How often a rename is tried while programs keep looking up its new name.
 const RENAME_TRIES_MAX: u32 = 8;
@@ -45,12 +48,25 @@ impl<'a> Replayer<'a> {
         for call in plan(event.clone()) {
             let result = self.call(&call).await;
             self.world.note(|| format!("{call:?}: {result:?}"));
-            if let (Err(Errno::Stale), Call::Rename(from, to), Some(mate)) = (result, &call, mate) {
-                let limbo = Place::Limbo(child_of(&event));
-                let out = self.call(&Call::Rename(from.clone(), limbo.clone())).await;
-                self.caller = Caller::Agent(Some(mate));
-                let back = self.call(&Call::Rename(limbo, to.clone())).await;
-                self.world.note(|| format!("in two halves: {out:?}, {back:?}"));
+            match (result, &call, mate) {
+                (Err(Errno::Stale), Call::Rename(from, to), Some(mate)) => {
+                    let limbo = Place::Limbo(child_of(&event));
+                    let out = self.call(&Call::Rename(from.clone(), limbo.clone())).await;
+                    self.caller = Caller::Agent(Some(mate));
+                    let back = self.call(&Call::Rename(limbo, to.clone())).await;
+                    self.world.note(|| format!("in two halves: {out:?}, {back:?}"));
+                }
+                // The kernel has found something else there, and has not asked the server.
+                (
+                    Err(Errno::IsDir | Errno::NotDir | Errno::NotEmpty | Errno::NoEnt),
+                    Call::Remove(..) | Call::Rename(..),
+                    _,
+                ) => {
+                    self.look_again_for(&call).await;
+                    let again = self.call(&call).await;
+                    self.world.note(|| format!("{call:?}, again: {again:?}"));
+                }
+                _ => {}
             }
             self.world.step().await;
             if self.world.agent_dies() {
@@ -90,6 +106,10 @@ impl<'a> Replayer<'a> {
 
     async fn create(&self, entry: &Entry, kind: FileKind) -> Result<(), Errno> {
         let dir = self.open(entry.dir).await?;
+        self.create_in(&dir, entry, kind).await
+    }
+
+    async fn create_in(&self, dir: &Held<'a>, entry: &Entry, kind: FileKind) -> Result<(), Errno> {
         let at = (dir.node().ok_or(Errno::Stale)?, &entry.name);
         self.world.sys_make(self.caller, at, kind, None).await
     }
@@ -105,21 +125,22 @@ impl<'a> Replayer<'a> {
 
     async fn content(&mut self, target: &Target, events: Mask) -> Result<(), Errno> {
         let mut object = None;
-        let mut looked_again = false;
+        let mut looks = LOOKS_MAX;
         let mut result = Ok(());
         for step in self.opens.steps(target, events) {
             if result.is_err() && !matches!(step, Step::Close(_)) {
                 continue;
             }
-            let mut done = self.step(target, step, &mut object, looked_again).await;
-            if done == Err(Errno::Stale)
-                && !looked_again
+            let mut done = self.step(target, step, &mut object, looks == 0).await;
+            while done == Err(Errno::Stale)
+                && looks > 0
                 && let Target::Entry(entry) = target
             {
-                looked_again = true;
+                looks -= 1;
                 object = None;
-                done = match self.look_again(entry).await {
-                    Ok(()) => self.step(target, step, &mut object, looked_again).await,
+                let dir = self.open(entry.dir).await?;
+                done = match self.look_again(&dir, entry).await {
+                    Ok(()) => self.step(target, step, &mut object, looks == 0).await,
                     Err(error) => Err(error),
                 };
             }
@@ -133,30 +154,31 @@ impl<'a> Replayer<'a> {
         target: &Target,
         step: Step,
         object: &mut Option<Held<'a>>,
-        looked_again: bool,
+        is_last: bool,
     ) -> Result<(), Errno> {
         match step {
-            Step::Open(way) => {
+            Step::Open(mode) => {
                 let kind = {
                     let node = self.object(target, object).await?.node().ok_or(Errno::Stale)?;
                     self.world.kernel().inode(node).map(|inode| inode.kind)
                 };
-                let opening = match (kind, way) {
-                    (Some(FileKind::Regular | FileKind::Directory), OpenWay::Read) => Opening::Read,
-                    (Some(FileKind::Regular), OpenWay::Write) => Opening::Write,
-                    (Some(FileKind::Regular), OpenWay::ReadWrite) => Opening::Both,
-                    _ if looked_again || matches!(target, Target::Node(_)) => return Ok(()),
-                    _ => return Err(Errno::Stale),
+                let opens = match kind {
+                    Some(FileKind::Regular) => true,
+                    Some(FileKind::Directory) => mode == OpenMode::Read,
+                    _ => false,
                 };
+                if !opens {
+                    let settled = is_last || matches!(target, Target::Node(_));
+                    return if settled { Ok(()) } else { Err(Errno::Stale) };
+                }
                 let held = self.object(target, object).await?.again();
-                self.world.sys_open_marked(self.caller, &held, opening).await?;
-                drop(self.opens.keep(target.clone(), way, held));
+                self.world.sys_open_marked(self.caller, &held, mode).await?;
+                drop(self.opens.keep(target.clone(), mode, held));
                 Ok(())
             }
-            Step::Modify | Step::Attrib => {
-                let event = if step == Step::Modify { Mask::MODIFY } else { Mask::ATTRIB };
+            Step::SetTimes(times) => {
                 let (world, caller) = (self.world, self.caller);
-                world.sys_set_times(caller, self.object(target, object).await?, event).await
+                world.sys_set_times(caller, self.object(target, object).await?, times).await
             }
             Step::Close(writes) => {
                 if let Some(held) = self.opens.take(target, writes)
@@ -189,8 +211,23 @@ impl<'a> Replayer<'a> {
         Ok(opened.insert(object))
     }
 
-    async fn look_again(&self, entry: &Entry) -> Result<(), Errno> {
-        match self.create(entry, FileKind::Regular).await {
+    /// Has the kernel ask the server for the names of a call, whatever it believes.
+    async fn look_again_for(&self, call: &Call) {
+        let entries = match call {
+            Call::Remove(entry, _) => [Some(entry), None],
+            Call::Rename(from, to) => [from.entry(), to.entry()],
+            Call::Create(..) | Call::Link(..) | Call::Content(..) => [None, None],
+        };
+        for entry in entries.into_iter().flatten() {
+            if let Ok(dir) = self.open(entry.dir).await {
+                let looked = self.look_again(&dir, entry).await;
+                self.world.note(|| format!("looks again for {entry:?}: {looked:?}"));
+            }
+        }
+    }
+
+    async fn look_again(&self, dir: &Held<'a>, entry: &Entry) -> Result<(), Errno> {
+        match self.create_in(dir, entry, FileKind::Regular).await {
             Ok(()) | Err(Errno::Exist) => Ok(()),
             Err(error) => Err(error),
         }

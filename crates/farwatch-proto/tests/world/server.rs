@@ -4,15 +4,15 @@
 //! section of the daemon (`share.rs`). `interposer`, `marked` and `watcher` call them, and let other
 //! tasks run in between.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use farwatch_proto::host::inotify::{
     CallId, Doubt, Drained, Expected, Found, Looks, Mark, Observer, Report,
 };
 use farwatch_proto::host::{
-    Answer, Check, Checked, Engine, HostChange, HostEntry, Learned, Listing, Look, MarkedRequest,
-    OwnChange, Progress, Rescan, Ticket,
+    Answer, Ending, Engine, HostChange, HostEntry, Input, Learned, MarkedRequest, Output,
+    OwnChange, Progress, Ticket,
 };
 use farwatch_proto::wire::Notification;
 use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId, Seq};
@@ -23,6 +23,7 @@ use crate::config::{Config, Watched};
 use crate::host::{Host, Obj, fid};
 use crate::library::Library;
 use crate::sim::World;
+use crate::vfs::Side;
 
 /// The thread that opens the control node.
 const AGENT: u32 = 42;
@@ -36,6 +37,9 @@ pub(crate) struct Server {
     dirs: BTreeMap<NodeId, Obj>,
     /// The directory whose place the agent's kernel looks for (`fs/reconnect.rs`).
     pub(crate) reconnects: Option<NodeId>,
+    /// Programs in the guest that were answered with ESTALE and have not repeated their call
+    /// (`fs/stale.rs`).
+    stale_told: BTreeSet<&'static str>,
     pub(crate) passing: Passing,
     /// There may be something for the watch thread beside the kernel's queue.
     pub(crate) work: bool,
@@ -59,6 +63,7 @@ impl Server {
             library: Library::new(root),
             dirs: BTreeMap::from([(NodeId::ROOT, root)]),
             reconnects: None,
+            stale_told: BTreeSet::new(),
             passing: Passing::default(),
             work: false,
         }
@@ -159,24 +164,36 @@ impl Server {
     }
 
     /// `Share::end_if_quiet()`
-    pub(crate) fn end_if_quiet(&mut self, call: CallId, succeeded: bool, host: &Host) -> bool {
+    pub(crate) fn end_if_quiet(
+        &mut self,
+        world: &World,
+        call: CallId,
+        succeeded: bool,
+        host: &Host,
+    ) -> bool {
         let idle = self.observer.as_ref().is_some_and(Observer::is_idle);
         if !idle || !host.backend.is_empty() {
             return false;
         }
-        self.end(call, succeeded, None);
+        self.end(world, call, succeeded, None);
         self.observer.iter_mut().for_each(Observer::found_empty);
         true
     }
 
     /// The call has returned; its object's `ctime` was `changed` then.
-    pub(crate) fn end(&mut self, call: CallId, succeeded: bool, changed: Option<Duration>) {
+    pub(crate) fn end(
+        &mut self,
+        world: &World,
+        call: CallId,
+        succeeded: bool,
+        changed: Option<Duration>,
+    ) {
         let Some(observer) = &mut self.observer else { return };
         let lost = observer.end(call, succeeded, changed.map(crate::sim::wall));
-        for dir in &lost {
-            self.engine.handle_lost(dir);
+        for dir in lost {
+            self.input(world, Input::Lost(dir));
         }
-        self.work |= !lost.is_empty();
+        self.work |= self.engine.has_work();
     }
 
     /// A program in the guest has changed names.
@@ -187,6 +204,46 @@ impl Server {
     /// The answer to a LOOKUP of a program in the guest was that the name does not exist.
     pub(crate) fn own_absent(&mut self, dir: NodeId, name: &Name) {
         self.engine.learn_missing(dir, name);
+    }
+}
+
+/// What the guest's kernel holds under its names.
+impl Server {
+    /// `Share::has_name()`: an agent listens, and the guest has a name for the node.
+    pub(crate) fn has_name(&self, id: NodeId) -> bool {
+        self.engine.is_listening() && self.engine.tree().entry(id).is_some()
+    }
+
+    /// `Stale::check()`: whether the kernel is to look these entries up again before a program's call
+    /// changes them. A program is not told twice in a row, since the kernel repeats a call only once.
+    pub(crate) fn tells_stale(
+        &mut self,
+        program: &'static str,
+        entries: &[Side<'_>],
+        host: &Host,
+    ) -> bool {
+        if self.stale_told.remove(program) || !entries.iter().any(|at| self.is_another(*at, host)) {
+            return false;
+        }
+        self.stale_told.insert(program)
+    }
+
+    /// Whether the host has another object under the name than the guest's kernel.
+    fn is_another(&self, (dir, name): Side<'_>, host: &Host) -> bool {
+        let tree = self.engine.tree();
+        let Some(held) = tree.current(dir, name).filter(|id| tree.ino(*id).is_some()) else {
+            return false;
+        };
+        let found = self.dir(dir).and_then(|dir| host.at(dir, name));
+        found.is_some_and(|found| self.library.object(held) != Some(found))
+    }
+
+    /// `Share::ending()`
+    pub(crate) fn ending(&self, seq: Seq, dir: NodeId, name: &Name, id: NodeId) -> Option<Ending> {
+        if self.engine.tree().kind(id) != Some(FileKind::Directory) {
+            return None;
+        }
+        self.engine.ending(seq, dir, name)
     }
 }
 
@@ -202,32 +259,28 @@ impl Server {
         self.engine.detach();
     }
 
-    pub(crate) fn asked(&mut self) {
-        self.engine.handle_asked();
+    pub(crate) fn asked(&mut self, world: &World) {
+        self.engine.input(world.now(), Input::Asked);
     }
 
     /// Whether there is something to send, of which the watch thread was not asked to look at it.
     pub(crate) fn can_send(&self) -> bool {
-        self.engine.has_next() && (!self.work || self.engine.poll_look().is_none())
+        self.engine.has_next() && (!self.work || !self.engine.is_look_pending())
     }
 
-    pub(crate) fn poll_look(&self) -> Option<Look> {
-        self.engine.poll_look()
-    }
-
-    pub(crate) fn looked(&mut self, look: &Look, found: FileKind) {
-        self.engine.handle_look(look, found);
+    pub(crate) fn is_look_pending(&self) -> bool {
+        self.engine.is_look_pending()
     }
 
     pub(crate) fn send(&mut self) -> Option<Notification> {
         let sent = self.engine.send();
-        self.work |= self.engine.wants_rescan();
+        self.work |= self.engine.has_work();
         sent
     }
 
     pub(crate) fn answer(&mut self, seq: Option<Seq>, request: MarkedRequest<'_>) -> Answer {
         let answer = self.engine.answer(seq, request);
-        self.work |= self.engine.wants_check() || self.engine.to_read().is_some();
+        self.work |= self.engine.has_work();
         answer
     }
 
@@ -238,7 +291,7 @@ impl Server {
 
     /// The agent's kernel looks for the node of a probe, which does not exist.
     pub(crate) fn probed(&mut self, node: NodeId) {
-        self.work |= self.engine.handle_probe(node);
+        self.work |= self.engine.probe_seen(node);
     }
 
     pub(crate) fn phantom(&mut self, dir: NodeId, name: &Name, kind: FileKind) -> NodeId {
@@ -277,9 +330,9 @@ impl Server {
         self.observer.as_ref().is_none_or(|observer| observer.has_told(position))
     }
 
-    pub(crate) fn hand_in(&mut self, changes: Vec<HostChange>) {
+    pub(crate) fn hand_in(&mut self, world: &World, changes: Vec<HostChange>) {
         for change in changes {
-            self.engine.handle_change(change);
+            self.input(world, Input::Change(change));
         }
     }
 
@@ -288,20 +341,18 @@ impl Server {
         self.observer.as_mut()?.drained(mark)
     }
 
-    pub(crate) fn in_step(&mut self, since: Duration) {
-        self.engine.handle_drained(crate::sim::wall(since));
+    pub(crate) fn in_step(&mut self, world: &World, since: Duration) {
+        self.input(world, Input::Drained(crate::sim::wall(since)));
     }
 
-    /// The next directory to be listed.
-    pub(crate) fn poll_rescan(&mut self, world: &World) -> Option<Rescan> {
-        self.engine.poll_rescan(world.now())
+    /// Takes in anything else that the thread has found out.
+    pub(crate) fn input(&mut self, world: &World, input: Input) {
+        self.engine.input(world.now(), input);
     }
 
-    pub(crate) fn listed(&mut self, world: &World, listing: Option<Listing>) {
-        match listing {
-            Some(listing) => self.engine.handle_listing(world.now(), listing),
-            None => self.engine.handle_unlisted(world.now()),
-        }
+    /// What to do next.
+    pub(crate) fn poll_output(&mut self, world: &World) -> Output {
+        self.engine.poll_output(world.now())
     }
 
     /// A program waits until everything up to now has been delivered. `None` while no agent listens.
@@ -323,38 +374,12 @@ impl Server {
     /// What was read up to a mark has been handed in.
     pub(crate) fn pass(&mut self, world: &World) {
         if let Some(mark) = self.passing.handed_in() {
-            self.engine.handle_read(mark);
-            self.engine.poll_probes(world.now());
+            self.input(world, Input::ReadUpTo(mark));
         }
     }
 
-    pub(crate) fn poll_probes(&mut self, world: &World) {
-        self.engine.poll_probes(world.now());
-    }
-
-    /// Something waits for the kernel's queue to be read.
-    pub(crate) fn is_to_be_read(&self) -> bool {
-        self.engine.to_read().is_some()
-    }
-
-    /// The next contested entry to compare.
-    pub(crate) fn poll_check(&mut self, world: &World) -> Option<Check> {
-        self.engine.poll_check(world.now())
-    }
-
-    pub(crate) fn checked(&mut self, world: &World, check: Check, checked: Option<Checked>) {
-        match checked {
-            Some(checked) => self.engine.handle_checked(world.now(), check, checked),
-            None => self.engine.handle_unchecked(world.now(), check),
-        }
-    }
-
-    /// When the watch thread is to go on without being woken.
-    pub(crate) fn alarm(&self, world: &World) -> Option<Duration> {
-        let half = self.observer.as_ref().and_then(Observer::poll_timeout);
-        let engine = &self.engine;
-        let next = [engine.rescan_timeout(), engine.check_timeout(), half];
-        let next = next.into_iter().flatten().min();
-        next.map(|at| world.since_start(at))
+    /// When half of a rename has waited long enough.
+    pub(crate) fn half_timeout(&self) -> Option<Instant> {
+        self.observer.as_ref().and_then(Observer::poll_timeout)
     }
 }

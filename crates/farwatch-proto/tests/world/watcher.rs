@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The daemon's watch thread: `watch.rs`, `watch/observe.rs`, `watch/rescan.rs`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use farwatch_proto::host::inotify::{Doubt, Drained, Found, Looks, Mark, Report};
 use farwatch_proto::host::{
-    Checked, HostChange, HostEntry, Listed, Listing, Look, Rescan, put_right,
+    Check, Checked, HostChange, HostEntry, Input, Listed, Listing, Look, Output, Rescan, put_right,
 };
 use farwatch_proto::{FileKind, Name, NodeId};
 
@@ -19,60 +19,54 @@ impl World {
     /// The thread.
     pub(crate) async fn watch(&self) {
         let mut alarm = None;
-        let mut again = false;
         loop {
-            let ready =
-                || again || self.server.borrow().work || !self.host.borrow().backend.is_empty();
+            let ready = || self.server.borrow().work || !self.host.borrow().backend.is_empty();
             self.wait_or(ready, || alarm).await;
             self.server.borrow_mut().work = false;
             match self.config.watched {
                 Watched::ByInotify => self.observe().await,
                 Watched::ByFanotify => self.read_fanotify().await,
             }
-            let listed = self.rescan().await;
-            self.compare().await;
-            self.step().await;
-            self.server.borrow_mut().poll_probes(self);
-            self.look().await;
-            let server = self.server.borrow();
-            again = listed || server.is_to_be_read();
+            self.server.borrow_mut().input(self, Input::ReadDone);
             // Others that give it something to do wake it; what they change of this is not seen.
-            alarm = server.alarm(self);
+            let next = self.carry_out().await;
+            let next = [next, self.server.borrow().half_timeout()].into_iter().flatten().min();
+            alarm = next.map(|at| self.since_start(at));
         }
     }
 
-    /// `look::offer()`: looks at what the next event is about, if it is not known.
-    async fn look(&self) {
+    /// `watch::carry_out()`: does what the engine wants to have done.
+    async fn carry_out(&self) -> Option<Instant> {
         loop {
-            let look = self.server.borrow().poll_look();
-            let Some(look) = look else { return };
+            let output = self.server.borrow_mut().poll_output(self);
             self.step().await;
-            let found = self.kind_at(&look);
-            self.step().await;
-            self.server.borrow_mut().looked(&look, found);
-            self.step().await;
-        }
-    }
-
-    /// `check::run()`: looks at the entries that the engine compares.
-    async fn compare(&self) {
-        while !self.skips_compare() {
-            let check = self.server.borrow_mut().poll_check(self);
-            let Some(check) = check else { return };
-            self.step().await;
-            let dir = self.server.borrow().dir(check.dir);
-            let checked = match dir {
-                Some(dir) => {
-                    let found = self.listed(dir, check.name.clone());
-                    self.step().await;
-                    Some(Checked { found, removed: self.removed(&check.subdirs) })
+            let input = match output {
+                Output::Look(look) => {
+                    let found = self.kind_at(&look);
+                    Input::Looked(look, found)
                 }
-                None => None,
+                // Whoever waits for something to send finds it by itself.
+                Output::Wake => continue,
+                Output::Rescan(rescan) => self.rescan(&rescan).await,
+                // Without its answer the entry is not compared again.
+                Output::Check(_) if self.skips_compare() => continue,
+                Output::Check(check) => self.compare(check).await,
+                Output::Timeout(next) => return next,
             };
             self.step().await;
-            self.note(|| format!("compares {check:?}: {checked:?}"));
-            self.server.borrow_mut().checked(self, check, checked);
+            self.server.borrow_mut().input(self, input);
+            self.step().await;
         }
+    }
+
+    /// `check::run()`: looks at an entry that the engine compares.
+    async fn compare(&self, check: Check) -> Input {
+        let Some(dir) = self.server.borrow().dir(check.dir) else { return Input::Unchecked(check) };
+        let found = self.listed(dir, check.name.clone());
+        self.step().await;
+        let checked = Checked { found, removed: self.removed(&check.subdirs) };
+        self.note(|| format!("compares {check:?}: {checked:?}"));
+        Input::Checked(check, checked)
     }
 
     fn removed(&self, dirs: &[NodeId]) -> Vec<NodeId> {
@@ -111,7 +105,7 @@ impl World {
                 }
             }
             let (drained, reported) = self.hand_in_observed(changes, empty.then_some(mark), now);
-            self.look().await;
+            self.carry_out().await;
             let again = drained.as_ref().is_some_and(|drained| drained.again);
             for doubt in drained.into_iter().flat_map(|drained| drained.doubts) {
                 self.step().await;
@@ -154,10 +148,10 @@ impl World {
         }
         self.spoil_changes(&mut changes);
         let server = &mut *self.server.borrow_mut();
-        server.hand_in(changes);
+        server.hand_in(self, changes);
         let drained = mark.and_then(|mark| server.drained(mark));
         if drained.is_some() {
-            server.in_step(now);
+            server.in_step(self, now);
         }
         let position = server.position();
         let passes = server.passing.passes();
@@ -198,13 +192,13 @@ impl World {
                 }
                 reads = 0;
                 let server = &mut *self.server.borrow_mut();
-                server.hand_in(std::mem::take(&mut changes));
+                server.hand_in(self, std::mem::take(&mut changes));
                 if drained {
-                    server.in_step(now);
+                    server.in_step(self, now);
                 }
                 server.pass(self);
             }
-            self.look().await;
+            self.carry_out().await;
             if drained {
                 return;
             }
@@ -268,21 +262,16 @@ impl World {
         if changed.is_some_and(|changed| changed != own) {
             let change = HostChange::Entry { entry, mask, object: Some(object) };
             self.note(|| format!("in doubt, and by somebody else: {change:?}"));
-            self.server.borrow_mut().hand_in(vec![change]);
+            self.server.borrow_mut().hand_in(self, vec![change]);
         }
     }
 
-    /// `rescan::run()`: `true` when a directory was listed.
-    async fn rescan(&self) -> bool {
-        let rescan = self.server.borrow_mut().poll_rescan(self);
-        let Some(rescan) = rescan else { return false };
+    /// `rescan::run()`: lists a directory.
+    async fn rescan(&self, rescan: &Rescan) -> Input {
         self.note(|| format!("{rescan:?}"));
-        self.step().await;
-        let listing = self.list(&rescan).await;
-        self.step().await;
+        let listing = self.list(rescan).await;
         self.note(|| format!("{listing:?}"));
-        self.server.borrow_mut().listed(self, listing);
-        true
+        listing.map_or(Input::Unlisted, Input::Listing)
     }
 
     async fn list(&self, rescan: &Rescan) -> Option<Listing> {

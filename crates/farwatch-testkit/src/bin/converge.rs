@@ -72,8 +72,11 @@ struct RunArgs {
     #[arg(long)]
     ops: Option<usize>,
     /// Exchange names, too
-    #[arg(long)]
+    #[arg(long, conflicts_with = "blind")]
     exchange: bool,
+    /// Read nothing in the mount until the changes have ended, and judge no content
+    #[arg(long)]
+    blind: bool,
     /// Renames of the trials of the kind `renames`
     #[arg(long, value_delimiter = ',', default_values_t = RENAMES, value_name = "N,…")]
     renames: Vec<usize>,
@@ -199,6 +202,7 @@ fn plan(args: &RunArgs) -> Plan {
         } else {
             args.judge.iter().map(|judge| judge.judge()).collect()
         },
+        blind: args.blind,
         fault: args.fault.map(FaultArg::fault),
         settle: match args.settle {
             SettleArg::Within => Settle::Within,

@@ -7,6 +7,9 @@
 //! some of the files and subdirectories themselves, and reads the names of a file again after an event
 //! about the file.
 //!
+//! A *blind* client believes its events and reads nothing, as it was when convergence was first measured:
+//! what a client reads makes the mount's kernel learn names, which a replay of a change then meets.
+//!
 //! Where names are exchanged, events do not add up to names: the kernel reports an exchange of `a` and
 //! `b` as a rename of `a` to `b` and then one of `b` to `a`. There the client believes what it reads.
 
@@ -17,11 +20,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use fastrand::Rng;
 use inotify::WatchMask;
-use rustix::fs::{AtFlags, CWD};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Statx, StatxFlags};
 
+use super::Plan;
 use super::case::Case;
 use super::fault::Saboteur;
-use super::queue::{Queue, Told};
+use super::queue::{Queue, Received};
 use super::state::{State, Type, identify, list};
 use crate::event::{Event, Kind};
 use crate::recorder::Recorder;
@@ -44,7 +48,7 @@ pub(super) struct Object {
     /// The same on the host and in the mount.
     pub(super) ino: u64,
     /// Its identity on the host, which no later object has; `None` where it was gone before it could
-    /// be asked for.
+    /// be found.
     pub(super) id: Option<String>,
     pub(super) since: Since,
     /// DELETE_SELF was reported.
@@ -67,18 +71,22 @@ pub(super) struct Client {
     names: BTreeSet<String>,
     /// Whether what is read under a name, and not its last event, says whether the name exists.
     believes_reads: bool,
+    is_blind: bool,
     /// What was under each name when it was read last.
     states: BTreeMap<String, Option<State>>,
     /// What was in each file when it was read last, by whatever name.
     contents: BTreeMap<u64, Vec<u8>>,
-    events: Vec<Told>,
+    events: Vec<Received>,
     saboteur: Option<Saboteur>,
     rng: Rng,
 }
 
 impl Client {
     /// A client that watches and has listed the directories of a case.
-    pub(super) fn new(share: &Share, case: &Case, saboteur: Option<Saboteur>) -> Result<Self> {
+    ///
+    /// # Errors
+    /// When something that exists cannot be watched or listed.
+    pub(super) fn new(share: &Share, case: &Case, plan: &Plan) -> Result<Self> {
         let mut queue = Queue::new()?;
         let barrier = queue.watch(&share.barrier_in_mount(), WatchMask::CREATE)?;
         let mut client = Self {
@@ -90,6 +98,7 @@ impl Client {
             objects: BTreeMap::new(),
             names: BTreeSet::new(),
             believes_reads: case.exchanges,
+            is_blind: plan.blind,
             states: BTreeMap::new(),
             contents: BTreeMap::new(),
             events: Vec::new(),
@@ -108,30 +117,28 @@ impl Client {
         for name in client.names.clone() {
             client.look(&name, false);
         }
-        client.saboteur = saboteur;
+        client.saboteur = plan.fault.map(|fault| Saboteur::new(fault, case.seed));
         Ok(client)
     }
 
-    /// Reads and believes the events that are there. Returns whether there were any.
-    pub(super) fn read(&mut self) -> Result<bool> {
-        let told = self.queue.read()?;
-        let any = !told.is_empty();
-        let (barriers, told): (Vec<_>, Vec<_>) =
-            told.into_iter().partition(|event| event.watch == self.barrier);
+    /// Reads and believes the events that are there.
+    pub(super) fn read(&mut self) -> Result<()> {
+        let (barriers, received): (Vec<_>, Vec<_>) =
+            self.queue.read()?.into_iter().partition(|event| event.watch == self.barrier);
         self.passed.extend(barriers.into_iter().filter_map(|event| event.name));
-        let told = match &mut self.saboteur {
-            Some(saboteur) => saboteur.pass(told),
-            None => told,
+        let received = match &mut self.saboteur {
+            Some(saboteur) => saboteur.pass(received),
+            None => received,
         };
         let mut touched = BTreeSet::new();
-        for event in told {
+        for event in received {
             touched.extend(self.believe(&event));
             self.events.push(event);
         }
-        for name in touched {
-            self.look(&name, true);
+        if !self.is_blind {
+            touched.iter().for_each(|name| self.look(name, true));
         }
-        Ok(any)
+        Ok(())
     }
 
     /// Whether the sentinel `name` was seen.
@@ -147,6 +154,11 @@ impl Client {
     /// What was under a name when it was read last, after the last event about it.
     pub(super) fn state(&self, name: &str) -> Option<&State> {
         self.states.get(name).and_then(Option::as_ref)
+    }
+
+    /// Whether it reads nothing.
+    pub(super) fn is_blind(&self) -> bool {
+        self.is_blind
     }
 
     /// All names that were ever read.
@@ -170,7 +182,7 @@ impl Client {
     }
 
     /// All events since the client began, or since [`forget_events`](Self::forget_events).
-    pub(super) fn events(&self) -> &[Told] {
+    pub(super) fn events(&self) -> &[Received] {
         &self.events
     }
 
@@ -194,16 +206,16 @@ impl Client {
     /// as lines of text. Times count from `begin`.
     pub(super) fn last_events(&self, dir: &str, begin: Duration, len_max: usize) -> Vec<String> {
         let below = format!("{dir}/");
-        let is_of_dir = |event: &&Told| match self.objects.get(&event.watch) {
+        let is_of_dir = |event: &&Received| match self.objects.get(&event.watch) {
             Some(object) => object.name.starts_with(&below),
             None => self.dirs.get(&event.watch).is_none_or(|name| name == dir),
         };
-        let events: Vec<&Told> = self.events.iter().filter(is_of_dir).collect();
+        let events: Vec<&Received> = self.events.iter().filter(is_of_dir).collect();
         let last = events.iter().skip(events.len().saturating_sub(len_max));
         last.map(|event| self.render(event, begin)).collect()
     }
 
-    fn render(&self, event: &Told, begin: Duration) -> String {
+    fn render(&self, event: &Received, begin: Duration) -> String {
         let object = match (self.dirs.get(&event.watch), self.objects.get(&event.watch)) {
             (Some(dir), _) => {
                 Event::object_of(dir.as_ref(), event.name.as_ref().map(AsRef::as_ref))
@@ -215,7 +227,7 @@ impl Client {
     }
 
     /// Returns the names to read again.
-    fn believe(&mut self, event: &Told) -> Vec<String> {
+    fn believe(&mut self, event: &Received) -> Vec<String> {
         if let Some(object) = self.objects.get_mut(&event.watch) {
             object.deleted |= event.kind == Kind::DeleteSelf;
             object.ended |= event.kind == Kind::Ignored;
@@ -259,27 +271,31 @@ impl Client {
         self.states.insert(name.to_owned(), state);
     }
 
-    /// Watches what a name leads to, unless that is unclear or nothing.
+    /// Watches what a name leads to. What has gone in the meantime is passed over.
     fn watch(&mut self, name: &str, since: Since) {
         let path = self.share.mount().join(name);
-        let number = || rustix::fs::statat(CWD, &path, AtFlags::SYMLINK_NOFOLLOW).ok();
-        let number = || number().map(|stat| stat.st_ino);
-        let before = number();
-        let Ok(watch) = self.queue.watch(&path, Recorder::CHANGES) else { return };
+        // While it is open, no other object has its number.
+        let Ok(open) = rustix::fs::openat(CWD, &path, PATH, Mode::empty()) else { return };
+        let Ok(watch) = self.queue.watch_open(open.as_fd(), Recorder::CHANGES) else { return };
         if self.objects.contains_key(&watch) {
             return;
         }
-        let after = number();
-        // An object that cannot be told from the one that replaced it is not judged.
-        let Some(ino) = before.filter(|_| before == after) else {
-            self.queue.unwatch(watch);
-            return;
-        };
+        let stat = || rustix::fs::statx(&open, c"", NOW, StatxFlags::BASIC_STATS);
+        let Ok(Statx { stx_ino: ino, .. }) = stat() else { return };
         let id = identify(self.share.host(), name, self.dirs.values(), ino);
+        // Only of what still has a name, an object with the same number is the same one.
+        let exists = stat().is_ok_and(|stat| stat.stx_nlink > 0);
+        let id = id.filter(|_| exists);
         let object = Object { name: name.to_owned(), ino, id, since, deleted: false, ended: false };
         self.objects.insert(watch, object);
     }
 }
+
+/// Opens an object to name it, not to read it.
+const PATH: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// Asks the server, where the kernel might answer from its cache.
+const NOW: AtFlags = AtFlags::EMPTY_PATH.union(AtFlags::STATX_FORCE_SYNC);
 
 impl AsFd for Client {
     fn as_fd(&self) -> BorrowedFd<'_> {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use fastrand::Rng;
 
-use super::queue::Told;
+use super::queue::Received;
 use crate::event::Kind;
 
 /// Which rule is broken.
@@ -37,7 +37,7 @@ pub(super) struct Saboteur {
     /// Events about names that are passed on first.
     left: usize,
     done: bool,
-    held: Vec<Told>,
+    held: Vec<Received>,
     seen: BTreeSet<Rename>,
 }
 
@@ -48,7 +48,7 @@ impl Saboteur {
     }
 
     /// What becomes of some events.
-    pub(super) fn pass(&mut self, events: Vec<Told>) -> Vec<Told> {
+    pub(super) fn pass(&mut self, events: Vec<Received>) -> Vec<Received> {
         let mut passed = Vec::new();
         for event in events {
             match self.fault {
@@ -63,7 +63,7 @@ impl Saboteur {
     }
 
     /// Whether it is this event's turn.
-    fn is_time(&mut self, event: &Told) -> bool {
+    fn is_time(&mut self, event: &Received) -> bool {
         if self.done || !is_of_a_name(event) {
             return false;
         }
@@ -72,18 +72,18 @@ impl Saboteur {
         self.done
     }
 
-    fn drop_one(&mut self, event: Told, passed: &mut Vec<Told>) {
+    fn drop_one(&mut self, event: Received, passed: &mut Vec<Received>) {
         if !self.is_time(&event) {
             passed.push(event);
         }
     }
 
-    fn swap(&mut self, event: Told, passed: &mut Vec<Told>) {
+    fn swap(&mut self, event: Received, passed: &mut Vec<Received>) {
         if self.is_time(&event) {
             self.held.push(event);
             return;
         }
-        let other = |held: &Told| {
+        let other = |held: &Received| {
             is_of_a_name(&event)
                 && event.watch == held.watch
                 && (event.kind, &event.name) != (held.kind, &held.name)
@@ -95,7 +95,7 @@ impl Saboteur {
         }
     }
 
-    fn lose_cookie(&mut self, mut event: Told, passed: &mut Vec<Told>) {
+    fn lose_cookie(&mut self, mut event: Received, passed: &mut Vec<Received>) {
         // The event that ends the count need not be half of a rename.
         let was_done = self.done;
         let is_time = self.is_time(&event) || was_done;
@@ -106,7 +106,7 @@ impl Saboteur {
         passed.push(event);
     }
 
-    fn merge(&mut self, event: Told, passed: &mut Vec<Told>) {
+    fn merge(&mut self, event: Received, passed: &mut Vec<Received>) {
         let Some(from) = self.held.pop() else {
             if event.kind == Kind::MovedFrom {
                 self.held.push(event);
@@ -115,7 +115,7 @@ impl Saboteur {
             }
             return;
         };
-        let key = |event: &Told| (event.watch, event.name.clone());
+        let key = |event: &Received| (event.watch, event.name.clone());
         let is_pair = event.kind == Kind::MovedTo && event.cookie == from.cookie;
         if is_pair && !self.seen.insert((key(&from), key(&event))) {
             return;
@@ -128,7 +128,7 @@ impl Saboteur {
         }
     }
 
-    fn skip_repair(&mut self, event: Told, passed: &mut Vec<Told>) {
+    fn skip_repair(&mut self, event: Received, passed: &mut Vec<Received>) {
         let begins = self.is_time(&event);
         let victim = self.held.first().is_some_and(|held| {
             held.watch == event.watch && held.name == event.name && held.name.is_some()
@@ -145,7 +145,7 @@ impl Saboteur {
 }
 
 /// Whether the event adds or removes a name. Others may be missing for good reasons.
-fn is_of_a_name(event: &Told) -> bool {
+fn is_of_a_name(event: &Received) -> bool {
     event.name.is_some()
         && matches!(event.kind, Kind::Create | Kind::Delete | Kind::MovedFrom | Kind::MovedTo)
 }
@@ -154,16 +154,16 @@ fn is_of_a_name(event: &Told) -> bool {
 mod tests {
     use super::*;
 
-    fn event(kind: Kind, name: &str, cookie: u32) -> Told {
+    fn event(kind: Kind, name: &str, cookie: u32) -> Received {
         let name = Some(name.to_owned());
-        Told { watch: 1, kind, is_dir: false, name, cookie, at: std::time::Duration::ZERO }
+        Received { watch: 1, kind, is_dir: false, name, cookie, at: std::time::Duration::ZERO }
     }
 
-    fn rename(from: &str, to: &str, cookie: u32) -> [Told; 2] {
+    fn rename(from: &str, to: &str, cookie: u32) -> [Received; 2] {
         [event(Kind::MovedFrom, from, cookie), event(Kind::MovedTo, to, cookie)]
     }
 
-    fn passed(fault: Fault, events: &[Told]) -> Vec<Told> {
+    fn passed(fault: Fault, events: &[Received]) -> Vec<Received> {
         // One event at a time, as a client that keeps up reads them.
         let mut saboteur = Saboteur { left: 0, ..Saboteur::new(fault, 1) };
         events.iter().flat_map(|event| saboteur.pass(vec![event.clone()])).collect()
@@ -183,8 +183,8 @@ mod tests {
 
     #[test]
     fn lost_cookie_leaves_half_of_a_rename_alone() {
-        let told = passed(Fault::Cookie, &rename("a", "b", 7));
-        assert_eq!(told.iter().map(|event| event.cookie).collect::<Vec<_>>(), [7, u32::MAX]);
+        let received = passed(Fault::Cookie, &rename("a", "b", 7));
+        assert_eq!(received.iter().map(|event| event.cookie).collect::<Vec<_>>(), [7, u32::MAX]);
     }
 
     #[test]

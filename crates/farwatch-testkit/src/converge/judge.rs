@@ -72,8 +72,8 @@ pub(super) struct Truth {
     pub(super) tree: BTreeMap<String, State>,
     /// The identities of what exists, by inode number.
     pub(super) ids: BTreeMap<u64, String>,
-    /// The names that the mount lists.
-    pub(super) listed: BTreeSet<String>,
+    /// The names that the mount lists, if it was asked.
+    pub(super) listed: Option<BTreeSet<String>>,
     /// Files that have had several names.
     pub(super) linked: BTreeSet<u64>,
     /// What a local directory reports, where one process makes all changes.
@@ -84,7 +84,9 @@ pub(super) struct Truth {
 pub(super) fn judge(client: &Client, truth: &Truth) -> Vec<Wrong> {
     let mut wrong = names(client, truth);
     wrong.extend(client.objects().filter_map(|object| judge_object(object, truth)));
-    wrong.extend(contents(client, truth));
+    if !client.is_blind() {
+        wrong.extend(contents(client, truth));
+    }
     wrong.extend(truth.stream.iter().flat_map(|wanted| streams(client, wanted)));
     wrong
 }
@@ -101,10 +103,12 @@ fn names(client: &Client, truth: &Truth) -> Vec<Wrong> {
         let missing = exist.difference(found).map(|name| wrong(name, how[1]));
         extra.chain(missing).collect::<Vec<_>>()
     };
-    let told = ["was reported and does not exist", "exists and was not reported"];
+    let received = ["was reported and does not exist", "exists and was not reported"];
     let listed = ["is listed in the mount and does not exist", "is not listed in the mount"];
-    let mut wrong = compare(Judge::Names, client.names(), told);
-    wrong.extend(compare(Judge::Listing, &truth.listed, listed));
+    let mut wrong = compare(Judge::Names, client.names(), received);
+    if let Some(names) = &truth.listed {
+        wrong.extend(compare(Judge::Listing, names, listed));
+    }
     wrong
 }
 
@@ -168,14 +172,15 @@ fn is_read(client: &Client, truth: &Truth, read: &State, is: &State) -> bool {
 }
 
 fn streams(client: &Client, wanted: &Stream) -> Vec<Wrong> {
-    let told = Stream::new(client.events(), client.dirs(), &client.first_objects());
+    let received = Stream::new(client.events(), client.dirs(), &client.first_objects());
     let mut wrong = Vec::new();
-    if let Some(sentence) = difference(&wanted.names, &told.names) {
+    if let Some(sentence) = difference(&wanted.names, &received.names) {
         wrong.push(Wrong { judge: Judge::Count, name: None, sentence });
     }
     let none = Vec::new();
     for name in client.first_objects().values() {
-        let [one, two] = [wanted, &told].map(|stream| stream.objects.get(name).unwrap_or(&none));
+        let [one, two] =
+            [wanted, &received].map(|stream| stream.objects.get(name).unwrap_or(&none));
         if let Some(difference) = difference(one, two) {
             let (judge, name) = (Judge::SelfEvents, Some(name.clone()));
             wrong.push(Wrong { judge, name, sentence: difference });
@@ -201,7 +206,7 @@ mod tests {
         let truth = Truth {
             tree: BTreeMap::new(),
             ids: now.map(|id| (7, id.to_owned())).into_iter().collect(),
-            listed: BTreeSet::new(),
+            listed: None,
             linked: BTreeSet::new(),
             stream: None,
         };

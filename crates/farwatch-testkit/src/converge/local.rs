@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 
 use super::case::Case;
 use super::op::Actor;
-use super::queue::{Queue, Told};
+use super::queue::{Queue, Received};
 use super::stream::Stream;
 use super::worker::{Done, Worker};
 use crate::event::Event;
@@ -34,7 +34,7 @@ pub(super) struct Local {
     queue: Queue,
     dirs: BTreeMap<i32, String>,
     objects: BTreeMap<i32, String>,
-    events: Vec<Told>,
+    events: Vec<Received>,
 }
 
 impl Local {
@@ -66,10 +66,11 @@ impl Local {
     /// The last `len_max` events about names of a directory, as lines of text. Times count from
     /// `begin`.
     pub(super) fn last_events(&self, dir: &str, begin: Duration, len_max: usize) -> Vec<String> {
-        let is_of_dir = |event: &&Told| self.dirs.get(&event.watch).is_some_and(|name| name == dir);
-        let events: Vec<&Told> = self.events.iter().filter(is_of_dir).collect();
+        let is_of_dir =
+            |event: &&Received| self.dirs.get(&event.watch).is_some_and(|name| name == dir);
+        let events: Vec<&Received> = self.events.iter().filter(is_of_dir).collect();
         let last = events.iter().skip(events.len().saturating_sub(len_max));
-        let render = |event: &&Told| {
+        let render = |event: &&Received| {
             let name = event.name.as_ref().map(AsRef::as_ref);
             event.render(Event::object_of(dir.as_ref(), name), begin)
         };

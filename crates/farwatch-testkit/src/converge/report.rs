@@ -21,7 +21,7 @@ pub(super) struct Outcome {
     /// The judges that found something wrong.
     pub(super) wrong: BTreeSet<Judge>,
     /// Events about names in the mount, without identical neighbours.
-    pub(super) told: usize,
+    pub(super) received: usize,
     /// The same on the host.
     pub(super) made: usize,
     /// How long after the last change the judges agreed.
@@ -42,7 +42,7 @@ pub struct Row {
     broken: u64,
     failed: u64,
     wrong: BTreeMap<Judge, u64>,
-    told: usize,
+    received: usize,
     made: usize,
     settled: Vec<Duration>,
     errors: BTreeMap<String, u64>,
@@ -91,7 +91,7 @@ impl Row {
     /// Adds a trial.
     pub(super) fn add(&mut self, outcome: &Outcome) {
         self.trials += 1;
-        self.told += outcome.told;
+        self.received += outcome.received;
         self.made += outcome.made;
         self.ops += outcome.ops;
         self.left_out += outcome.left_out;
@@ -130,7 +130,7 @@ impl Row {
         let mut cells = vec![self.name.clone()];
         cells.extend([self.trials, self.failed].map(|number| number.to_string()));
         cells.extend(Judge::ALL.map(|judge| self.wrong(judge).to_string()));
-        cells.push(format!("{}/{}", self.told, self.made));
+        cells.push(format!("{}/{}", self.received, self.made));
         cells.push(self.settle_times());
         let failed: u64 = self.errors.values().sum();
         cells.push(format!("{}/{failed}/{}", self.ops, self.left_out));
@@ -142,7 +142,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut head: Vec<String> = ["kind", "trials", "wrong"].map(str::to_owned).to_vec();
         head.extend(Judge::ALL.map(|judge| judge.to_string()));
-        head.extend(["told/made", "ms median/max", "ops/failed/left out"].map(str::to_owned));
+        head.extend(["received/made", "ms median/max", "ops/failed/left out"].map(str::to_owned));
         let mut lines = vec![head];
         lines.extend(self.rows.iter().map(Row::cells));
         let widths: Vec<usize> = (0..lines[0].len())

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::queue::Told;
+use super::queue::Received;
 use crate::event::Event;
 
 /// See the module's documentation.
@@ -14,21 +14,21 @@ pub(super) struct Stream {
     /// their appearance.
     pub(super) names: Vec<Event>,
     /// About each object that was watched before the changes. How far they are apart from the others
-    /// depends on who has the object open.
+    /// depends on whether a program has the object open.
     pub(super) objects: BTreeMap<String, Vec<Event>>,
 }
 
 impl Stream {
     /// The stream of a queue in which these directories and objects were watched.
     pub(super) fn new(
-        events: &[Told],
+        events: &[Received],
         dirs: &BTreeMap<i32, String>,
         objects: &BTreeMap<i32, String>,
     ) -> Self {
         let mut stream = Self::default();
         let mut cookies: BTreeMap<u32, usize> = BTreeMap::new();
         for event in events {
-            let Told { kind, is_dir, .. } = *event;
+            let Received { kind, is_dir, .. } = *event;
             if let Some(dir) = dirs.get(&event.watch) {
                 let next = cookies.len() + 1;
                 let cookie = kind.is_move().then(|| *cookies.entry(event.cookie).or_insert(next));
@@ -48,9 +48,9 @@ impl Stream {
 }
 
 /// Where two streams begin to differ, in words; `None` when they do not.
-pub(super) fn difference(wanted: &[Event], told: &[Event]) -> Option<String> {
-    let same = wanted.iter().zip(told).take_while(|(one, two)| one == two).count();
-    if same == wanted.len() && same == told.len() {
+pub(super) fn difference(wanted: &[Event], received: &[Event]) -> Option<String> {
+    let same = wanted.iter().zip(received).take_while(|(one, two)| one == two).count();
+    if same == wanted.len() && same == received.len() {
         return None;
     }
     let around = |events: &[Event]| {
@@ -60,9 +60,9 @@ pub(super) fn difference(wanted: &[Event], told: &[Event]) -> Option<String> {
     };
     Some(format!(
         "{} events where a local directory has {}, from event {same} on: {} where it has {}",
-        told.len(),
+        received.len(),
         wanted.len(),
-        around(told),
+        around(received),
         around(wanted)
     ))
 }

@@ -10,7 +10,6 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::case::{Case, Side};
 use super::client::Client;
-use super::fault::Saboteur;
 use super::judge::{Judge, Truth, Wrong, judge};
 use super::local::{Local, Twin, set_up};
 use super::report::{self, Outcome};
@@ -28,6 +27,14 @@ const SETTLE_MAX: Duration = Duration::from_secs(1);
 const JUDGE_EVERY: Duration = Duration::from_millis(20);
 /// Events of each directory that are printed.
 const SHOWN_MAX: usize = 30;
+
+/// Whether the mount is listed for a judgement. It is not while changes may still be on their way: that
+/// makes its kernel learn names.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Listed {
+    Yes,
+    No,
+}
 
 /// See the module's documentation.
 pub(super) struct Trial<'a, P> {
@@ -56,8 +63,7 @@ impl<'a, P: Place> Trial<'a, P> {
         };
         let share = place.share(name)?;
         set_up(share.host(), &case)?;
-        let saboteur = plan.fault.map(|fault| Saboteur::new(fault, case.seed));
-        let client = Client::new(&share, &case, saboteur)?;
+        let client = Client::new(&share, &case, plan)?;
         let local = Local::new(share.host(), &case)?;
         let (results, barriers) = (Vec::new(), 0);
         let mut trial = Self { place, plan, case, share, client, local, twin, results, barriers };
@@ -86,10 +92,10 @@ impl<'a, P: Place> Trial<'a, P> {
         let end = self.results.iter().flatten().map(|done| done.at).max();
         let (wrong, settled) = self.settle(end.unwrap_or_else(now))?;
         let (client, local) = (&self.client, self.local.stream());
-        let told = Stream::new(client.events(), client.dirs(), &client.first_objects());
+        let received = Stream::new(client.events(), client.dirs(), &client.first_objects());
         let made = self.twin.as_ref().map_or(&local, |twin| &twin.stream);
         Ok(Outcome {
-            told: told.names.len(),
+            received: received.names.len(),
             made: made.names.len(),
             settled,
             errors: report::errors(&self.case, &self.results),
@@ -105,7 +111,7 @@ impl<'a, P: Place> Trial<'a, P> {
     pub(super) fn judge_later(&mut self, outcome: &mut Outcome) -> Result<()> {
         if outcome.text.is_none() {
             self.take()?;
-            let wrong = self.judge()?;
+            let wrong = self.judge(Listed::Yes)?;
             if !wrong.is_empty() {
                 outcome.text = Some(format!("it was true at first\n{}", self.describe(&wrong)));
                 outcome.wrong = wrong.iter().map(|wrong| wrong.judge).collect();
@@ -156,30 +162,31 @@ impl<'a, P: Place> Trial<'a, P> {
         if self.plan.settle == Settle::Sync {
             self.sync()?;
             self.take()?;
-            return Ok((self.judge()?, now().saturating_sub(end)));
+            return Ok((self.judge(Listed::Yes)?, now().saturating_sub(end)));
         }
         loop {
             self.take()?;
-            let mut wrong = self.judge()?;
+            let mut wrong = self.judge(Listed::No)?;
             let since = now().saturating_sub(end);
             if wrong.is_empty() {
                 // It may be so by chance, before the events have come.
                 self.barrier()?;
-                wrong = self.judge()?;
+                wrong = self.judge(Listed::Yes)?;
             }
             let left = SETTLE_MAX.saturating_sub(now().saturating_sub(end));
             if wrong.is_empty() || left.is_zero() {
-                return Ok((wrong, since));
+                return Ok((self.judge(Listed::Yes)?, since));
             }
             self.wait(&mut [], left.min(JUDGE_EVERY))?;
         }
     }
 
     /// What is wrong with the model now.
-    fn judge(&self) -> Result<Vec<Wrong>> {
+    fn judge(&self, listed: Listed) -> Result<Vec<Wrong>> {
         let tree = read_all(self.share.host(), &self.case.dirs)?;
         let ids = tree.keys().filter_map(|name| id_of(&self.share.host().join(name))).collect();
-        let listed = list(self.share.mount(), &self.case.dirs)?.into_iter().collect();
+        let list = || list(self.share.mount(), &self.case.dirs);
+        let listed = if listed == Listed::Yes { Some(list()?.into_iter().collect()) } else { None };
         let linked = self.results.iter().flatten().flat_map(|done| &done.linked).copied().collect();
         let stream = self.twin.as_ref().map(|twin| twin.stream.clone());
         let mut wrong = judge(&self.client, &Truth { tree, ids, listed, linked, stream });

@@ -5,9 +5,9 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::time::Duration;
 
-use farwatch_proto::host::{Answer, Ending, MarkedRequest, Object, Opening, Refusal};
-use farwatch_proto::{FileKind, Mask, Name, Node, NodeId, Seq};
-use rustix::fs::OFlags;
+use farwatch_proto::host::{Answer, Ending, MarkedRequest, Object, Refusal};
+use farwatch_proto::replay::{OpenMode, Times};
+use farwatch_proto::{FileKind, Name, Node, NodeId, Seq};
 use rustix::io::Errno;
 use virtiofsd::filesystem::{Context, Entry, FileSystem, OpenOptions, SetattrValid};
 use virtiofsd::fuse::Attr;
@@ -129,13 +129,8 @@ impl Interposer {
         valid: SetattrValid,
     ) -> io::Result<(Attr, Duration)> {
         let id = node(inode)?;
-        let mtime = SetattrValid::MTIME | SetattrValid::MTIME_NOW;
-        let atime = SetattrValid::ATIME | SetattrValid::ATIME_NOW;
-        if !(mtime | atime).contains(valid) || !valid.contains(SetattrValid::MTIME) {
-            return Err(not_asked());
-        }
-        let event = if valid.intersects(atime) { Mask::ATTRIB } else { Mask::MODIFY };
-        match self.ask(&ctx, MarkedRequest::SetTimes(id, event)) {
+        let times = Times::from_fattr(valid.bits()).ok_or_else(not_asked)?;
+        match self.ask(&ctx, MarkedRequest::SetTimes(id, times)) {
             Answer::Attr(Object::Phantom(kind)) => Ok((attr::phantom(id, kind), Duration::ZERO)),
             Answer::Attr(_) => Ok((self.attr_of(ctx, id, 0, true), Duration::ZERO)),
             Answer::Refused(refused) => Err(refusal(refused)),
@@ -151,20 +146,15 @@ impl Interposer {
         inode: Inode,
         flags: u32,
     ) -> io::Result<(Option<Handle>, OpenOptions)> {
-        let refused = OFlags::TRUNC | OFlags::CREATE | OFlags::APPEND;
-        let flags = OFlags::from_bits_retain(flags);
-        if flags.intersects(refused) {
-            return Err(not_asked());
-        }
+        let mode = OpenMode::from_flags(flags).ok_or_else(not_asked)?;
         let id = node(inode)?;
         // Without KEEP_CACHE the guest's kernel drops the pages of the old content.
-        let (opening, options) = match flags.intersection(OFlags::RWMODE) {
-            OFlags::WRONLY => (Opening::Write, OpenOptions::empty()),
-            OFlags::RDWR => (Opening::Both, OpenOptions::DIRECT_IO),
-            OFlags::RDONLY => (Opening::Read, OpenOptions::DIRECT_IO | OpenOptions::KEEP_CACHE),
-            _ => return Err(not_asked()),
+        let options = match mode {
+            OpenMode::Write => OpenOptions::empty(),
+            OpenMode::ReadWrite => OpenOptions::DIRECT_IO,
+            OpenMode::Read => OpenOptions::DIRECT_IO | OpenOptions::KEEP_CACHE,
         };
-        match self.ask(ctx, MarkedRequest::Open(id, opening)) {
+        match self.ask(ctx, MarkedRequest::Open(id, mode)) {
             Answer::Opened => Ok((Some(control::REPLAY_HANDLE), options | OpenOptions::NOFLUSH)),
             Answer::Refused(refused) => Err(refusal(refused)),
             Answer::Entry(_) | Answer::Attr(_) | Answer::Done => Err(not_asked()),
@@ -174,13 +164,13 @@ impl Interposer {
     /// A directory that is opened by a replay is not opened on the host. One that nothing asks for is
     /// another's way: `None`.
     pub(super) fn opendir_marked(&self, ctx: &Context, inode: Inode) -> Option<Handle> {
-        let request = MarkedRequest::Open(node(inode).ok()?, Opening::Read);
+        let request = MarkedRequest::Open(node(inode).ok()?, OpenMode::Read);
         (self.ask(ctx, request) == Answer::Opened).then_some(control::REPLAY_DIR_HANDLE)
     }
 
     /// A read of what a replay has opened: the kernel raises ACCESS if it is allowed.
     pub(super) fn read_marked(&self, ctx: &Context, inode: Inode) -> io::Result<()> {
-        done(&self.ask(ctx, MarkedRequest::Open(node(inode)?, Opening::Access)))
+        done(&self.ask(ctx, MarkedRequest::Read(node(inode)?)))
     }
 
     fn entry_or_refusal(

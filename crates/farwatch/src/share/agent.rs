@@ -69,7 +69,7 @@ impl Share {
     pub(crate) fn answer(&self, seq: Option<Seq>, request: MarkedRequest<'_>) -> Answer {
         let mut state = self.lock();
         let answer = state.engine.answer(seq, request);
-        let has_work = state.engine.wants_check() || state.engine.to_read().is_some();
+        let has_work = state.engine.has_work();
         drop(state);
         if has_work {
             self.wake();

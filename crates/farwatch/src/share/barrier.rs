@@ -47,7 +47,7 @@ impl Share {
 
     /// The agent looks for the node of a probe, which does not exist: it has replayed everything sent before.
     pub(crate) fn probed(&self, node: NodeId) {
-        if self.lock().engine.handle_probe(node) {
+        if self.lock().engine.probe_seen(node) {
             self.outbox.wake_waiters();
             // There is room for another probe.
             self.wake();

@@ -5,8 +5,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use farwatch_proto::host::{Check, Checked, Listing, Look, ReadMark, Rescan, Tree};
-use farwatch_proto::{FileKind, NodeId};
+use farwatch_proto::NodeId;
+use farwatch_proto::host::{Input, Output, ReadMark, Tree};
 
 use super::Share;
 use crate::watch::{Backend, Dropped, Intake, Observed};
@@ -32,17 +32,25 @@ impl Intake for Share {
         look(self.lock().engine.tree());
     }
 
-    fn take_in(&self, observe: &mut dyn FnMut(&Tree) -> Observed) -> bool {
+    fn take_in(&self, observe: &mut dyn FnMut(&Tree) -> Observed) {
         let engine = &mut self.lock().engine;
         let Observed { changes, drained } = observe(engine.tree());
+        let now = Instant::now();
         for change in changes {
             tracing::trace!(?change, "observed");
-            engine.handle_change(change);
+            engine.input(now, Input::Change(change));
         }
         if let Some(at) = drained {
-            engine.handle_drained(at);
+            engine.input(now, Input::Drained(at));
         }
-        engine.has_next()
+    }
+
+    fn input(&self, input: Input) {
+        self.lock().engine.input(Instant::now(), input);
+    }
+
+    fn poll_output(&self) -> Output {
+        self.lock().engine.poll_output(Instant::now())
     }
 
     fn open_dir(&self, id: NodeId) -> Option<Arc<OwnedFd>> {
@@ -53,32 +61,8 @@ impl Intake for Share {
         self.lock().dirs.at_hand(id)
     }
 
-    fn poll_look(&self) -> Option<Look> {
-        self.lock().engine.poll_look()
-    }
-
-    fn handle_look(&self, look: &Look, found: FileKind) {
-        self.lock().engine.handle_look(look, found);
-    }
-
     fn wake_sinks(&self) {
         self.outbox.wake();
-    }
-
-    fn poll_rescan(&self, now: Instant) -> Option<Rescan> {
-        self.lock().engine.poll_rescan(now)
-    }
-
-    fn handle_listing(&self, now: Instant, listing: Listing) {
-        self.lock().engine.handle_listing(now, listing);
-    }
-
-    fn handle_unlisted(&self, now: Instant) {
-        self.lock().engine.handle_unlisted(now);
-    }
-
-    fn rescan_timeout(&self) -> Option<Instant> {
-        self.lock().engine.rescan_timeout()
     }
 
     fn dropped(&self) -> Dropped {
@@ -88,32 +72,5 @@ impl Intake for Share {
 
     fn to_read(&self) -> Option<ReadMark> {
         self.lock().engine.to_read()
-    }
-
-    fn handle_read(&self, mark: ReadMark) -> bool {
-        let engine = &mut self.lock().engine;
-        engine.handle_read(mark);
-        engine.poll_probes(Instant::now());
-        engine.has_next()
-    }
-
-    fn poll_probes(&self) -> bool {
-        self.lock().engine.poll_probes(Instant::now())
-    }
-
-    fn poll_check(&self, now: Instant) -> Option<Check> {
-        self.lock().engine.poll_check(now)
-    }
-
-    fn handle_checked(&self, now: Instant, check: Check, checked: Checked) {
-        self.lock().engine.handle_checked(now, check, checked);
-    }
-
-    fn handle_unchecked(&self, now: Instant, check: Check) {
-        self.lock().engine.handle_unchecked(now, check);
-    }
-
-    fn check_timeout(&self) -> Option<Instant> {
-        self.lock().engine.check_timeout()
     }
 }

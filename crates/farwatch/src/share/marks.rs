@@ -5,7 +5,9 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
+use farwatch_proto::host::Input;
 use farwatch_proto::{Fid, NodeId};
 
 use super::{Share, State};
@@ -44,8 +46,8 @@ impl Share {
                 return;
             }
             // What has happened in it in the meantime.
-            state.engine.handle_lost(&fid);
-            self.wake_for_rescan(state);
+            state.engine.input(Instant::now(), Input::Lost(fid));
+            self.wake_for_work(state);
             tracing::info!(%id, "a directory is watched at last");
         }
     }

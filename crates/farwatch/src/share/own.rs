@@ -5,10 +5,10 @@
 //! What a call is reported as is a table in `fs::reported`. Here its names and nodes become what the
 //! backend knows them as.
 
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
-use farwatch_proto::host::HostEntry;
 use farwatch_proto::host::inotify::{CallId, Expected};
+use farwatch_proto::host::{HostEntry, Input};
 use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId};
 
 use super::{Share, State};
@@ -88,10 +88,10 @@ impl Share {
 
     fn lost(&self, state: &mut State, dirs: &[Fid]) {
         for dir in dirs {
-            state.engine.handle_lost(dir);
+            state.engine.input(Instant::now(), Input::Lost(dir.clone()));
         }
         if !dirs.is_empty() {
-            self.wake_for_rescan(state);
+            self.wake_for_work(state);
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use farwatch_proto::host::Ticket;
+use farwatch_proto::host::{Input, Ticket};
 use farwatch_proto::wire::control::Delivery;
 use farwatch_proto::wire::{Notification, sync};
 use rustix::io::Errno;
@@ -30,12 +30,12 @@ impl Source for Share {
         if !state.receives(sink) {
             return Pulled::NotReceiving;
         }
-        if state.looks && state.engine.poll_look().is_some() {
+        if state.looks && state.engine.is_look_pending() {
             self.wake();
             return Pulled::LookPending;
         }
         let notification = state.engine.send();
-        self.wake_for_rescan(&state);
+        self.wake_for_work(&state);
         drop(state);
         let Some(notification) = notification else { return Pulled::Nothing };
         tracing::trace!(?notification, "sent");
@@ -45,7 +45,7 @@ impl Source for Share {
     fn asked(&self, link: u64) {
         let engine = &mut self.lock().engine;
         if engine.link() == Some(link) {
-            engine.handle_asked();
+            engine.input(Instant::now(), Input::Asked);
         }
     }
 }

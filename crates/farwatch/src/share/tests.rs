@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use farwatch_proto::host::{HostChange, HostEntry, Tree};
+use farwatch_proto::host::{HostChange, HostEntry, Input, Output, Tree};
 use farwatch_proto::wire::control::Delivery;
 use farwatch_proto::{Fid, FileKind, Mask, Name};
 use rustix::event::{EventfdFlags, eventfd};
@@ -98,9 +98,7 @@ fn create(share: &Share) {
     let entry = HostEntry { dir: fid(1), name: Name::parse(b"new").unwrap() };
     let change = HostChange::Entry { entry, mask: Mask::CREATE, object: Some(fid(2)) };
     let mut changes = vec![change];
-    let observed =
-        &mut |_: &Tree| Observed { changes: std::mem::take(&mut changes), drained: None };
-    assert!(share.take_in(observed));
+    share.take_in(&mut |_| Observed { changes: std::mem::take(&mut changes), drained: None });
 }
 
 #[test]
@@ -110,8 +108,9 @@ fn pull_of_an_event_to_look_up_wakes_the_watch_thread_and_gives_nothing_until_it
     assert_eq!(share.pull(Sink::Queue), Pulled::LookPending);
     let mut count = [0; 8];
     assert_eq!(rustix::io::read(&*work, &mut count), Ok(8));
-    let look = share.poll_look().unwrap();
-    share.handle_look(&look, FileKind::Fifo);
+    let Output::Look(look) = share.poll_output() else { panic!("nothing is to be looked at") };
+    share.input(Input::Looked(look, FileKind::Fifo));
+    assert_eq!(share.poll_output(), Output::Wake);
     let Pulled::Notification(sent) = share.pull(Sink::Queue) else { panic!("nothing was sent") };
     assert_eq!((sent.mask, sent.kind), (Mask::CREATE, FileKind::Fifo));
     assert_eq!(share.pull(Sink::Queue), Pulled::Nothing);

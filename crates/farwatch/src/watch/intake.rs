@@ -4,10 +4,10 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
-use farwatch_proto::host::{Check, Checked, HostChange, Listing, Look, ReadMark, Rescan, Tree};
-use farwatch_proto::{FileKind, NodeId};
+use farwatch_proto::NodeId;
+use farwatch_proto::host::{HostChange, Input, Output, ReadMark, Tree};
 
 use super::backend::Backend;
 
@@ -25,9 +25,14 @@ pub trait Intake: Send + Sync {
     /// Shows the guest's view of the share, with the lock held.
     fn inspect(&self, look: &mut dyn FnMut(&Tree));
 
-    /// The same, and takes in what `observe` returns before the view can change. `true` when there is
-    /// something to send.
-    fn take_in(&self, observe: &mut dyn FnMut(&Tree) -> Observed) -> bool;
+    /// The same, and takes in what `observe` returns before the view can change.
+    fn take_in(&self, observe: &mut dyn FnMut(&Tree) -> Observed);
+
+    /// Takes in anything else that the watch thread has found out.
+    fn input(&self, input: Input);
+
+    /// What to do next.
+    fn poll_output(&self) -> Output;
 
     /// A descriptor of a known directory. If none is at hand the directory is looked for where the guest
     /// knows it, and taken only if it is found there.
@@ -36,50 +41,14 @@ pub trait Intake: Send + Sync {
     /// A descriptor of a known directory, if one is at hand.
     fn dir_at_hand(&self, id: NodeId) -> Option<Arc<OwnedFd>>;
 
-    /// What to look at before the next event can be sent.
-    fn poll_look(&self) -> Option<Look>;
-
-    /// The type of what was to be looked at.
-    fn handle_look(&self, look: &Look, found: FileKind);
-
     /// There may be something new to send: wakes all sinks.
     fn wake_sinks(&self);
-
-    /// The directory to list next.
-    fn poll_rescan(&self, now: Instant) -> Option<Rescan>;
-
-    /// What is in it.
-    fn handle_listing(&self, now: Instant, listing: Listing);
-
-    /// It could not be listed.
-    fn handle_unlisted(&self, now: Instant);
-
-    /// When to ask for a directory again.
-    fn rescan_timeout(&self) -> Option<Instant>;
 
     /// How far the guest's view is behind.
     fn dropped(&self) -> Dropped;
 
     /// Up to where the kernel's queue is to be read, if anything waits for that.
     fn to_read(&self) -> Option<ReadMark>;
-
-    /// The queue has been read up to the mark, and handed in. `true` when there is something to send.
-    fn handle_read(&self, mark: ReadMark) -> bool;
-
-    /// Sends the probes that are due: by these the agent shows how far it is. `true` when it did.
-    fn poll_probes(&self) -> bool;
-
-    /// The next entry to compare with what watchers were told.
-    fn poll_check(&self, now: Instant) -> Option<Check>;
-
-    /// What is under its name.
-    fn handle_checked(&self, now: Instant, check: Check, checked: Checked);
-
-    /// It could not be looked at.
-    fn handle_unchecked(&self, now: Instant, check: Check);
-
-    /// When to call [`Intake::poll_probes`] and [`Intake::poll_check`] again though nothing is reported.
-    fn check_timeout(&self) -> Option<Instant>;
 }
 
 /// What one round of reading gives.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Looks at objects on the host for the engine, and then offers its events to the sinks.
+//! Looks at objects on the host for the engine.
 //!
 //! Some events can be sent only when the type of their object is known. The watch thread finds it out
 //! before it wakes the sinks, so that no sink has to wait for the host's file system.
@@ -15,25 +15,8 @@ use super::{Backend, Intake, time};
 
 const PATH_ONLY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// The engine has something new: looks up what the next event needs, and wakes the sinks. Called by the
-/// watch thread after each input that may have given an event.
-pub(super) fn offer(intake: &dyn Intake, backend: &dyn Backend) {
-    let mut next = intake.poll_look();
-    loop {
-        if let Some(look) = &next {
-            intake.handle_look(look, kind_of(intake, backend, look));
-        }
-        intake.wake_sinks();
-        // A sink that took the event may have reached one that needs a look.
-        next = intake.poll_look();
-        if next.is_none() {
-            return;
-        }
-    }
-}
-
 /// The type of the object, if it is still under its name.
-fn kind_of(intake: &dyn Intake, backend: &dyn Backend, wanted: &Look) -> FileKind {
+pub(super) fn kind_of(intake: &dyn Intake, backend: &dyn Backend, wanted: &Look) -> FileKind {
     let dir = intake.open_dir(wanted.dir);
     let found = dir.and_then(|dir| look(backend, &dir, wanted.name.clone()).ok());
     let is_it = |found: &Listed| found.object.as_ref() == Some(&wanted.object);

@@ -8,9 +8,8 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::time::Instant;
 
-use farwatch_proto::host::{Listing, Rescan};
+use farwatch_proto::host::{Input, Listing, Rescan};
 use farwatch_proto::{Name, NodeId};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
@@ -20,24 +19,20 @@ use super::{Backend, Intake};
 
 const READ: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// Lists the next directory, if there is one. `true` when it did.
-pub(super) fn run(intake: &dyn Intake, backend: &dyn Backend) -> bool {
-    let Some(rescan) = intake.poll_rescan(Instant::now()) else { return false };
-    let listing = list(intake, backend, &rescan);
-    let now = Instant::now();
-    match listing {
+/// Lists a directory. Returns what the engine is to know.
+pub(super) fn run(intake: &dyn Intake, backend: &dyn Backend, rescan: &Rescan) -> Input {
+    match list(intake, backend, rescan) {
         Ok(listing) => {
             let (dir, entries, upto) = (rescan.dir, listing.entries.len(), listing.upto.as_ref());
             tracing::debug!(%dir, entries, ?upto, "listed again");
-            intake.handle_listing(now, listing);
+            Input::Listing(listing)
         }
         Err(error) => {
             let dir = rescan.dir;
             tracing::debug!(%dir, %error, "a directory cannot be listed: later again");
-            intake.handle_unlisted(now);
+            Input::Unlisted
         }
     }
-    true
 }
 
 fn list(intake: &dyn Intake, backend: &dyn Backend, rescan: &Rescan) -> io::Result<Listing> {

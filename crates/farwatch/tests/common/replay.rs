@@ -6,13 +6,14 @@
 use std::time::Instant;
 
 use farwatch_proto::guest::join::{Join, Joined};
-use farwatch_proto::guest::opens::{Opens, Step, Way};
+use farwatch_proto::guest::opens::{Opens, Step};
 use farwatch_proto::guest::plan::{Call, Place, Target, plan};
+use farwatch_proto::replay::Times;
 use farwatch_proto::{Entry, FileKind, Mask};
 use rustix::io::Errno;
 
 use crate::guest::{Caller, Guest, ROOT, Reply, Told, fh, nodeid};
-use crate::requests::{self, Request, fattr, file_type, open_flags};
+use crate::requests::{self, Request, fattr, file_type};
 
 /// SETATTR of the mtime alone, for MODIFY.
 pub(crate) const MODIFY: u32 = fattr::MTIME_NOW;
@@ -96,18 +97,13 @@ impl Replay<'_> {
         for step in opens.steps(target, events) {
             match step {
                 // OPENDIR has no place among the answered: again, it is answered as if it were anyone's.
-                Step::Open(way) if is_dir => {
+                Step::Open(mode) if is_dir => {
                     let opened = self.guest.send(self.agent, &requests::opendir(node)).unwrap();
-                    assert_eq!(opens.keep(target.clone(), way, fh(&opened)), None);
+                    assert_eq!(opens.keep(target.clone(), mode, fh(&opened)), None);
                 }
-                Step::Open(way) => {
-                    let flags = match way {
-                        Way::Read => open_flags::RDONLY,
-                        Way::Write => open_flags::WRONLY,
-                        Way::ReadWrite => open_flags::RDWR,
-                    };
-                    if let Some(opened) = self.change(requests::open(node, flags)) {
-                        assert_eq!(opens.keep(target.clone(), way, fh(&opened)), None);
+                Step::Open(mode) => {
+                    if let Some(opened) = self.change(requests::open(node, mode.flags())) {
+                        assert_eq!(opens.keep(target.clone(), mode, fh(&opened)), None);
                     }
                 }
                 Step::Access => {
@@ -116,8 +112,13 @@ impl Replay<'_> {
                         self.change(read(node, fh, 4096));
                     }
                 }
-                Step::Modify => drop(self.change(requests::setattr(node, MODIFY, 0))),
-                Step::Attrib => drop(self.change(requests::setattr(node, ATTRIB, 0))),
+                Step::SetTimes(times) => {
+                    let valid = match times {
+                        Times::Mtime => MODIFY,
+                        Times::Both => ATTRIB,
+                    };
+                    self.change(requests::setattr(node, valid, 0));
+                }
                 Step::Refresh => {}
                 Step::Close(writes) => {
                     if let Some(fh) = opens.take(target, writes) {

@@ -8,7 +8,7 @@ use crate::{Entry, Fid, FileKind, GuestEvent, Mask, Name, NodeId};
 
 impl Engine {
     /// Takes in one change on the host.
-    pub fn handle_change(&mut self, change: HostChange) {
+    pub(super) fn handle_change(&mut self, change: HostChange) {
         if !self.is_listening() {
             return;
         }
@@ -23,13 +23,14 @@ impl Engine {
             }
             HostChange::Overflow => {
                 self.backlog.overflowed();
+                self.has_news = true;
                 self.nets.lost_track(self.nets.drained_at(), &self.tree);
             }
         }
     }
 
     /// A change in a directory went untold, and it is not known which.
-    pub fn handle_lost(&mut self, dir: &Fid) {
+    pub(super) fn handle_lost(&mut self, dir: &Fid) {
         if self.is_listening() {
             for dir in self.tree.nodes_of(dir).to_vec() {
                 self.backlog.give_up();

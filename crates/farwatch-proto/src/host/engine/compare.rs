@@ -13,19 +13,17 @@ use crate::{Entry, FileKind, GuestEvent, Mask, Name, NodeId};
 
 impl Engine {
     /// Whether a directory is to be listed, as soon as it may be tried.
-    pub fn wants_rescan(&self) -> bool {
+    pub(super) fn wants_rescan(&self) -> bool {
         self.is_listening() && self.nets.len() > 0 && self.backlog.is_empty()
     }
 
-    /// When to call [`Engine::poll_rescan`] again, after it gave nothing.
-    pub fn rescan_timeout(&self) -> Option<Instant> {
+    /// When to call [`Engine::next_rescan`] again, after it gave nothing.
+    pub(super) fn rescan_timeout(&self) -> Option<Instant> {
         if self.wants_rescan() { self.nets.retry_at() } else { None }
     }
 
-    /// The directory to list now. The answer is [`Engine::handle_listing`] or
-    /// [`Engine::handle_unlisted`], before the next is asked for. There is none while events wait,
-    /// and the client is told of the overflow first.
-    pub fn poll_rescan(&mut self, now: Instant) -> Option<Rescan> {
+    /// The directory to list now. There is none while events wait: the client is told of the overflow first.
+    pub(super) fn next_rescan(&mut self, now: Instant) -> Option<Rescan> {
         if !self.wants_rescan() {
             return None;
         }
@@ -36,7 +34,7 @@ impl Engine {
 
     /// What is in the directory that was asked for: the difference to what the guest was told goes to
     /// the backlog. A directory that is gone has an empty listing.
-    pub fn handle_listing(&mut self, now: Instant, listing: Listing) {
+    pub(super) fn handle_listing(&mut self, now: Instant, listing: Listing) {
         let touched = self.tree.seen();
         let compared = self.nets.compare(now, listing, touched.as_ref(), &self.tree, &self.ledger);
         let Some((dir, Net { itself, changes })) = compared else { return };
@@ -51,35 +49,18 @@ impl Engine {
     }
 
     /// The directory that was asked for could not be listed. It is asked for again, later.
-    pub fn handle_unlisted(&mut self, now: Instant) {
+    pub(super) fn handle_unlisted(&mut self, now: Instant) {
         self.tree.seen();
         self.nets.postpone(now);
     }
 
-    /// Whether there is something for [`Engine::poll_check`] or [`Engine::poll_probes`].
-    pub fn wants_check(&self) -> bool {
-        self.is_listening() && (self.contested.wants_check() || self.contested.wants_probe())
-    }
-
-    /// The next entry that is to be looked at on the host. The answer is [`Engine::handle_checked`] or
-    /// [`Engine::handle_unchecked`].
-    pub fn poll_check(&mut self, now: Instant) -> Option<Check> {
+    /// The next entry that is to be looked at on the host.
+    pub(super) fn next_check(&mut self, now: Instant) -> Option<Check> {
         let tree = &self.tree;
         self.contested.poll_check(now, |dir, name| {
             let directory = |id: &NodeId| tree.kind(*id) == Some(FileKind::Directory);
             tree.told(dir, name).iter().copied().filter(directory).collect()
         })
-    }
-
-    /// What is under the name. What watchers were told and is not so is told them.
-    pub fn handle_checked(&mut self, now: Instant, check: Check, checked: Checked) {
-        self.contested.handle_checked(now, check, checked);
-    }
-
-    /// The entry could not be looked at, for a reason that may pass.
-    pub fn handle_unchecked(&mut self, now: Instant, check: Check) {
-        let known = self.tree.knows(check.dir);
-        self.contested.handle_unchecked(now, check, known);
     }
 
     pub(super) fn doubt(&mut self, dir: NodeId, name: &Name) {

@@ -147,7 +147,10 @@ impl Engine {
                 contested.left(from, old, ledger.stays(seq));
                 contested.replayed(to, new, || present(kind()));
             }
-            MarkedRequest::Lookup(..) | MarkedRequest::SetTimes(..) | MarkedRequest::Open(..) => {}
+            MarkedRequest::Lookup(..)
+            | MarkedRequest::SetTimes(..)
+            | MarkedRequest::Open(..)
+            | MarkedRequest::Read(_) => {}
         }
     }
 }

@@ -12,26 +12,27 @@ impl Engine {
     /// How long a replay may take before it is found out, by a probe, whether it came to its end.
     const STUCK_AFTER: Duration = Duration::from_millis(200);
 
-    /// Somebody in the guest wants to know when all that has happened up to now has been replayed.
-    /// `None` while no agent listens.
+    /// A program in the guest wants to know when all that has happened up to now has been replayed. `None` while
+    /// no agent listens. The thread that serves its request calls this, and wakes the watch thread.
     pub fn ask_barrier(&mut self) -> Option<Ticket> {
         self.is_listening().then(|| self.barriers.ask())
     }
 
-    /// How far that is.
+    /// How far that is. The same thread.
     pub fn progress(&self, ticket: Ticket) -> Progress {
         self.barriers.progress(ticket)
     }
 
-    /// Up to where the kernel's queue is to be read, if anything waits for that.
+    /// Up to where the kernel's queue is to be read, if anything waits for that. The watch thread asks before it
+    /// reads, and hands the mark back by [`Input::ReadUpTo`](super::Input::ReadUpTo).
     pub fn to_read(&self) -> Option<ReadMark> {
         let (ticket, touch) = (self.barriers.to_read(), self.contested.to_read());
         let touch_now = self.contested.mark();
         (ticket.is_some() || touch.is_some()).then_some(ReadMark { ticket, touch: touch_now })
     }
 
-    /// What was in the kernel's queue at some time after [`Engine::to_read`] gave this has been handed in.
-    pub fn handle_read(&mut self, ReadMark { ticket, touch }: ReadMark) {
+    /// See [`Input::ReadUpTo`](super::Input::ReadUpTo).
+    pub(super) fn handle_read(&mut self, ReadMark { ticket, touch }: ReadMark) {
         if let Some(ticket) = ticket {
             let owed = self.owed();
             self.barriers.handle_read(ticket, owed);
@@ -44,7 +45,7 @@ impl Engine {
 
     /// Puts probes behind what is to be sent before them: those of barriers, of contested entries, and of
     /// replays that do not come to their end. `true` when it did.
-    pub fn poll_probes(&mut self, now: Instant) -> bool {
+    pub(super) fn send_probes(&mut self, now: Instant) -> bool {
         if !self.is_listening() {
             return false;
         }
@@ -66,14 +67,14 @@ impl Engine {
         sent
     }
 
-    /// When to call [`Engine::poll_probes`] or [`Engine::poll_check`] again, though nothing happens.
-    pub fn check_timeout(&self) -> Option<Instant> {
-        let stuck = self.stuck.and_then(|(_, since)| since.checked_add(Self::STUCK_AFTER));
-        [stuck, self.contested.retry_at()].into_iter().flatten().min()
+    /// When to call [`Engine::send_probes`] again, though nothing happens.
+    pub(super) fn probe_timeout(&self) -> Option<Instant> {
+        self.stuck.and_then(|(_, since)| since.checked_add(Self::STUCK_AFTER))
     }
 
-    /// The agent looks for a node that nobody has. `true` when there is something to do by that.
-    pub fn handle_probe(&mut self, node: NodeId) -> bool {
+    /// The agent looks for a node that nobody has, as it does for a probe: it has tried to replay everything that
+    /// was sent before. `true` when something has waited for that: a barrier may be reached, and there may be work.
+    pub fn probe_seen(&mut self, node: NodeId) -> bool {
         self.ledger.probed(node, &mut self.backlog);
         let unfinished = self.take_unfinished();
         if unfinished {

@@ -95,6 +95,19 @@ impl Names {
         self.set(entry, Slot { now: object, unseen, before: None, past });
     }
 
+    /// An object was created under a name, which was free. If it had gone when it was looked for, and nothing
+    /// was reported about the name before, then what the guest holds under it was found after the creation: it
+    /// is no earlier object.
+    pub(super) fn created(&mut self, entry: &HostEntry, object: Option<Fid>, tree: &Tree) {
+        let reported =
+            self.dirs.get(&entry.dir).is_some_and(|names| names.contains_key(&entry.name));
+        if object.is_none() && !reported {
+            self.set(entry, Slot { unseen: true, ..Slot::default() });
+        } else {
+            self.arrived(entry, object, tree);
+        }
+    }
+
     /// An object has left a name.
     pub(super) fn left(&mut self, entry: &HostEntry, object: Option<Fid>, tree: &Tree) {
         let past = self.take_past(entry, &None, tree);

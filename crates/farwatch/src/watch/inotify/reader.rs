@@ -15,7 +15,9 @@ use rustix::fs::{AtFlags, FileType, Statx, StatxFlags};
 
 use super::InotifyBackend;
 use super::instance::buffer;
-use crate::watch::{Intake, Observed, Passing, Reader, hand_in, is_mounted, look, passed, time};
+use crate::watch::{
+    Intake, Observed, Passing, Reader, carry_out, hand_in, is_mounted, passed, time,
+};
 
 /// See the module's documentation.
 pub(super) struct InotifyReader<'a> {
@@ -53,7 +55,7 @@ impl<'a> InotifyReader<'a> {
         let backend = self.backend;
         let mut outcome = Outcome::default();
         let (mut held_back, mut doubts) = (Vec::new(), Vec::new());
-        let mut news = intake.take_in(&mut |tree| {
+        intake.take_in(&mut |tree| {
             let mut observer = backend.observer();
             let changes = observer.changes(tree, found);
             doubts = observer.doubts();
@@ -68,16 +70,14 @@ impl<'a> InotifyReader<'a> {
             // If the object has not changed since, the report is of this process's own call.
             let unchanged = |doubt: &Doubt| ctime(backend, intake, doubt) == Some(doubt.changed);
             doubts.retain(unchanged);
-            news = intake.take_in(&mut |_| {
+            intake.take_in(&mut |_| {
                 let mut observer = backend.observer();
                 doubts.iter().for_each(|doubt| observer.settled(&doubt.object));
                 let changes = std::mem::take(&mut held_back);
                 self.finish(&mut observer, round, changes, &mut outcome)
             });
         }
-        if news {
-            look::offer(intake, backend);
-        }
+        carry_out(intake, backend);
         outcome
     }
 

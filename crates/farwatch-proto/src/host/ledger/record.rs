@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! [`Record`]: one notification that was handed out, and how far its replay is.
+
+use super::super::backlog::{Backlog, Pending};
+use crate::replay::{self, OpenMode, RequestKind};
+use crate::{Entry, GuestEvent, Mask, Name, NodeId, Seq};
+
+/// The bits that change what a name stands for.
+pub(super) const NAMES: Mask = Mask::CREATE.union(Mask::DELETE).union(Mask::MOVE);
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) seq: Seq,
+    pub(super) pending: Pending,
+    pub(super) message: Message,
+    pub(super) state: State,
+}
+
+/// Which message of its event a notification is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Message {
+    /// The only one, or the first of a rename.
+    First,
+    /// The second of a rename: of use only when its mate got lost, or the halves are replayed alone.
+    Second,
+}
+
+/// How far a replay is.
+#[derive(Debug)]
+pub(super) struct State {
+    /// The events that have not been replayed. Those of opening and reading stay.
+    pub(super) todo: Mask,
+    /// Whether an open for reading, one for writing and a read have been granted.
+    granted: [bool; 3],
+    /// The guest has once been told to look again: it is not told twice.
+    pub(super) stale_told: bool,
+    /// The guest has looked the entry up for this record.
+    pub(super) looked_up: bool,
+}
+
+impl Record {
+    /// `None` for an overflow, of which no replay comes.
+    pub(super) fn new(seq: Seq, pending: Pending, message: Message) -> Option<Self> {
+        let todo = match (&pending.event, message) {
+            (GuestEvent::Entry { mask, .. } | GuestEvent::Object { mask, .. }, _) => *mask,
+            (GuestEvent::Rename { .. }, Message::First) => Mask::MOVE,
+            (GuestEvent::Rename { .. }, Message::Second) => Mask::MOVED_TO,
+            (GuestEvent::Overflow, _) => return None,
+        };
+        let state = State {
+            todo: todo.difference(Mask::ISDIR),
+            granted: [false; 3],
+            stale_told: false,
+            looked_up: false,
+        };
+        Some(Self { seq, pending, message, state })
+    }
+
+    /// Whether a name is still to change. The second message of a rename says what the first has said.
+    pub(super) fn changes_name(&self) -> bool {
+        self.message == Message::First && self.state.todo.intersects(NAMES)
+    }
+
+    /// The entries whose name a replay was to change and did not. `mate` is the record of the next
+    /// notification, which is the other half if this is a rename.
+    pub(super) fn left(&self, mate: Option<&Self>) -> Vec<(NodeId, Name)> {
+        if !self.changes_name() {
+            return Vec::new();
+        }
+        let at = |entry: &Entry| (entry.dir.id, entry.name.clone());
+        match &self.pending.event {
+            GuestEvent::Entry { entry, .. } => vec![at(entry)],
+            GuestEvent::Rename { to, .. } if self.state.todo == Mask::MOVED_TO => {
+                // It was moved out, and in again by the number of its second half.
+                let is_done =
+                    |mate: &Self| mate.message == Message::Second && mate.state.todo.is_empty();
+                if mate.is_some_and(is_done) { Vec::new() } else { vec![at(to)] }
+            }
+            GuestEvent::Rename { from, to, .. } => vec![at(from), at(to)],
+            GuestEvent::Object { .. } | GuestEvent::Overflow => Vec::new(),
+        }
+    }
+
+    pub(super) fn settle(&self, backlog: &mut Backlog) {
+        if self.message == Message::First {
+            backlog.settled(&self.pending);
+        }
+    }
+}
+
+impl State {
+    /// Whether an event that has not been replayed asks for such a request ([`replay::TABLE`]).
+    pub(super) fn asks_for(&self, request: RequestKind) -> bool {
+        let granted = once(request).is_some_and(|at| self.granted[at]);
+        !granted && !replay::asking(self.todo, request).is_empty()
+    }
+
+    /// Such a request is granted, and not again.
+    pub(super) fn grant(&mut self, request: RequestKind) {
+        match once(request) {
+            Some(at) => self.granted[at] = true,
+            None => self.todo.remove(replay::asking(self.todo, request)),
+        }
+    }
+}
+
+/// The place in [`State::granted`] of a request after which its events may still need another.
+fn once(request: RequestKind) -> Option<usize> {
+    match request {
+        RequestKind::Open(OpenMode::Read) => Some(0),
+        RequestKind::Open(OpenMode::Write | OpenMode::ReadWrite) => Some(1),
+        RequestKind::Read => Some(2),
+        RequestKind::Lookup(_)
+        | RequestKind::Mknod
+        | RequestKind::Mkdir
+        | RequestKind::Symlink
+        | RequestKind::Link
+        | RequestKind::SetTimes(_)
+        | RequestKind::Close
+        | RequestKind::Unlink
+        | RequestKind::Rmdir
+        | RequestKind::Rename
+        | RequestKind::RenameOut
+        | RequestKind::RenameIn => None,
+    }
+}
