@@ -78,31 +78,31 @@ pub(super) const SYSCTLS: [Sysctl; 6] = [
     Sysctl {
         name: "fs.fanotify.max_user_marks",
         floor: 65_536,
-        counts: "directories can be watched, of all shares of a user",
+        counts: "directories can be watched by fanotify, of all shares of a user",
         lifted: true,
     },
     Sysctl {
         name: "fs.fanotify.max_user_groups",
         floor: 16,
-        counts: "shares of a user can be watched",
+        counts: "shares of a user can be watched by fanotify",
         lifted: false,
     },
     Sysctl {
         name: "fs.fanotify.max_queued_events",
         floor: 16_384,
-        counts: "events can wait before they overflow",
+        counts: "events can wait in fanotify before they overflow",
         lifted: true,
     },
     Sysctl {
         name: "fs.inotify.max_user_watches",
         floor: 65_536,
-        counts: "watches can be set by a user's programs, on a mount and elsewhere, and by `--watch inotify`",
+        counts: "watches can be set by a user's programs, with one for each directory that a guest knows",
         lifted: false,
     },
     Sysctl {
         name: "fs.inotify.max_user_instances",
         floor: 128,
-        counts: "programs of a user can watch",
+        counts: "programs of a user can watch, with one for each share",
         lifted: false,
     },
     Sysctl {
