@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::{Backend, Intake, time};
 
-const PATH_ONLY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+pub(super) const PATH_ONLY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// The type of the object, if it is still under its name.
 pub(super) fn kind_of(intake: &dyn Intake, backend: &dyn Backend, wanted: &Look) -> FileKind {

@@ -126,46 +126,21 @@ impl Instance {
         }
     }
 
-    /// How the object behind `fd` is known.
+    /// How the object behind `fd` is known: by its file handle, or by its inode number where the file system has
+    /// no handles.
     pub(super) fn fid(&self, fd: BorrowedFd<'_>) -> io::Result<Fid> {
-        self.identify(
-            || handle::fid(fd),
-            || rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, NUMBERS),
-        )
-    }
-
-    /// The same for an entry of `dir`, which is known as `known`, in one system call.
-    pub(super) fn fid_at(&self, dir: BorrowedFd<'_>, name: &CStr, known: &Fid) -> io::Result<Fid> {
-        self.identify(
-            || handle::fid_at(dir, name, known.fsid()),
-            || rustix::fs::statx(dir, name, AtFlags::SYMLINK_NOFOLLOW, NUMBERS),
-        )
-    }
-
-    /// By file handle, or by inode number where the file system has no handles. A name that vanishes has
-    /// neither: if it came back for the second call, one object would be known in two ways.
-    fn identify(
-        &self,
-        handle: impl FnOnce() -> Result<Fid, farwatch_sys::Error>,
-        stat: impl FnOnce() -> Result<Statx, Errno>,
-    ) -> io::Result<Fid> {
-        if self.handles {
-            match handle() {
-                Err(error) if !is_gone(error.errno()) => {}
-                identified => return identified.map_err(io::Error::other),
-            }
+        if self.handles
+            && let Ok(fid) = handle::fid(fd)
+        {
+            return Ok(fid);
         }
-        Ok(of_inode(&stat()?))
+        Ok(of_inode(&rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, NUMBERS)?))
     }
 }
 
 /// A buffer for [`Instance::read`].
 pub(super) fn buffer() -> Vec<MaybeUninit<u8>> {
     vec![MaybeUninit::uninit(); BUFFER_LEN]
-}
-
-fn is_gone(errno: Errno) -> bool {
-    matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::STALE)
 }
 
 const NUMBERS: StatxFlags = StatxFlags::INO.union(StatxFlags::BTIME);

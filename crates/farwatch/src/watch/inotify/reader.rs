@@ -5,16 +5,17 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Instant, SystemTime};
 
 use farwatch_proto::host::inotify::{Doubt, Drained, Found, Looks, Mark, Observer, Report};
 use farwatch_proto::host::{HostChange, HostEntry};
 use farwatch_proto::{Fid, NodeId};
-use rustix::fs::{AtFlags, FileType, Statx, StatxFlags};
+use rustix::fs::{AtFlags, FileType, Mode, Statx, StatxFlags};
 
 use super::InotifyBackend;
 use super::instance::buffer;
+use crate::watch::look::PATH_ONLY;
 use crate::watch::{
     Intake, Observed, Passing, Reader, carry_out, hand_in, is_mounted, passed, time,
 };
@@ -160,8 +161,8 @@ fn look_up(backend: &InotifyBackend, intake: &dyn Intake, looks: Looks) -> Found
             // What is mounted there is not what was reported: that is beneath.
             continue;
         }
-        if let Ok(fid) = backend.instance.fid_at(dir.as_fd(), &name, &entry.dir) {
-            if is_directory(&dir, &name) {
+        if let Some((fid, stat)) = identify(backend, &dir, &name, StatxFlags::TYPE) {
+            if FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory {
                 found.directories.insert(fid.clone());
             }
             found.names.insert(entry, fid);
@@ -176,9 +177,17 @@ fn node_of(intake: &dyn Intake, dir: &Fid) -> Option<NodeId> {
     id
 }
 
-fn is_directory(dir: impl AsFd, name: &CStr) -> bool {
-    let stat = rustix::fs::statx(dir, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE);
-    stat.is_ok_and(|stat| FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory)
+/// The object under a name, and what is wanted of it: both of the same object, whatever happens to the name in
+/// between. A subvolume of btrfs has an fsid of its own, which its directory does not tell.
+fn identify(
+    backend: &InotifyBackend,
+    dir: &OwnedFd,
+    name: &CStr,
+    wanted: StatxFlags,
+) -> Option<(Fid, Statx)> {
+    let object = rustix::fs::openat(dir, name, PATH_ONLY, Mode::empty()).ok()?;
+    let stat = rustix::fs::statx(&object, c"", AtFlags::EMPTY_PATH, wanted).ok()?;
+    Some((backend.instance.fid(object.as_fd()).ok()?, stat))
 }
 
 /// By the name under which the guest knows the object, if it is there.
@@ -206,9 +215,8 @@ fn stat_of(
 ) -> Option<Statx> {
     let dir = intake.open_dir(dir)?;
     let name = CString::new(entry.name.as_bytes()).ok()?;
-    let stat = rustix::fs::statx(&*dir, &name, AtFlags::SYMLINK_NOFOLLOW, wanted).ok()?;
-    let fid = backend.instance.fid_at(dir.as_fd(), &name, &entry.dir);
-    fid.is_ok_and(|fid| fid == *object).then_some(stat)
+    let (fid, stat) = identify(backend, &dir, &name, wanted)?;
+    (fid == *object).then_some(stat)
 }
 
 /// Hands the change in after all, if it was not, or not only, this process's own.
