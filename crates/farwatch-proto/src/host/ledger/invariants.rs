@@ -8,7 +8,10 @@ use crate::Seq;
 impl Ledger {
     /// The events that were handed out and are not settled.
     pub(in super::super) fn handed_out(&self) -> impl Iterator<Item = &Pending> {
-        self.records.iter().filter(|record| record.message == Message::First).map(|record| &record.pending)
+        self.records
+            .iter()
+            .filter(|record| record.message == Message::First)
+            .map(|record| &record.pending)
     }
 
     /// How many records there are.
