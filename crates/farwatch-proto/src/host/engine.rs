@@ -38,6 +38,10 @@ pub enum AttachError {
 
 /// Everything that the host side of one share decides. The daemon keeps it under one lock.
 ///
+/// What comes in without an answer is an [`Input`], what is to be done next an [`Output`] (`input`). What the guest does
+/// (`guest`), barriers and probes (`probes`), and the agent's link and its requests (here) are methods, as those who
+/// call them need the answer.
+///
 /// A change becomes an event only while somebody listens: an agent that has been welcomed. Before
 /// that there is nobody to tell, and the guest's own watchers see what its own programs do.
 #[derive(Debug)]
@@ -114,7 +118,7 @@ impl Default for Engine {
 }
 
 impl Engine {
-    /// A session begins (FUSE_INIT) or ends: nothing of the one before is left.
+    /// A session begins (FUSE_INIT) or ends: nothing of the one before is left. The file system room calls this.
     pub fn reset(&mut self, root: Option<Fid>) {
         let generation = Generation(self.tree.generation().0.wrapping_add(1).max(1));
         self.tree.reset(generation, root);
@@ -124,7 +128,7 @@ impl Engine {
         self.check_invariants();
     }
 
-    /// An agent's thread has opened the control node.
+    /// An agent's thread has opened the control node, which calls this.
     ///
     /// # Errors
     /// When there is one already.
@@ -221,7 +225,7 @@ impl Engine {
         self.seq = Seq::FIRST;
     }
 
-    /// Which link this is, counted from the daemon's start; `None` when no agent listens.
+    /// Which link this is, counted from the daemon's start; `None` when no agent listens. For sinks.
     pub fn link(&self) -> Option<u64> {
         self.is_listening().then_some(self.links)
     }
@@ -264,7 +268,7 @@ impl Engine {
         self.backlog.forgotten()
     }
 
-    /// Whether [`Engine::send`] would give a notification.
+    /// Whether [`Engine::send`] would give a notification. For tests: sinks call that, and are woken for it.
     pub fn has_next(&self) -> bool {
         self.is_listening() && (self.second_half.is_some() || !self.backlog.is_empty())
     }
@@ -280,7 +284,7 @@ impl Engine {
         if self.second_half.is_some() { None } else { self.backlog.look() }
     }
 
-    /// The next notification, for which a buffer is at hand: it counts as sent.
+    /// The next notification, for which a buffer is at hand: it counts as sent. Sinks pull by this, on any thread.
     pub fn send(&mut self) -> Option<Notification> {
         if !self.is_listening() {
             return None;
@@ -304,7 +308,8 @@ impl Engine {
         self.checked(Some(notification))
     }
 
-    /// Answers a request with an agent's marks. `seq` is the number that it carries.
+    /// Answers a request with an agent's marks. `seq` is the number that it carries. The file system room asks, and
+    /// makes the reply.
     pub fn answer(&mut self, seq: Option<Seq>, request: MarkedRequest<'_>) -> Answer {
         if !self.is_listening() {
             return Answer::Refused(Refusal::NotAsked);
