@@ -57,14 +57,22 @@ pub struct Interposer {
     /// every known object costs the file server a descriptor: the host's activity must not use up
     /// what the guest needs.
     adopts: bool,
+    /// Whether a link count of 0 is what tells that an object is gone. overlayfs goes on counting the name of an
+    /// object of the lower layer.
+    counts_links: bool,
 }
+
+/// `OVERLAYFS_SUPER_MAGIC` of `linux/magic.h`.
+const OVERLAYFS: u32 = 0x794c_7630;
 
 impl Interposer {
     /// `root` is the shared directory as `inner` was given it.
     pub fn new(inner: impl Into<Inner>, share: Arc<Share>, root: &Path, adopts: bool) -> Self {
         let (control, reconnect, stale) = Default::default();
         let root = root.to_owned();
-        Self { inner: inner.into(), share, control, reconnect, stale, root, adopts }
+        let overlay = |stat: rustix::fs::StatFs| u32::try_from(stat.f_type) == Ok(OVERLAYFS);
+        let counts_links = !rustix::fs::statfs(&root).is_ok_and(overlay);
+        Self { inner: inner.into(), share, control, reconnect, stale, root, adopts, counts_links }
     }
 
     /// Both tags: the marker uid, and the thread that opened the control node.

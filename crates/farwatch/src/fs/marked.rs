@@ -108,7 +108,7 @@ impl Interposer {
         let (dir, name) = entry(parent, name)?;
         if let Some(seq) = seq(&ctx)
             && let Some(id) = self.share.removes_unasked(seq)
-            && self.lives(ctx, id)
+            && self.lives(ctx, id) == Some(true)
         {
             self.share.told_stale(seq);
             return Err(refusal(Refusal::Stale));
@@ -286,7 +286,7 @@ impl Interposer {
     /// watcher names no objects, which one that was is guessed, and this is known.
     fn dead_at(&self, ctx: Context, dir: NodeId, name: &Name) -> Option<Object> {
         let nodes = self.share.ending_nodes(seq(&ctx)?, dir, name);
-        let id = nodes.into_iter().find(|id| !self.lives(ctx, *id))?;
+        let id = nodes.into_iter().find(|id| self.lives(ctx, *id) == Some(false))?;
         Some(Object::Known { id, links: 1, here: false })
     }
 
@@ -298,11 +298,13 @@ impl Interposer {
     /// gone is guessed. A file has a link count, by which it outlives a wrong guess.
     fn mistaken_end(&self, ctx: Context, dir: NodeId, name: &Name, id: NodeId) -> Option<Ending> {
         let ending = self.share.ending(seq(&ctx)?, dir, name, id)?;
-        self.lives(ctx, id).then_some(ending)
+        (self.lives(ctx, id) == Some(true)).then_some(ending)
     }
 
-    fn lives(&self, ctx: Context, id: NodeId) -> bool {
-        self.inner.getattr(ctx, id.get(), None).is_ok_and(|(attr, _)| attr.nlink > 0)
+    /// Whether an object is still in the host's file system, where that can be told.
+    fn lives(&self, ctx: Context, id: NodeId) -> Option<bool> {
+        let attr = || self.inner.getattr(ctx, id.get(), None);
+        self.counts_links.then(|| attr().is_ok_and(|(attr, _)| attr.nlink > 0))
     }
 
     fn kind_of(&self, ctx: &Context) -> FileKind {
