@@ -42,18 +42,17 @@ fn main() -> ExitCode {
         skipped_repair_is_noticed,
     ];
     type Test = (&'static str, fn() -> Vec<Kind>);
-    let tests: [Test; 4] = [
+    let tests: [Test; 3] = [
         ("model_is_true_after_renames", renames),
         ("model_is_true_after_changes_of_one_process", || vec![Kind::Solo]),
         ("model_is_true_after_changes_on_both_sides", || vec![Kind::Both]),
-        ("model_is_true_after_changes_of_many_processes", || vec![Kind::Many]),
     ];
     for (test, kinds) in tests {
         for (path, start) in PATHS {
             let name = format!("{test}::{path}");
             let is_exact = !path.starts_with("fanotify");
             // Where fanotify merges what both sides have done, a name can end false: docs/SEMANTICS.md.
-            let both_sides = kinds().iter().any(|kind| matches!(kind, Kind::Both | Kind::Many));
+            let both_sides = kinds().contains(&Kind::Both);
             if both_sides && !is_exact {
                 continue;
             }

@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use farwatch_proto::wire::abi::MARKER_UID;
 use farwatch_proto::{Name, NameError, NodeId};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use virtiofsd::filesystem::{Context, Entry, FileSystem};
 use virtiofsd::passthrough::PassthroughFs;
@@ -62,6 +63,14 @@ pub struct Interposer {
     counts_links: bool,
 }
 
+/// By a descriptor: the seccomp filter has no statfs(2).
+fn is_overlay(root: &Path) -> bool {
+    let path_only = OFlags::PATH | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(root, path_only, Mode::empty());
+    let stat = opened.and_then(|root| rustix::fs::fstatfs(&root));
+    stat.is_ok_and(|stat| u32::try_from(stat.f_type) == Ok(OVERLAYFS))
+}
+
 /// `OVERLAYFS_SUPER_MAGIC` of `linux/magic.h`.
 const OVERLAYFS: u32 = 0x794c_7630;
 
@@ -70,8 +79,7 @@ impl Interposer {
     pub fn new(inner: impl Into<Inner>, share: Arc<Share>, root: &Path, adopts: bool) -> Self {
         let (control, reconnect, stale) = Default::default();
         let root = root.to_owned();
-        let overlay = |stat: rustix::fs::StatFs| u32::try_from(stat.f_type) == Ok(OVERLAYFS);
-        let counts_links = !rustix::fs::statfs(&root).is_ok_and(overlay);
+        let counts_links = !is_overlay(&root);
         Self { inner: inner.into(), share, control, reconnect, stale, root, adopts, counts_links }
     }
 
