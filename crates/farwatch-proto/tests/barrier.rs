@@ -300,6 +300,20 @@ fn probe_behind_an_unfinished_replay_wakes_the_watch_thread() {
 }
 
 #[test]
+fn barrier_waits_for_a_replay_that_failed_before_another_succeeded() {
+    let mut host = Host::new();
+    host.changed("f");
+    host.changed("g");
+    let ticket = host.ask();
+    host.read();
+    // The agent's call fails, and the next one shows that it is done with it.
+    host.send();
+    assert!(!host.replay());
+    host.replay();
+    assert_eq!(host.engine.progress(ticket), Progress::Stale);
+}
+
+#[test]
 fn replay_that_fails_after_the_watch_thread_has_gone_to_sleep_is_found_out() {
     let mut host = Host::new();
     host.engine.guest_changed(OwnChange::Removed(NodeId::ROOT, &name("f")));

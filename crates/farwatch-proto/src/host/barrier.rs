@@ -114,10 +114,11 @@ impl Barriers {
         self.next().is_some_and(|step| !is_owed(step.owed))
     }
 
-    /// The probe was not behind all that its barrier waits for: another is to be sent, when what is `owed` by
-    /// now has been settled.
-    pub(super) fn postpone(&mut self, probe: NodeId, owed: Owed) {
-        for step in self.steps.iter_mut().filter(|step| step.probe == Some(probe)) {
+    /// Something that was sent before has failed, and is made up for: each barrier up to which the kernel's queue
+    /// has been read waits for what is `owed` by now, and sends another probe after that.
+    pub(super) fn postpone(&mut self, owed: Owed) {
+        self.owed = owed;
+        for step in &mut self.steps {
             (step.probe, step.owed) = (None, owed);
         }
     }

@@ -77,10 +77,6 @@ impl Engine {
     pub fn probe_seen(&mut self, node: NodeId) -> bool {
         self.ledger.probed(node, &mut self.backlog);
         let unfinished = self.take_unfinished();
-        if unfinished {
-            let owed = self.owed();
-            self.barriers.postpone(node, owed);
-        }
         let settled = self.contested.handle_probe(node);
         let reached = self.barriers.handle_probe(node);
         self.checked(reached || settled || unfinished)
@@ -119,11 +115,16 @@ impl Engine {
         Owed { stale: self.nets.mark(), contested: self.contested.mark() }
     }
 
-    /// Replays that did not come to their end are in doubt. `true` when there are any.
+    /// Replays that did not come to their end are in doubt, and barriers wait for the comparison. `true` when
+    /// there are any.
     pub(super) fn take_unfinished(&mut self) -> bool {
         let unfinished = self.ledger.take_unfinished();
         for (dir, name) in &unfinished {
             self.doubt(*dir, name);
+        }
+        if !unfinished.is_empty() {
+            let owed = self.owed();
+            self.barriers.postpone(owed);
         }
         !unfinished.is_empty()
     }
