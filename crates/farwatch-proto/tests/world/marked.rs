@@ -88,13 +88,7 @@ impl World {
         (dir, name): Side<'_>,
         kind: FileKind,
     ) -> Result<EntryOut, Errno> {
-        let mut answer = self.ask(seq, MarkedRequest::Create(dir, name, kind));
-        if let Answer::Entry(Object::Known { id, .. }) = answer
-            && kind == FileKind::Directory
-            && self.server.borrow().engine.tree().has_other_name(id, dir, name)
-        {
-            answer = Answer::Entry(Object::Phantom(kind));
-        }
+        let answer = self.ask(seq, MarkedRequest::Create(dir, name, kind));
         self.entry_or_refusal(seq, (dir, name), answer).await
     }
 

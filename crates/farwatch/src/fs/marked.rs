@@ -82,15 +82,7 @@ impl Interposer {
         kind: FileKind,
     ) -> io::Result<Entry> {
         let (dir, name) = entry(parent, name)?;
-        let mut answer = self.ask(&ctx, MarkedRequest::Create(dir, &name, kind));
-        // A directory has one dentry. The kernel would have to bring it from where the guest holds it, and gives up
-        // with ESTALE, without an event, when that place is locked (`__d_unalias()`).
-        if let Answer::Entry(Object::Known { id, .. }) = answer
-            && kind == FileKind::Directory
-            && self.share.has_other_name(id, dir, &name)
-        {
-            answer = Answer::Entry(Object::Phantom(kind));
-        }
+        let answer = self.ask(&ctx, MarkedRequest::Create(dir, &name, kind));
         self.entry_or_refusal(ctx, dir, &name, answer)
     }
 

@@ -106,11 +106,6 @@ impl Share {
         engine.is_listening() && engine.tree().entry(id).is_some()
     }
 
-    /// Whether the guest has the node under another name than this.
-    pub(crate) fn has_other_name(&self, id: NodeId, dir: NodeId, name: &Name) -> bool {
-        self.lock().engine.tree().has_other_name(id, dir, name)
-    }
-
     /// The inode number of what the guest's kernel holds under a name.
     pub(crate) fn current_ino(&self, dir: NodeId, name: &Name) -> Option<u64> {
         let state = self.lock();
