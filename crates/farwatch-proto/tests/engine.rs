@@ -666,3 +666,21 @@ fn what_was_only_read_is_in_no_net() {
     host.changed("16", Mask::MODIFY | Mask::READS, 16);
     assert_eq!(host.engine.stale_len(), 1);
 }
+
+#[test]
+fn mkdir_that_the_kernel_repeats_gets_a_stand_in() {
+    let mut host = Host::new();
+    host.guest_knows("elsewhere", 5, FileKind::Directory);
+    host.changed("d", Mask::CREATE | Mask::ISDIR, 5);
+    host.next();
+    let d = name("d");
+    let mkdir = MarkedRequest::Create(NodeId::ROOT, &d, FileKind::Directory);
+    assert_eq!(host.lookup("d"), ENOENT);
+    assert_eq!(host.ask(mkdir), known(5, 0, true));
+    assert_eq!(host.ask(mkdir), EPERM, "it is granted once");
+    // ESTALE: the kernel looks again, and finds that it is still to be made.
+    assert_eq!(host.lookup("d"), ENOENT);
+    assert_eq!(host.ask(mkdir), Answer::Entry(Object::Phantom(FileKind::Directory)));
+    assert_ne!(host.lookup("d"), ENOENT, "it is repeated once");
+    assert_eq!(host.ask(mkdir), EPERM);
+}

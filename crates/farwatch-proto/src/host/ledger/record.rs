@@ -37,6 +37,8 @@ pub(super) struct State {
     pub(super) stale_told: bool,
     /// The guest has looked the entry up for this record.
     pub(super) looked_up: bool,
+    /// The directory is created a second time: the kernel has repeated the call.
+    pub(super) repeated: bool,
 }
 
 impl Record {
@@ -53,6 +55,7 @@ impl Record {
             granted: [false; 3],
             stale_told: false,
             looked_up: false,
+            repeated: false,
         };
         Some(Self { seq, pending, message, state })
     }

@@ -135,6 +135,7 @@ impl<'a> Replaying<'a> {
     }
 
     fn lookup(&mut self, dir: NodeId, name: &Name) -> Option<Answer> {
+        self.take_back_a_failed_mkdir(dir, name);
         Some(match self.part(dir, name)? {
             Part::Made => {
                 self.tree.tell_current(dir, name, None);
@@ -148,6 +149,19 @@ impl<'a> Replaying<'a> {
             Part::New if dir == NodeId::LIMBO => ENOENT,
             Part::New => self.lookup_target(dir, name),
         })
+    }
+
+    /// The kernel looks up a directory that it has just made: it could not bring the directory's only dentry from where
+    /// it holds that (`__d_unalias()`), has raised no event, and repeats the call with another lookup
+    /// (`retry_estale()`). This time it gets a stand-in.
+    fn take_back_a_failed_mkdir(&mut self, dir: NodeId, name: &Name) {
+        let GuestEvent::Entry { entry, mask, .. } = &self.pending.event else { return };
+        let is_it = entry.dir.id == dir && entry.name == *name;
+        let made = is_it && mask.contains(Mask::CREATE) && self.state.todo.is_empty();
+        if made && self.is_dir() && !self.state.repeated {
+            self.state.todo |= Mask::CREATE;
+            self.state.repeated = true;
+        }
     }
 
     /// The target of a rename: what the move replaced, as far as the guest knew it.
@@ -238,9 +252,11 @@ impl<'a> Replaying<'a> {
     /// The object of a CREATE or of a change of content.
     fn object(&self, known: Option<NodeId>, kind: FileKind) -> Object {
         let gone = self.state.todo.contains(Mask::DELETE);
-        match known {
+        match known.filter(|_| !self.state.repeated) {
             Some(id) => Object::Known { id, links: self.links_since(), here: !gone },
-            None if gone || self.pending.object.is_none() => Object::Phantom(kind),
+            None if gone || self.state.repeated || self.pending.object.is_none() => {
+                Object::Phantom(kind)
+            }
             None => Object::Adopt(kind),
         }
     }
