@@ -14,7 +14,7 @@ use farwatch_proto::guest::opens::{Opens, Step};
 use farwatch_proto::guest::plan::{Call, Place, Target, plan};
 use farwatch_proto::replay::{OpenMode, Times};
 use farwatch_proto::wire::abi::FARWATCH_LIMBO_NAME;
-use farwatch_proto::{Entry, FileKind, GuestEvent, Mask, Name, Node};
+use farwatch_proto::{Entry, FileKind, GuestEvent, Mask, Name, Node, NodeId};
 use farwatch_sys::{handle, thread};
 use rustix::fs::{
     AtFlags, CWD, Mode, OFlags, RawDir, RenameFlags, StatxFlags, Timespec, Timestamps, UTIME_NOW,
@@ -94,8 +94,13 @@ impl Replayer {
             outcome.failed += 1;
             return outcome;
         }
-        // The server wants to be asked for a node that nobody has (PROTOCOL.md, 6.6).
-        let probe = matches!(event, GuestEvent::Object { node, .. } if node.id.is_reserved());
+        // The server wants to be asked: for a node that nobody has, or for one that may be gone (PROTOCOL.md, 6.5
+        // and 6.6).
+        let is_question = match event {
+            GuestEvent::Object { node, .. } => node.id.is_reserved(),
+            GuestEvent::Entry { entry, .. } => entry.dir.id == NodeId::LIMBO,
+            GuestEvent::Rename { .. } | GuestEvent::Overflow => false,
+        };
         for call in plan(event.clone()) {
             match (self.call(&call), &call, *mate) {
                 // The kernel holds one of the two directories no more, so nobody watches that, or
@@ -108,7 +113,7 @@ impl Replayer {
                     let numbered = thread::set_fsgid(mate.get()).map_err(|error| error.errno());
                     outcome.count(&back, numbered.and_then(|()| self.call(&back)));
                 }
-                (Err(_), ..) if probe => {}
+                (Err(_), ..) if is_question => {}
                 // The kernel has found something else there, and has not asked the server.
                 (
                     Err(Errno::ISDIR | Errno::NOTDIR | Errno::NOTEMPTY | Errno::NOENT),
@@ -136,7 +141,11 @@ impl Replayer {
             Call::Content(target, events) => self.content(target, *events),
             Call::Remove(entry, directory) => {
                 let flags = if *directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-                let removed = rustix::fs::unlinkat(&self.dir(entry)?, entry.name.as_bytes(), flags);
+                let dir = match entry.dir.id {
+                    NodeId::LIMBO => self.limbo_dir()?,
+                    _ => self.dir(entry)?,
+                };
+                let removed = rustix::fs::unlinkat(&dir, entry.name.as_bytes(), flags);
                 drop(self.opens.removed(entry));
                 removed
             }
@@ -307,19 +316,21 @@ impl Replayer {
     ) -> Result<(OwnedFd, Name), Errno> {
         match place {
             Place::Entry(entry) => Ok((self.dir(entry)?, entry.name.clone())),
-            Place::Limbo(child) => {
-                let dir = match &self.limbo_dir {
-                    Some(dir) => dir,
-                    None => {
-                        // What we hold open may be a directory further down.
-                        let (root, name) = (self.open(Node::ROOT, DIRECTORY)?, FARWATCH_LIMBO_NAME);
-                        let dir = rustix::fs::openat(&root, name, DIRECTORY, Mode::empty())?;
-                        self.limbo_dir.insert(dir)
-                    }
-                };
-                Ok((rustix::io::dup(dir)?, pass(&mut self.limbo, *child)))
-            }
+            Place::Limbo(child) => Ok((self.limbo_dir()?, pass(&mut self.limbo, *child))),
         }
+    }
+
+    fn limbo_dir(&mut self) -> Result<OwnedFd, Errno> {
+        let dir = match &self.limbo_dir {
+            Some(dir) => dir,
+            None => {
+                // What we hold open may be a directory further down.
+                let (root, name) = (self.open(Node::ROOT, DIRECTORY)?, FARWATCH_LIMBO_NAME);
+                let dir = rustix::fs::openat(&root, name, DIRECTORY, Mode::empty())?;
+                self.limbo_dir.insert(dir)
+            }
+        };
+        rustix::io::dup(dir)
     }
 }
 

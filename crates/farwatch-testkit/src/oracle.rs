@@ -27,7 +27,7 @@ use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::io::Errno;
@@ -52,6 +52,8 @@ const PACED_LEN: u64 = 250;
 const UNPACED_LEN: u64 = 400;
 /// How many smaller cases are tried.
 const SHRINK_TRIES_MAX: u32 = 600;
+/// How long that may take. A case in which an event is missing waits for it each time.
+const SHRINK_TIME_MAX: Duration = Duration::from_secs(180);
 /// How often an unpaced one is run before it counts as one that does not fail.
 const UNPACED_TRIES: u32 = 3;
 
@@ -257,13 +259,19 @@ impl<'a, P: Place> Oracle<'a, P> {
     fn shrunk(&mut self, failure: Failure) -> Failure {
         let Failure { seed, case, difference: mut last } = failure;
         let report = self.report.clone();
-        let case = case.shrink(SHRINK_TRIES_MAX, |smaller| match self.run_fair(smaller) {
-            Ok(Some(difference)) => {
-                last = difference;
-                true
+        let begin = Instant::now();
+        let case = case.shrink(SHRINK_TRIES_MAX, |smaller| {
+            if begin.elapsed() > SHRINK_TIME_MAX {
+                return false;
             }
-            // A case that cannot be run is another trouble.
-            Ok(None) | Err(_) => false,
+            match self.run_fair(smaller) {
+                Ok(Some(difference)) => {
+                    last = difference;
+                    true
+                }
+                // A case that cannot be run is another trouble.
+                Ok(None) | Err(_) => false,
+            }
         });
         self.report = report;
         Failure { seed, case, difference: last }

@@ -26,7 +26,7 @@
 //! Whatever touches an entry in between starts it again. An entry is doubtful when a change of the host
 //! was observed or replayed after the guest changed it, and until a comparison finds nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::time::{Duration, Instant};
 
@@ -80,6 +80,8 @@ pub(super) struct Difference {
 struct Slot {
     reported: Reported,
     doubtful: bool,
+    /// What the guest has held under the name since. One of these that is gone may have a watch left.
+    held: BTreeSet<NodeId>,
     /// When it was touched last, counted in touches.
     touched: u64,
     /// What a look has found that watchers were not told. It counts if the entry is still untouched when
@@ -113,6 +115,8 @@ pub(super) struct Contested {
 impl Contested {
     /// The most entries that are followed. Past it their directory is rescanned.
     pub(super) const LEN_MAX: usize = 1 << 14;
+    /// The most nodes of one entry that are remembered. What is past it keeps its watch until the guest forgets it.
+    const HELD_MAX: usize = 256;
     /// How often a difference is sent without a pause. An agent that cannot carry it out is not asked
     /// without end.
     const TRIES_MAX: u32 = 4;
@@ -177,6 +181,17 @@ impl Contested {
         }
     }
 
+    /// The guest holds, or is about to give up, these nodes under a name, if that is followed.
+    pub(super) fn held(&mut self, dir: NodeId, name: &Name, nodes: &[NodeId]) {
+        if self.slots.is_empty() {
+            return;
+        }
+        if let Some(slot) = self.slots.get_mut(&(dir, name.clone())) {
+            let room = Self::HELD_MAX.saturating_sub(slot.held.len());
+            slot.held.extend(nodes.iter().take(room));
+        }
+    }
+
     fn touch(
         &mut self,
         dir: NodeId,
@@ -195,6 +210,7 @@ impl Contested {
             let slot = Slot {
                 reported: Reported::Unknown,
                 doubtful: false,
+                held: BTreeSet::new(),
                 touched: 0,
                 found: None,
                 looked_at: false,
@@ -319,38 +335,51 @@ impl Contested {
         waiting.filter_map(|slot| slot.retry_at).min()
     }
 
-    /// What was found. An entry that was touched in the meantime is looked at again later.
-    pub(super) fn handle_checked(&mut self, now: Instant, check: Check, checked: Checked) {
+    /// What was found. An entry that was touched in the meantime is looked at again later. Returns what the guest
+    /// has held under a name that is not followed any more.
+    pub(super) fn handle_checked(
+        &mut self,
+        now: Instant,
+        check: Check,
+        checked: Checked,
+    ) -> BTreeSet<NodeId> {
         let key = (check.dir, check.name);
         let Some(slot) = self.slots.get_mut(&key).filter(|slot| slot.touched == check.touched)
         else {
-            return;
+            return BTreeSet::new();
         };
         if slot.reported.agrees(checked.found.as_ref()) {
-            self.slots.remove(&key);
-            return;
+            return self.slots.remove(&key).map(|slot| slot.held).unwrap_or_default();
         }
         if slot.tries >= Self::TRIES_MAX {
             slot.tries = 0;
             slot.looked_at = false;
             slot.retry_at = now.checked_add(Self::RETRY);
-            return;
+            return BTreeSet::new();
         }
         // What has just happened on the host may be on its way by itself.
         self.count += 1;
         slot.found = Some((self.count, checked));
+        BTreeSet::new()
     }
 
     /// The entry could not be looked at. It is tried again later, or never if the guest has given the
-    /// directory up.
-    pub(super) fn handle_unchecked(&mut self, now: Instant, check: Check, known: bool) {
+    /// directory up. Returns what the guest has held under a name that is not followed any more.
+    pub(super) fn handle_unchecked(
+        &mut self,
+        now: Instant,
+        check: Check,
+        known: bool,
+    ) -> BTreeSet<NodeId> {
         let key = (check.dir, check.name);
         if !known {
-            self.slots.remove(&key);
-        } else if let Some(slot) = self.slots.get_mut(&key) {
+            return self.slots.remove(&key).map(|slot| slot.held).unwrap_or_default();
+        }
+        if let Some(slot) = self.slots.get_mut(&key) {
             slot.looked_at = false;
             slot.retry_at = now.checked_add(Self::RETRY);
         }
+        BTreeSet::new()
     }
 
     /// Asserts what holds after each input.

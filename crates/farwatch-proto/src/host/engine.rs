@@ -342,6 +342,11 @@ impl Engine {
         self.ledger.removes_unasked(seq, &self.tree)
     }
 
+    /// The same of what is under the new name of a rename: the kernel would hold it for replaced.
+    pub fn replaces_unasked(&self, seq: Seq) -> Option<NodeId> {
+        self.ledger.replaces_unasked(seq, &self.tree)
+    }
+
     /// The guest's kernel was told to look the entry of notification `seq` up again.
     pub fn told_stale(&mut self, seq: Seq) {
         self.ledger.told_stale(seq);
@@ -363,6 +368,8 @@ impl Engine {
         let itself = Mask::empty();
         let about = match &pending.event {
             GuestEvent::Entry { mask, .. } if reads_alone(*mask) => [None, None],
+            // The end of a node has no directory.
+            GuestEvent::Entry { entry, .. } if entry.dir.id.is_reserved() => [None, None],
             GuestEvent::Entry { entry, .. } => {
                 self.tree.touch(entry.dir.id, &entry.name);
                 [Some((entry.dir.id, itself)), None]

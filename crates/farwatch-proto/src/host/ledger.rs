@@ -114,6 +114,20 @@ impl Ledger {
         if asks { replaying::known(&record.pending, tree) } else { None }
     }
 
+    /// What is under the new name of a rename in the guest, if its kernel has not asked for it for notification `seq`
+    /// and so may have a link count of long ago.
+    pub(super) fn replaces_unasked(&self, seq: Seq, tree: &Tree) -> Option<NodeId> {
+        let record = self.record(seq)?;
+        let state = &record.state;
+        let to = match &record.pending.event {
+            GuestEvent::Entry { entry, .. } => entry,
+            GuestEvent::Rename { to, .. } => to,
+            GuestEvent::Object { .. } | GuestEvent::Overflow => return None,
+        };
+        let asks = !state.looked_up && !state.stale_told && state.todo.contains(Mask::MOVED_TO);
+        if asks { tree.current(to.dir.id, &to.name) } else { None }
+    }
+
     /// The guest's kernel was told to look the entry of notification `seq` up again.
     pub(super) fn told_stale(&mut self, seq: Seq) {
         if let Some(record) = self.records.iter_mut().find(|record| record.seq == seq) {

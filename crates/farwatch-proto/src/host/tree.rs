@@ -397,6 +397,14 @@ impl Tree {
         }
     }
 
+    /// A replay has ended `id`, which is gone.
+    pub(super) fn lost_all_names(&mut self, id: NodeId) {
+        let names = self.nodes.get(&id).map(|node| node.names.clone()).unwrap_or_default();
+        for (dir, name) in names {
+            self.ended(dir, &name, id);
+        }
+    }
+
     /// The guest removed the entry itself: nothing that it was told of the name holds any longer.
     pub fn cleared(&mut self, dir: NodeId, name: &Name) {
         for id in self.told(dir, name).to_vec() {

@@ -14,6 +14,7 @@ use virtiofsd::fuse::Attr;
 use virtiofsd::soft_idmap::Id;
 
 use super::{Handle, Inode, Interposer, attr, control, entry, node};
+use crate::share::Share;
 
 /// Over before anybody can look, and yet a lifetime.
 const BRIEF: Duration = Duration::from_nanos(1);
@@ -106,13 +107,7 @@ impl Interposer {
         directory: bool,
     ) -> io::Result<()> {
         let (dir, name) = entry(parent, name)?;
-        if let Some(seq) = seq(&ctx)
-            && let Some(id) = self.share.removes_unasked(seq)
-            && self.lives(ctx, id) == Some(true)
-        {
-            self.share.told_stale(seq);
-            return Err(refusal(Refusal::Stale));
-        }
+        self.look_again_at_what_lives(ctx, Share::removes_unasked)?;
         let removed = self.share.current(dir, &name);
         done(&self.ask(&ctx, MarkedRequest::Remove(dir, &name, directory)))?;
         if let Some(id) = removed {
@@ -135,6 +130,9 @@ impl Interposer {
         let (new, new_name) = entry(new.0, new.1)?;
         let (moved, replaced) =
             (self.share.current(old, &old_name), self.share.current(new, &new_name));
+        if new != NodeId::LIMBO && replaced != moved {
+            self.look_again_at_what_lives(ctx, Share::replaces_unasked)?;
+        }
         done(&self.ask(&ctx, MarkedRequest::Rename(old, &old_name, new, &new_name)))?;
         if let Some(id) = replaced.filter(|_| replaced != moved) {
             self.share.ended(new, &new_name, id);
@@ -224,6 +222,12 @@ impl Interposer {
                 let known = self.known(ctx, dir, name, id, links);
                 Ok(known.unwrap_or_else(|| self.adopt(ctx, dir, name, self.kind_of(&ctx))))
             }
+            // The end of a node that may be gone.
+            Object::Known { id, .. }
+                if self.is_end(ctx, dir, name) && self.lives(ctx, id) != Some(false) =>
+            {
+                Err(Errno::NOENT.into())
+            }
             Object::Known { id, links, here: false } => match self.mistaken_end(ctx, dir, name, id)
             {
                 Some(Ending::Replaced) => {
@@ -292,6 +296,32 @@ impl Interposer {
 
     fn replaces(&self, ctx: Context, dir: NodeId, name: &Name) -> bool {
         seq(&ctx).and_then(|seq| self.share.ending_at(seq, dir, name)) == Some(Ending::Replaced)
+    }
+
+    /// Whether the replay ends a node without a name: its watches are all that it has left in the guest.
+    fn is_end(&self, ctx: Context, dir: NodeId, name: &Name) -> bool {
+        dir == NodeId::LIMBO
+            && seq(&ctx).and_then(|seq| self.share.ending_at(seq, dir, name)).is_some()
+    }
+
+    /// The kernel is about to take a name from an object for whose link count it has not asked. If that lives,
+    /// it is to ask first.
+    ///
+    /// # Errors
+    /// ESTALE for that.
+    fn look_again_at_what_lives(
+        &self,
+        ctx: Context,
+        loses: impl FnOnce(&Share, Seq) -> Option<NodeId>,
+    ) -> io::Result<()> {
+        if let Some(seq) = seq(&ctx)
+            && let Some(id) = loses(&self.share, seq)
+            && self.lives(ctx, id) == Some(true)
+        {
+            self.share.told_stale(seq);
+            return Err(refusal(Refusal::Stale));
+        }
+        Ok(())
     }
 
     /// How the replay would end a directory, if that lives: where the watcher names no objects, which one has

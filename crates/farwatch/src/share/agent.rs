@@ -87,6 +87,11 @@ impl Share {
         self.lock().engine.removes_unasked(seq)
     }
 
+    /// [`Engine::replaces_unasked`](farwatch_proto::host::Engine::replaces_unasked).
+    pub(crate) fn replaces_unasked(&self, seq: Seq) -> Option<NodeId> {
+        self.lock().engine.replaces_unasked(seq)
+    }
+
     /// [`Engine::told_stale`](farwatch_proto::host::Engine::told_stale).
     pub(crate) fn told_stale(&self, seq: Seq) {
         self.lock().engine.told_stale(seq);

@@ -62,6 +62,7 @@ impl Engine {
                     self.doubt(dir, name);
                 } else {
                     self.contested.host_changed(dir, name);
+                    self.contested.held(dir, name, self.tree.told(dir, name));
                 }
             }
         }

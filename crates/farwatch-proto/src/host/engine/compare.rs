@@ -63,8 +63,52 @@ impl Engine {
         })
     }
 
+    /// What was found where an entry was looked at.
+    pub(super) fn handle_checked(&mut self, now: Instant, check: Check, checked: Checked) {
+        let found = checked.found.as_ref().and_then(|found| found.object.clone());
+        for id in self.contested.handle_checked(now, check, checked) {
+            if found.is_none() || self.tree.fid(id) != found.as_ref() {
+                self.push_end(id);
+            }
+        }
+    }
+
+    /// An entry could not be looked at.
+    pub(super) fn handle_unchecked(&mut self, now: Instant, check: Check) {
+        let known = self.tree.knows(check.dir);
+        for id in self.contested.handle_unchecked(now, check, known) {
+            self.push_end(id);
+        }
+    }
+
+    /// Has the watches on a node end, if it is gone by the time of the replay: its last name may have been taken
+    /// from another node in the guest (`docs/PROTOCOL.md`, 6.5). The server looks whether it is gone when the
+    /// agent's kernel asks for it.
+    fn push_end(&mut self, id: NodeId) {
+        let Some(kind) = self.tree.kind(id).filter(|_| id != NodeId::ROOT) else { return };
+        if !self.wanted.contains(Mask::DELETE) {
+            return;
+        }
+        let isdir = if kind == FileKind::Directory { Mask::ISDIR } else { Mask::empty() };
+        let name =
+            Name::parse(id.get().to_string().as_bytes()).expect("decimal digits make a name");
+        let event = GuestEvent::Entry {
+            entry: Entry { dir: self.tree.node(NodeId::LIMBO), name },
+            mask: Mask::DELETE | isdir,
+            child: Some(self.tree.node(id)),
+            kind,
+            link: false,
+        };
+        self.push(Pending::new(event, None));
+    }
+
     pub(super) fn doubt(&mut self, dir: NodeId, name: &Name) {
-        if self.is_listening() && !dir.is_reserved() && !self.contested.doubt(dir, name) {
+        if !self.is_listening() || dir.is_reserved() {
+            return;
+        }
+        if self.contested.doubt(dir, name) {
+            self.contested.held(dir, name, self.tree.told(dir, name));
+        } else {
             self.nets.gave_up(dir, Mask::empty(), &self.tree);
         }
     }

@@ -34,7 +34,9 @@ impl Engine {
     /// A reply to LOOKUP, or to a request that makes an object, names a node: one more reference of the guest's.
     /// Returns whether the node is new to the tree.
     pub fn learn(&mut self, learned: Learned, dir: NodeId, name: &Name) -> bool {
+        let id = learned.id;
         let new = self.tree.learn(learned, dir, name);
+        self.contested.held(dir, name, &[id]);
         self.checked(new)
     }
 
@@ -103,36 +105,51 @@ impl Engine {
     /// holds the lock of the directories.
     pub fn guest_changed(&mut self, change: OwnChange<'_>) {
         match change {
-            OwnChange::Made(dir, name, id) => self.own(dir, name, Some(id)),
+            OwnChange::Made(dir, name, id) => {
+                let held = self.held(dir, name);
+                self.own((dir, name), Some(id), &held);
+            }
             OwnChange::Removed(dir, name) => {
+                let held = self.held(dir, name);
                 self.tree.cleared(dir, name);
-                self.own(dir, name, None);
+                self.own((dir, name), None, &held);
             }
             OwnChange::Renamed(from, to) => {
                 let id = self.tree.current(from.0, from.1);
+                let held = [from, to].map(|(dir, name)| self.held(dir, name));
                 self.tree.renamed(from, to);
-                self.own(from.0, from.1, None);
-                self.own_arrival(to, id);
+                self.own(from, None, &held[0]);
+                self.own_arrival(to, id, &held.concat());
             }
             OwnChange::Exchanged(one, two) => {
                 let ids = [one, two].map(|(dir, name)| self.tree.current(dir, name));
+                let held = [one, two].map(|(dir, name)| self.held(dir, name)).concat();
                 self.tree.exchanged(one, two);
-                self.own_arrival(two, ids[0]);
-                self.own_arrival(one, ids[1]);
+                self.own_arrival(two, ids[0], &held);
+                self.own_arrival(one, ids[1], &held);
             }
         }
         self.check_invariants();
     }
 
-    fn own_arrival(&mut self, (dir, name): (NodeId, &Name), id: Option<NodeId>) {
+    /// The nodes that the guest was told of under a name. Nobody needs them while no agent listens.
+    fn held(&self, dir: NodeId, name: &Name) -> Vec<NodeId> {
+        if self.is_listening() { self.tree.told(dir, name).to_vec() } else { Vec::new() }
+    }
+
+    fn own_arrival(&mut self, (dir, name): (NodeId, &Name), id: Option<NodeId>, held: &[NodeId]) {
         match id {
-            Some(id) => self.own(dir, name, Some(id)),
+            Some(id) => self.own((dir, name), Some(id), held),
             // The server does not know what the guest has moved.
-            None => self.doubt(dir, name),
+            None => {
+                self.doubt(dir, name);
+                self.contested.held(dir, name, held);
+            }
         }
     }
 
-    fn own(&mut self, dir: NodeId, name: &Name, id: Option<NodeId>) {
+    /// `held` are the nodes that the guest was told of under the name before.
+    fn own(&mut self, (dir, name): (NodeId, &Name), id: Option<NodeId>, held: &[NodeId]) {
         if !self.is_listening() {
             return;
         }
@@ -141,7 +158,9 @@ impl Engine {
             kind: self.tree.kind(id).unwrap_or_default(),
         };
         let reported = id.map_or(Reported::Absent, |id| Reported::Present(shown(id)));
-        if !self.contested.guest_changed(dir, name, reported) {
+        if self.contested.guest_changed(dir, name, reported) {
+            self.contested.held(dir, name, held);
+        } else {
             self.nets.gave_up(dir, Mask::empty(), &self.tree);
         }
     }

@@ -102,11 +102,8 @@ impl Engine {
                 self.backlog.looked(&look, found);
                 self.has_news = true;
             }
-            Input::Checked(check, checked) => self.contested.handle_checked(now, check, checked),
-            Input::Unchecked(check) => {
-                let known = self.tree.knows(check.dir);
-                self.contested.handle_unchecked(now, check, known);
-            }
+            Input::Checked(check, checked) => self.handle_checked(now, check, checked),
+            Input::Unchecked(check) => self.handle_unchecked(now, check),
             Input::Listing(listing) => self.handle_listing(now, listing),
             Input::Unlisted => self.handle_unlisted(now),
             Input::Asked => self.handle_asked(),

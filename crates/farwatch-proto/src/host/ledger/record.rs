@@ -35,7 +35,7 @@ pub(super) struct State {
     granted: [bool; 3],
     /// The guest has once been told to look again: it is not told twice.
     pub(super) stale_told: bool,
-    /// The guest has looked the entry up for this record.
+    /// The guest has looked the entry up for this record, of a rename the new one.
     pub(super) looked_up: bool,
     /// The directory is created a second time: the kernel has repeated the call.
     pub(super) repeated: bool,
@@ -60,9 +60,11 @@ impl Record {
         Some(Self { seq, pending, message, state })
     }
 
-    /// Whether a name is still to change. The second message of a rename says what the first has said.
+    /// Whether a name is still to change. The second message of a rename says what the first has said, and
+    /// the end of a node, which has no name, need not come.
     pub(super) fn changes_name(&self) -> bool {
-        self.message == Message::First && self.state.todo.intersects(NAMES)
+        let is_end = matches!(&self.pending.event, GuestEvent::Entry { entry, .. } if entry.dir.id == NodeId::LIMBO);
+        self.message == Message::First && self.state.todo.intersects(NAMES) && !is_end
     }
 
     /// The entries whose name a replay was to change and did not. `mate` is the record of the next

@@ -64,6 +64,9 @@ impl<'a> Replaying<'a> {
                 }
                 self.state.grant(request);
                 self.tree.removed(dir, name, self.known);
+                if let Some(id) = self.known.filter(|_| dir == NodeId::LIMBO) {
+                    self.tree.lost_all_names(id);
+                }
                 Some(Answer::Done)
             }
             MarkedRequest::Rename(old_dir, old, new_dir, new) => {
@@ -141,13 +144,21 @@ impl<'a> Replaying<'a> {
                 self.tree.tell_current(dir, name, None);
                 ENOENT
             }
+            Part::Entry if dir == NodeId::LIMBO => {
+                self.state.looked_up = true;
+                let last = |id| Answer::Entry(Object::Known { id, links: 1, here: false });
+                self.known.map_or(ENOENT, last)
+            }
             Part::Entry => {
                 self.state.looked_up = true;
                 Answer::Entry(self.object(self.known, self.kind()))
             }
             Part::Old => Answer::Entry(self.mover()),
             Part::New if dir == NodeId::LIMBO => ENOENT,
-            Part::New => self.lookup_target(dir, name),
+            Part::New => {
+                self.state.looked_up = true;
+                self.lookup_target(dir, name)
+            }
         })
     }
 
