@@ -127,7 +127,8 @@ impl Interposer {
     fn learn(&self, dir: NodeId, name: &Name, entry: Entry) -> Entry {
         let Some(id) = NodeId::new(entry.inode) else { return entry };
         self.share.learn(id, &entry.attr, dir, name, || self.identify(dir, name, &entry));
-        self.stamped(entry)
+        let (attr, attr_timeout) = self.as_told(id, entry.attr, entry.attr_timeout);
+        self.stamped(Entry { attr, attr_timeout, ..entry })
     }
 
     /// With the generation of this session (S1).

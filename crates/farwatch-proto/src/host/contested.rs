@@ -84,6 +84,9 @@ struct Slot {
     held: BTreeSet<NodeId>,
     /// When it was touched last, counted in touches.
     touched: u64,
+    /// The touch that the host or the guest has made last: later ones are of differences that were sent. Barriers
+    /// behind it wait.
+    owed: u64,
     /// What a look has found that watchers were not told. It counts if the entry is still untouched when
     /// the kernel's queue has been read up to this touch.
     found: Option<(u64, Checked)>,
@@ -181,6 +184,11 @@ impl Contested {
         }
     }
 
+    /// Whether an entry is followed.
+    pub(super) fn follows(&self, dir: NodeId, name: &Name) -> bool {
+        !self.slots.is_empty() && self.slots.contains_key(&(dir, name.clone()))
+    }
+
     /// The guest holds, or is about to give up, these nodes under a name, if that is followed.
     pub(super) fn held(&mut self, dir: NodeId, name: &Name, nodes: &[NodeId]) {
         if self.slots.is_empty() {
@@ -212,6 +220,7 @@ impl Contested {
                 doubtful: false,
                 held: BTreeSet::new(),
                 touched: 0,
+                owed: 0,
                 found: None,
                 looked_at: false,
                 tries: 0,
@@ -222,6 +231,7 @@ impl Contested {
         if let Some(slot) = self.slots.get_mut(&key) {
             self.count += 1;
             slot.touched = self.count;
+            slot.owed = self.count;
             slot.found = None;
             slot.looked_at = false;
             change(slot);
@@ -239,9 +249,9 @@ impl Contested {
         self.count
     }
 
-    /// Whether an entry is still followed that was touched before that mark and not since.
+    /// Whether an entry is still followed that the host or the guest has touched before that mark and not since.
     pub(super) fn has_before(&self, mark: u64) -> bool {
-        self.slots.values().any(|slot| slot.touched <= mark)
+        self.slots.values().any(|slot| slot.owed <= mark)
     }
 
     /// What was in the kernel's queue at some time after this touch has been handed in. `idle` says that
@@ -257,7 +267,7 @@ impl Contested {
             self.count += 1;
             slot.touched = self.count;
             slot.tries += 1;
-            // Compared once more when the difference has been replayed; until then a barrier waits for it.
+            // Compared once more when the difference has been replayed; until then barriers wait for it.
             slot.looked_at = false;
             let (dir, name, reported) = (*dir, name.clone(), slot.reported.clone());
             differences.push(Difference { dir, name, reported, checked });
@@ -354,6 +364,9 @@ impl Contested {
         if slot.tries >= Self::TRIES_MAX {
             slot.tries = 0;
             slot.looked_at = false;
+            // Nobody need wait for what an agent cannot carry out.
+            self.count += 1;
+            slot.owed = self.count;
             slot.retry_at = now.checked_add(Self::RETRY);
             return BTreeSet::new();
         }
@@ -390,7 +403,7 @@ impl Contested {
             assert!(!dir.is_reserved(), "{dir} is not in the share");
             let last = slot.found.as_ref().map_or(slot.touched, |(at, _)| *at);
             assert!(
-                slot.touched > 0 && slot.touched <= last && last <= self.count,
+                slot.owed > 0 && slot.touched > 0 && slot.touched <= last && last <= self.count,
                 "{dir}/{name:?}: {slot:?}, {} touches",
                 self.count
             );

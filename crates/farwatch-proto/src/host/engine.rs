@@ -358,6 +358,27 @@ impl Engine {
         self.ledger.ending(seq, dir, name)
     }
 
+    /// The same, if that would be a mistake: the guest knows what is there as `id`, which has `links` on the host.
+    /// Where the watcher names no objects, which directory has gone is guessed. A file has a link count, by which it
+    /// outlives a wrong guess; but where host and guest have changed the entry, the guest may have brought it
+    /// there after what is replayed, and then the host counts each of its names.
+    pub fn mistaken_ending(
+        &self,
+        seq: Seq,
+        (dir, name): (NodeId, &Name),
+        id: NodeId,
+        links: u32,
+    ) -> Option<Ending> {
+        let ending = self.ledger.ending(seq, dir, name)?;
+        let names = u32::try_from(self.tree.names_len(id)).unwrap_or(u32::MAX);
+        let is_mistake = if self.tree.kind(id)? == FileKind::Directory {
+            links > 0
+        } else {
+            links >= names.max(1) && self.contested.follows(dir, name)
+        };
+        is_mistake.then_some(ending)
+    }
+
     /// The type of that object, as far as the change told it.
     pub fn kind_of(&self, seq: Seq) -> FileKind {
         self.ledger.kind_of(seq).unwrap_or_default()

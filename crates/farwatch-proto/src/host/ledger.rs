@@ -42,6 +42,8 @@ pub(super) struct Ledger {
 impl Ledger {
     /// The most records that are kept: more than any client has buffers.
     pub(super) const LEN_MAX: usize = 4096;
+    /// The replays that an agent may be busy with: a rename has two messages.
+    const BUSY_MAX: usize = 4;
     /// How long after its turn the record of a rename is kept, in notifications, since its halves
     /// may have to wait for each other.
     const HALF_KEPT_MAX: u32 = 1024;
@@ -133,6 +135,26 @@ impl Ledger {
         if let Some(record) = self.records.iter_mut().find(|record| record.seq == seq) {
             record.state.stale_told = true;
         }
+    }
+
+    /// How many of the replays that an agent may be busy with take a name from a node in the guest.
+    pub(super) fn removals_of(&self, id: NodeId, tree: &Tree) -> u32 {
+        let takes = |record: &&Record| {
+            let (pending, todo) = (&record.pending, record.state.todo);
+            let is_mover = replaying::known(pending, tree) == Some(id);
+            match &pending.event {
+                GuestEvent::Entry { entry, .. } if todo.contains(Mask::DELETE) => {
+                    is_mover || tree.current(entry.dir.id, &entry.name) == Some(id)
+                }
+                GuestEvent::Entry { entry: to, .. } | GuestEvent::Rename { to, .. } => {
+                    let arrives = todo.contains(Mask::MOVED_TO) && record.message == Message::First;
+                    arrives && !is_mover && tree.told(to.dir.id, &to.name).contains(&id)
+                }
+                GuestEvent::Object { .. } | GuestEvent::Overflow => false,
+            }
+        };
+        let taking = self.records.iter().take(Self::BUSY_MAX).filter(takes).count();
+        u32::try_from(taking).unwrap_or(u32::MAX)
     }
 
     /// How the replay of notification `seq` ends what is under a name, if it does.

@@ -272,6 +272,11 @@ impl Tree {
         }
     }
 
+    /// Under how many names the guest was told of the node and has not been told otherwise.
+    pub fn names_len(&self, id: NodeId) -> usize {
+        self.nodes.get(&id).map_or(0, |node| node.names.len())
+    }
+
     /// Whether the node has a name other than this one.
     pub fn has_other_name(&self, id: NodeId, dir: NodeId, name: &Name) -> bool {
         self.nodes

@@ -234,7 +234,10 @@ impl Interposer {
                     self.share.learn_missing(dir, name);
                     Err(Errno::NOENT.into())
                 }
-                Some(Ending::Removed) => Ok(self.phantom(dir, name, FileKind::Directory)),
+                Some(Ending::Removed) => {
+                    let kind = self.share.kind(id).unwrap_or_default();
+                    Ok(self.phantom(dir, name, kind))
+                }
                 None => {
                     let known = self.known(ctx, dir, name, id, links);
                     Ok(known.unwrap_or_else(|| self.phantom(dir, name, self.kind_of(&ctx))))
@@ -324,17 +327,21 @@ impl Interposer {
         Ok(())
     }
 
-    /// How the replay would end a directory, if that lives: where the watcher names no objects, which one has
-    /// gone is guessed. A file has a link count, by which it outlives a wrong guess.
+    /// How the replay would end an object by mistake.
     fn mistaken_end(&self, ctx: Context, dir: NodeId, name: &Name, id: NodeId) -> Option<Ending> {
-        let ending = self.share.ending(seq(&ctx)?, dir, name, id)?;
-        (self.lives(ctx, id) == Some(true)).then_some(ending)
+        let links = self.links(ctx, id)?;
+        self.share.mistaken_ending(seq(&ctx)?, (dir, name), id, links)
     }
 
     /// Whether an object is still in the host's file system, where that can be told.
     fn lives(&self, ctx: Context, id: NodeId) -> Option<bool> {
+        self.links(ctx, id).map(|links| links > 0)
+    }
+
+    /// The names that an object has on the host, where they are counted.
+    fn links(&self, ctx: Context, id: NodeId) -> Option<u32> {
         let attr = || self.inner.getattr(ctx, id.get(), None);
-        self.counts_links.then(|| attr().is_ok_and(|(attr, _)| attr.nlink > 0))
+        self.counts_links.then(|| attr().map_or(0, |(attr, _)| attr.nlink))
     }
 
     fn kind_of(&self, ctx: &Context) -> FileKind {
@@ -388,17 +395,19 @@ impl Interposer {
         if other_mtime {
             attr.mtimensec ^= 1;
         }
-        self.while_named(id, attr)
+        attr.nlink = self.share.links_named(id, attr.nlink);
+        attr
     }
 
-    /// The attributes of an object that has lost its last name on the host, but not in the guest: the event
-    /// is on its way. With a link count of 0 the guest's kernel would end the watches on it beforehand, without
-    /// the ATTRIB that comes first (`dentry_unlink_inode()`).
-    pub(super) fn while_named(&self, id: NodeId, attr: Attr) -> Attr {
-        if attr.nlink > 0 || !self.share.has_name(id) {
-            return attr;
+    /// The attributes of a node for anybody but the agent, with the link count that the guest is to have now. The kernel
+    /// keeps one that is not the host's no longer than it must.
+    pub(super) fn as_told(&self, id: NodeId, attr: Attr, timeout: Duration) -> (Attr, Duration) {
+        let nlink = self.share.links_told(id, attr.nlink);
+        tracing::trace!(%id, ino = attr.ino, links = attr.nlink, told = nlink, "attributes");
+        if nlink == attr.nlink {
+            return (attr, timeout);
         }
-        Attr { nlink: 1, ..attr }
+        (Attr { nlink, ..attr }, Duration::ZERO)
     }
 }
 

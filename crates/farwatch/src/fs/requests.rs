@@ -140,7 +140,7 @@ impl FileSystem for Interposer {
                 Ok((attr, Duration::ZERO))
             }
             Ok((attr, timeout)) if agent => Ok((attr::on_the_way(attr), timeout)),
-            reply => reply.map(|(attr, timeout)| (self.while_named(id, attr), timeout)),
+            reply => reply.map(|(attr, timeout)| self.as_told(id, attr, timeout)),
         }
     }
 
@@ -159,7 +159,7 @@ impl FileSystem for Interposer {
         let request = Request::SetAttr { node: id, valid, open: handle.is_some() };
         let (attr, timeout) =
             self.own(&request, || self.inner.setattr(ctx, inode, attr, handle, valid))?;
-        Ok((self.while_named(id, attr), timeout))
+        Ok(self.as_told(id, attr, timeout))
     }
 
     fn symlink(

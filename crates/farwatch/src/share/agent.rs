@@ -117,14 +117,15 @@ impl Share {
         self.lock().engine.ended(dir, name, id);
     }
 
-    /// How that replay ends what is under a name, if it does, when it is a directory that the guest knows as
-    /// `id`.
-    pub(crate) fn ending(&self, seq: Seq, dir: NodeId, name: &Name, id: NodeId) -> Option<Ending> {
-        let engine = &self.lock().engine;
-        if engine.tree().kind(id) != Some(FileKind::Directory) {
-            return None;
-        }
-        engine.ending(seq, dir, name)
+    /// [`Engine::mistaken_ending`](farwatch_proto::host::Engine::mistaken_ending).
+    pub(crate) fn mistaken_ending(
+        &self,
+        seq: Seq,
+        entry: (NodeId, &Name),
+        id: NodeId,
+        links: u32,
+    ) -> Option<Ending> {
+        self.lock().engine.mistaken_ending(seq, entry, id, links)
     }
 
     /// The type of that object, as far as the change tells it.

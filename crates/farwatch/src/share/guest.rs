@@ -47,6 +47,7 @@ impl Share {
 
     /// The host's watcher reports the call, whoever made it, so the watch thread wakes by itself.
     fn guest_changed(&self, change: OwnChange<'_>) {
+        tracing::trace!(?change, "own");
         self.lock().engine.guest_changed(change);
     }
 }

@@ -100,10 +100,17 @@ impl Share {
         tracing::debug!(%id, "a directory could not be identified and is not watched");
     }
 
-    /// Whether an agent listens and the guest has a name for the node: then its end is yet to be replayed.
-    pub(crate) fn has_name(&self, id: NodeId) -> bool {
-        let engine = &self.lock().engine;
-        engine.is_listening() && engine.tree().entry(id).is_some()
+    /// [`Engine::links_named`](farwatch_proto::host::Engine::links_named).
+    pub(crate) fn links_named(&self, id: NodeId, links: u32) -> u32 {
+        self.lock().engine.links_named(id, links)
+    }
+
+    /// [`Engine::links_told`](farwatch_proto::host::Engine::links_told).
+    pub(crate) fn links_told(&self, id: NodeId, links: u32) -> u32 {
+        if self.agent_tid().is_none() {
+            return links;
+        }
+        self.lock().engine.links_told(id, links)
     }
 
     /// The inode number of what the guest's kernel holds under a name.

@@ -75,6 +75,29 @@ impl Engine {
         self.tree.held(dir, name).filter(fits).collect()
     }
 
+    /// The link count that the guest's kernel is to be given for a node that has `links` on the host. Each removal that
+    /// is yet to be replayed takes one from the count that it has. With too few it would end the watches on an
+    /// object that lives, or those on one that is gone before the ATTRIB that comes first (`drop_nlink()`,
+    /// `dentry_unlink_inode()`). So it is at least the number of names that the guest has.
+    pub fn links_named(&self, id: NodeId, links: u32) -> u32 {
+        if !self.is_listening() {
+            return links;
+        }
+        let names = u32::try_from(self.tree.names_len(id)).unwrap_or(u32::MAX);
+        // A directory has one name and more links.
+        let is_directory = self.tree.kind(id) == Some(FileKind::Directory);
+        links.max(if is_directory { names.min(1) } else { names })
+    }
+
+    /// The same for anybody but the agent: what a replay that may be under way takes is added, since the kernel can
+    /// ask between the LOOKUP of that and the call itself.
+    pub fn links_told(&self, id: NodeId, links: u32) -> u32 {
+        if !self.is_listening() || self.tree.kind(id) == Some(FileKind::Directory) {
+            return self.links_named(id, links);
+        }
+        self.links_named(id, links.saturating_add(self.ledger.removals_of(id, &self.tree)))
+    }
+
     /// The guest gives `count` references on a node back (FORGET). Returns the nodes that are gone with them.
     pub fn forget(&mut self, id: NodeId, count: u64) -> Vec<Forgotten> {
         let gone = self.tree.forget(id, count);
