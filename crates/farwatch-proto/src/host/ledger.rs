@@ -143,6 +143,8 @@ impl Ledger {
             let (pending, todo) = (&record.pending, record.state.todo);
             let is_mover = replaying::known(pending, tree) == Some(id);
             match &pending.event {
+                // The end of a node takes no name, and need not come.
+                GuestEvent::Entry { entry, .. } if entry.dir.id == NodeId::LIMBO => false,
                 GuestEvent::Entry { entry, .. } if todo.contains(Mask::DELETE) => {
                     is_mover || tree.current(entry.dir.id, &entry.name) == Some(id)
                 }
