@@ -56,6 +56,7 @@ pub struct Outcome {
 
 impl Outcome {
     fn count(&mut self, call: &Call, result: Result<(), Errno>) {
+        tracing::trace!(?call, ?result, "called");
         match result {
             Ok(()) => self.done += 1,
             Err(errno) => {
@@ -115,13 +116,8 @@ impl Replayer {
                 }
                 (Err(_), ..) if is_question => {}
                 // The kernel has found something else there, and has not asked the server.
-                (
-                    Err(Errno::ISDIR | Errno::NOTDIR | Errno::NOTEMPTY | Errno::NOENT),
-                    Call::Remove(..) | Call::Rename(..),
-                    _,
-                ) => {
-                    self.look_again_for(&call);
-                    outcome.count(&call, self.call(&call));
+                (result, Call::Remove(..) | Call::Rename(..), _) if found_another(result) => {
+                    outcome.count(&call, self.call_again(&call));
                 }
                 (result, ..) => outcome.count(&call, result),
             }
@@ -160,6 +156,20 @@ impl Replayer {
                     (Place::Limbo(_), Place::Limbo(_)) => {}
                 }
                 renamed
+            }
+        }
+    }
+
+    /// Repeats a call, and has the kernel ask the server before it does. A program that reads the name at the
+    /// same time can bring what is there now in between.
+    fn call_again(&mut self, call: &Call) -> Result<(), Errno> {
+        let mut looks = LOOKS_MAX;
+        loop {
+            self.look_again_for(call);
+            let result = self.call(call);
+            looks -= 1;
+            if looks == 0 || !found_another(result) {
+                return result;
             }
         }
     }
@@ -332,6 +342,11 @@ impl Replayer {
         };
         rustix::io::dup(dir)
     }
+}
+
+/// Whether a call that removes or renames has failed for what the kernel has found under the name.
+fn found_another(result: Result<(), Errno>) -> bool {
+    matches!(result, Err(Errno::ISDIR | Errno::NOTDIR | Errno::NOTEMPTY | Errno::NOENT))
 }
 
 /// The object of an event about an entry, as far as the guest knows it.

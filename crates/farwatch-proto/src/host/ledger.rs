@@ -130,6 +130,11 @@ impl Ledger {
         if asks { tree.current(to.dir.id, &to.name) } else { None }
     }
 
+    /// The node that notification `seq` is about, if the guest knows it.
+    pub(super) fn known(&self, seq: Seq, tree: &Tree) -> Option<NodeId> {
+        replaying::known(&self.record(seq)?.pending, tree)
+    }
+
     /// The guest's kernel was told to look the entry of notification `seq` up again.
     pub(super) fn told_stale(&mut self, seq: Seq) {
         if let Some(record) = self.records.iter_mut().find(|record| record.seq == seq) {

@@ -7,7 +7,7 @@
 //! of each: a comparison with the host starts from there.
 
 use super::super::contested::Reported;
-use super::super::ledger::{Answer, MarkedRequest};
+use super::super::ledger::{Answer, Ending, MarkedRequest};
 use super::super::tree::{Forgotten, Learned, Shown, Tree};
 use super::{Engine, phantom};
 use crate::{Fid, FileKind, Mask, Name, Node, NodeId, Seq};
@@ -67,12 +67,15 @@ impl Engine {
     /// The nodes that the replay of notification `seq` may end at a name, oldest first: what the guest was told of
     /// there, of the type in question. The server, which looks whether they are gone.
     pub fn ending_nodes(&self, seq: Seq, dir: NodeId, name: &Name) -> Vec<NodeId> {
-        if self.ledger.ending(seq, dir, name).is_none() {
-            return Vec::new();
-        }
+        // What comes to a name does not replace itself: the kernel does nothing then (`vfs_rename()`).
+        let comes = match self.ledger.ending(seq, dir, name) {
+            Some(Ending::Replaced) => self.ledger.known(seq, &self.tree),
+            Some(Ending::Removed) => None,
+            None => return Vec::new(),
+        };
         let is_dir = self.kind_of(seq) == FileKind::Directory;
         let fits = |id: &NodeId| (self.tree.kind(*id) == Some(FileKind::Directory)) == is_dir;
-        self.tree.held(dir, name).filter(fits).collect()
+        self.tree.held(dir, name).filter(fits).filter(|id| Some(*id) != comes).collect()
     }
 
     /// The link count that the guest's kernel is to be given for a node that has `links` on the host. Each removal that
