@@ -249,8 +249,9 @@ fn a_change_of_a_watched_directory_is_told_once_by_its_name() {
         world.read([report(A, "sub", mask), Report::Itself { watch: B, mask }]),
         [change("a/sub", mask, Some("b"))]
     );
-    let itself = HostChange::Object { object: fid("b"), mask };
-    assert_eq!(world.read([Report::Itself { watch: B, mask }]), [itself], "nobody has its name");
+    assert_eq!(world.read([Report::Itself { watch: B, mask }]), [], "of its link count");
+    let itself = HostChange::Object { object: fid("a"), mask };
+    assert_eq!(world.read([Report::Itself { watch: A, mask }]), [itself], "nobody has its name");
 }
 
 #[test]

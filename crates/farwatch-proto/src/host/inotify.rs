@@ -27,7 +27,7 @@ use std::time::{Instant, SystemTime};
 
 use super::change::{HostChange, HostEntry};
 use super::tree::Tree;
-use crate::{Cookie, Fid, FileKind, Mask, Name};
+use crate::{Cookie, Fid, FileKind, Mask, Name, NodeId};
 use echo::Echo;
 pub use echo::{CallId, Doubt, Expected, Mark};
 use halves::Halves;
@@ -373,7 +373,7 @@ impl Observer {
                     };
                     changes.extend(self.entry(entry, *mask, lost.or(object), tree));
                 }
-                Seen::Itself { dir, mask } => changes.extend(self.itself(dir, *mask)),
+                Seen::Itself { dir, mask } => changes.extend(self.itself(dir, *mask, tree)),
                 Seen::From { from, directory, .. } => {
                     changes.extend(self.left_view(from, *directory, found, tree));
                 }
@@ -496,10 +496,18 @@ impl Observer {
 
     /// What happens to a directory is reported to those who watch the one above it too: there it has
     /// a name.
-    fn itself(&mut self, dir: &Fid, mask: Mask) -> Option<HostChange> {
+    ///
+    /// An ATTRIB that is not is about the link count, and the last event of a directory that another has replaced
+    /// (`fsnotify_link_count()`): the guest's kernel raises it when that is replayed.
+    fn itself(&mut self, dir: &Fid, mask: Mask, tree: &Tree) -> Option<HostChange> {
+        let above = |id: &NodeId| tree.parent(*id).and_then(|above| tree.fid(above));
+        let is_seen = |above: &Fid| self.by_dir.contains_key(above);
+        let nodes = tree.nodes_of(dir);
+        let has_name = nodes.iter().all(|id| above(id).is_some_and(is_seen));
         let mut told = Mask::empty();
         for event in mask.difference(Mask::ISDIR).iter() {
-            if !self.twice.takes(dir, event) && !self.echo.takes_itself(dir, event) {
+            let is_taken = self.twice.takes(dir, event) || self.echo.takes_itself(dir, event);
+            if !is_taken && !(has_name && event == Mask::ATTRIB) {
                 told |= event;
             }
         }
