@@ -300,6 +300,38 @@ fn a_file_and_a_directory_that_are_exchanged_are_known_by_their_kind() {
 }
 
 #[test]
+fn directory_made_where_another_was_is_the_one_that_moves() {
+    let isdir = Mask::ISDIR;
+    let mut world = World::new(true);
+    let learned = Learned {
+        id: NodeId::new(3).unwrap(),
+        fid: Some(fid("b")),
+        kind: FileKind::Directory,
+        ino: 3,
+    };
+    world.tree.learn(learned, NodeId::new(2).unwrap(), &name("d"));
+    world.directories.extend([fid("b"), fid("new")]);
+    let moves = |from, to, cookie| {
+        [
+            half(A, from, Mask::MOVED_FROM | isdir, cookie),
+            half(A, to, Mask::MOVED_TO | isdir, cookie),
+        ]
+    };
+    let moved = |to, object| HostChange::Move {
+        from: Some(entry("a/d")),
+        to: Some(entry(to)),
+        object: Some(fid(object)),
+        directory: true,
+    };
+    world.has("a/e", "b");
+    assert_eq!(world.read(moves("d", "e", 1)), [moved("a/e", "b")]);
+    world.has("a/d", "new");
+    let made = Mask::CREATE | isdir;
+    assert_eq!(world.read([report(A, "d", made)]), [change("a/d", made, Some("new"))]);
+    assert_eq!(world.read(moves("d", "f", 2)), [moved("a/f", "new")]);
+}
+
+#[test]
 fn what_is_exchanged_with_something_out_of_view_stays_and_what_was_there_leaves() {
     for joins in [true, false] {
         let mut world = World::new(joins).known("a/f", "old", 9);

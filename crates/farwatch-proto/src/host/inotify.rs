@@ -141,6 +141,8 @@ pub struct Observer {
     halves: Halves,
     names: Names,
     links: Links,
+    /// Directories that were found and that the guest need not know.
+    directories: BTreeSet<Fid>,
     echo: Echo,
     /// Taken out of `halves`, to be told when its names have been looked up.
     batch: Vec<Seen>,
@@ -155,6 +157,10 @@ pub struct Observer {
 }
 
 impl Observer {
+    /// The most directories that are remembered without being watched. Past it all are forgotten, and one that is
+    /// moved may be taken for what was there before.
+    const DIRECTORIES_MAX: usize = 1 << 12;
+
     /// With `join`, the halves of a rename become one move.
     pub fn new(join: bool) -> Self {
         Self {
@@ -164,6 +170,7 @@ impl Observer {
             halves: Halves::new(join),
             names: Names::default(),
             links: Links::default(),
+            directories: BTreeSet::new(),
             echo: Echo::default(),
             batch: Vec::new(),
             twice: Twice::default(),
@@ -206,6 +213,7 @@ impl Observer {
         self.twice.clear();
         self.came = None;
         self.names.clear();
+        self.directories.clear();
         self.links = Links::default();
         dirs.iter().filter_map(|dir| self.unwatch(dir)).collect()
     }
@@ -361,6 +369,10 @@ impl Observer {
     pub fn changes(&mut self, tree: &Tree, found: &Found) -> Vec<HostChange> {
         let batch = std::mem::take(&mut self.batch);
         let objects = objects(&batch, found);
+        if self.directories.len() + found.directories.len() > Self::DIRECTORIES_MAX {
+            self.directories.clear();
+        }
+        self.directories.extend(found.directories.iter().cloned());
         let mut changes = Vec::with_capacity(batch.len());
         self.second = None;
         for (i, (seen, object)) in batch.iter().zip(objects).enumerate() {
@@ -544,6 +556,7 @@ impl Observer {
     fn is_directory(&self, object: &Fid, tree: &Tree) -> bool {
         let mut nodes = tree.nodes_of(object).iter();
         self.by_dir.contains_key(object)
+            || self.directories.contains(object)
             || nodes.any(|id| tree.kind(*id) == Some(FileKind::Directory))
     }
 
