@@ -336,8 +336,8 @@ impl Engine {
     }
 
     /// The object of which the server has to know whether it lives, before it answers the removal that replays
-    /// notification `seq`: if it does, [`Engine::told_stale`] and ESTALE. The guest's kernel then asks for its
-    /// link count, without which it would hold it for dead.
+    /// notification `seq`: if it does, or [`Engine::has_more_links`], then [`Engine::told_stale`] and ESTALE. The
+    /// guest's kernel then asks for its link count, without which it would hold it for dead, or for living.
     pub fn removes_unasked(&self, seq: Seq) -> Option<NodeId> {
         self.ledger.removes_unasked(seq, &self.tree)
     }
@@ -345,6 +345,11 @@ impl Engine {
     /// The same of what is under the new name of a rename: the kernel would hold it for replaced.
     pub fn replaces_unasked(&self, seq: Seq) -> Option<NodeId> {
         self.ledger.replaces_unasked(seq, &self.tree)
+    }
+
+    /// Whether the guest's kernel was last given a higher link count for a node than the host's.
+    pub fn has_more_links(&self, id: NodeId) -> bool {
+        self.tree.has_more_links(id)
     }
 
     /// The guest's kernel was told to look the entry of notification `seq` up again.

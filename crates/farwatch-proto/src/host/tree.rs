@@ -73,6 +73,8 @@ struct State {
     children: BTreeMap<Name, Told>,
     /// It is mounted on its name.
     mounted: bool,
+    /// The guest's kernel was last given a higher link count than the host's.
+    has_more_links: bool,
 }
 
 /// What the guest was told about one entry.
@@ -275,6 +277,18 @@ impl Tree {
     /// Under how many names the guest was told of the node and has not been told otherwise.
     pub fn names_len(&self, id: NodeId) -> usize {
         self.nodes.get(&id).map_or(0, |node| node.names.len())
+    }
+
+    /// The guest's kernel is given a link count, which is higher than the host's or not.
+    pub(super) fn give_links(&mut self, id: NodeId, has_more: bool) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.has_more_links = has_more;
+        }
+    }
+
+    /// Whether the guest's kernel was last given a higher link count than the host's.
+    pub(super) fn has_more_links(&self, id: NodeId) -> bool {
+        self.nodes.get(&id).is_some_and(|node| node.has_more_links)
     }
 
     /// Whether the node has a name other than this one.
@@ -517,8 +531,17 @@ impl Tree {
             self.by_fid.entry(fid.clone()).or_default().push(id);
         }
         let (names, children) = (Vec::new(), BTreeMap::new());
-        let (nlookup, borrowed, mounted) = (0, 0, false);
-        let state = State { kind, ino, fid, nlookup, borrowed, names, children, mounted };
+        let state = State {
+            kind,
+            ino,
+            fid,
+            nlookup: 0,
+            borrowed: 0,
+            names,
+            children,
+            mounted: false,
+            has_more_links: false,
+        };
         self.nodes.insert(id, state);
     }
 }

@@ -107,7 +107,7 @@ impl Interposer {
         directory: bool,
     ) -> io::Result<()> {
         let (dir, name) = entry(parent, name)?;
-        self.look_again_at_what_lives(ctx, Share::removes_unasked)?;
+        self.look_again_at_links(ctx, Share::removes_unasked)?;
         let removed = self.share.current(dir, &name);
         done(&self.ask(&ctx, MarkedRequest::Remove(dir, &name, directory)))?;
         if let Some(id) = removed {
@@ -131,7 +131,7 @@ impl Interposer {
         let (moved, replaced) =
             (self.share.current(old, &old_name), self.share.current(new, &new_name));
         if new != NodeId::LIMBO && replaced != moved {
-            self.look_again_at_what_lives(ctx, Share::replaces_unasked)?;
+            self.look_again_at_links(ctx, Share::replaces_unasked)?;
         }
         done(&self.ask(&ctx, MarkedRequest::Rename(old, &old_name, new, &new_name)))?;
         if let Some(id) = replaced.filter(|_| replaced != moved) {
@@ -308,18 +308,18 @@ impl Interposer {
     }
 
     /// The kernel is about to take a name from an object for whose link count it has not asked. If that lives,
-    /// it is to ask first.
+    /// or was given a count that is too high by now, it is to ask first.
     ///
     /// # Errors
     /// ESTALE for that.
-    fn look_again_at_what_lives(
+    fn look_again_at_links(
         &self,
         ctx: Context,
         loses: impl FnOnce(&Share, Seq) -> Option<NodeId>,
     ) -> io::Result<()> {
         if let Some(seq) = seq(&ctx)
             && let Some(id) = loses(&self.share, seq)
-            && self.lives(ctx, id) == Some(true)
+            && (self.lives(ctx, id) == Some(true) || self.share.has_more_links(id))
         {
             self.share.told_stale(seq);
             return Err(refusal(Refusal::Stale));

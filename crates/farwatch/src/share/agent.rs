@@ -92,6 +92,11 @@ impl Share {
         self.lock().engine.replaces_unasked(seq)
     }
 
+    /// [`Engine::has_more_links`](farwatch_proto::host::Engine::has_more_links).
+    pub(crate) fn has_more_links(&self, id: NodeId) -> bool {
+        self.lock().engine.has_more_links(id)
+    }
+
     /// [`Engine::told_stale`](farwatch_proto::host::Engine::told_stale).
     pub(crate) fn told_stale(&self, seq: Seq) {
         self.lock().engine.told_stale(seq);

@@ -48,9 +48,18 @@ impl Tree {
         for (id, node) in nodes {
             let NodeState { kind, ino, nlookup, borrowed } = *node;
             let (names, children) = (Vec::new(), BTreeMap::new());
-            let (fid, mounted) = (None, false);
-            let state =
-                super::State { kind, ino, fid, nlookup, borrowed, names, children, mounted };
+            let (fid, mounted, has_more_links) = (None, false, false);
+            let state = super::State {
+                kind,
+                ino,
+                fid,
+                nlookup,
+                borrowed,
+                names,
+                children,
+                mounted,
+                has_more_links,
+            };
             self.nodes.insert(*id, state);
         }
         let mut names: BTreeMap<NodeId, BTreeMap<u32, (NodeId, Name)>> = BTreeMap::new();
