@@ -4,7 +4,8 @@
 //! The kernel keeps a dentry for a second or longer. If the host has put another object under the name in
 //! the meantime, a guest's unlink(2) or rename(2) would be done to that one, while the kernel takes it for
 //! the one that it holds: the watch on an object that lives would end. On a local directory there is no such
-//! moment. So the request is answered with ESTALE, once: the kernel looks the name up again and repeats
+//! moment. Nor may the kernel have a link count that is too high by now: the watch on an object that is gone
+//! would stay. So the request is answered with ESTALE, once: the kernel looks the name up again and repeats
 //! the call (`retry_estale()`), and the program does not notice.
 
 use std::collections::BTreeSet;
@@ -45,7 +46,7 @@ impl Stale {
             return Ok(());
         }
         drop(told);
-        if !entries.iter().any(|(dir, name)| is_another(share, *dir, name)) {
+        if !entries.iter().any(|(dir, name)| is_stale(share, *dir, name)) {
             return Ok(());
         }
         told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
@@ -57,10 +58,13 @@ impl Stale {
     }
 }
 
-/// Whether the host has another object under the name than the guest's kernel. Inode numbers are enough: one
-/// that was given to another object belonged to one that is gone.
-fn is_another(share: &Share, dir: NodeId, name: &Name) -> bool {
-    let Some(held) = share.current_ino(dir, name) else { return false };
+/// Whether the host has another object under the name than the guest's kernel, or that has a link count that was
+/// made up for it. Inode numbers are enough: one that was given to another object belonged to one that is gone.
+fn is_stale(share: &Share, dir: NodeId, name: &Name) -> bool {
+    let Some((held, has_more_links)) = share.held_at(dir, name) else { return false };
+    if has_more_links {
+        return true;
+    }
     let Some(dir) = share.dir(dir, || None) else { return false };
     let found = rustix::fs::statat(&*dir, name.as_bytes(), AtFlags::SYMLINK_NOFOLLOW);
     found.is_ok_and(|found| found.st_ino != held)

@@ -113,11 +113,12 @@ impl Share {
         self.lock().engine.links_told(id, links)
     }
 
-    /// The inode number of what the guest's kernel holds under a name.
-    pub(crate) fn current_ino(&self, dir: NodeId, name: &Name) -> Option<u64> {
-        let state = self.lock();
-        let tree = state.engine.tree();
-        tree.ino(tree.current(dir, name)?)
+    /// The inode number of what the guest's kernel holds under a name, and whether it was last given a higher link
+    /// count for that than the host's.
+    pub(crate) fn held_at(&self, dir: NodeId, name: &Name) -> Option<(u64, bool)> {
+        let engine = &self.lock().engine;
+        let id = engine.tree().current(dir, name)?;
+        Some((engine.tree().ino(id)?, engine.has_more_links(id)))
     }
 
     /// A descriptor of a known directory, which `open` makes if none is at hand.
