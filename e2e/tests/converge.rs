@@ -51,11 +51,6 @@ fn main() -> ExitCode {
         for (path, start) in PATHS {
             let name = format!("{test}::{path}");
             let is_exact = !path.starts_with("fanotify");
-            // Where fanotify merges what both sides have done, a name can end false: docs/SEMANTICS.md.
-            let both_sides = kinds().contains(&Kind::Both);
-            if both_sides && !is_exact {
-                continue;
-            }
             let test = move || model_is_true(kinds(), start, is_exact);
             trials.push(e2e::trial(&name, &[Need::Mount], test));
         }

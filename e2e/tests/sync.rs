@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         every_event_is_there_when_sync_returns_from_a_sandbox,
         sync_ends_while_the_host_never_pauses,
         sync_waits_for_the_difference_when_events_were_given_up,
+        watch_on_what_is_gone_has_ended_when_sync_returns,
         whoever_may_read_may_sync_on_any_file_and_without_extended_attributes,
         an_agent_that_does_not_go_on_is_said_when_the_time_is_over,
         many_at_once_wait_together_and_keep_nobody_else_waiting,
@@ -197,6 +198,33 @@ fn sync_waits_for_the_difference_when_events_were_given_up() -> Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+/// The host replaces a file, and before that is replayed a program in the mount moves away what is there now: no
+/// replay takes a name from the file that is gone.
+fn watch_on_what_is_gone_has_ended_when_sync_returns() -> Result<()> {
+    let mut mount = Mount::start_with_agent()?;
+    let share = mount.share("gone")?;
+    for name in ["a", "b"] {
+        fs::write(share.host().join(name), name)?;
+    }
+    let mut recorder = mount.recorder(&share)?;
+    for watched in [".", "a"] {
+        recorder.watch(Path::new(watched))?;
+    }
+    mount.sync()?;
+    recorder.take_events_now()?;
+    signal_agent(&mut mount, Signal::STOP)?;
+    let replaced = fs::rename(share.host().join("b"), share.host().join("a"));
+    let moved = fs::rename(share.mount().join("a"), share.mount().join("c"));
+    signal_agent(&mut mount, Signal::CONT)?;
+    replaced.and(moved)?;
+    mount.sync()?;
+    let told = render(&recorder.take_events_now()?);
+    ensure!(told.contains("DELETE_SELF [a]\n"), "{told}");
+    let there = fs::read_to_string(share.mount().join("c"))?;
+    ensure!(there == "b", "c has {there:?}");
     Ok(())
 }
 

@@ -4,6 +4,8 @@
 
 #[path = "engine/content.rs"]
 mod content;
+#[path = "engine/links.rs"]
+mod links;
 
 use std::time::{Instant, SystemTime};
 

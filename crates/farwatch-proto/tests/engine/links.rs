@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Link counts, and the end of the watches on an object: what the guest's kernel is told of both where host and
+//! guest change the same names.
+
+use farwatch_proto::host::{Checked, Ending, Listed};
+
+use super::*;
+
+fn listed(entry: &str, number: u8) -> Listed {
+    Listed {
+        name: name(entry),
+        object: Some(fid(number)),
+        kind: FileKind::Regular,
+        changed: SystemTime::UNIX_EPOCH,
+        born: None,
+    }
+}
+
+impl Host {
+    /// The kernel's queue is read until nothing more comes of it. What is compared is found to be `found`. Returns
+    /// what was sent, without probes, to which the agent answers.
+    fn rest(&mut self, found: Option<&Listed>) -> Vec<Notification> {
+        let mut sent = Vec::new();
+        for _ in 0..8 {
+            if let Some(mark) = self.engine.to_read() {
+                self.engine.input(self.now, Input::ReadUpTo(mark));
+            }
+            self.engine.input(self.now, Input::ReadDone);
+            loop {
+                match self.engine.poll_output(self.now) {
+                    Output::Check(check) => {
+                        let checked = Checked { found: found.cloned(), removed: Vec::new() };
+                        self.engine.input(self.now, Input::Checked(check, checked));
+                    }
+                    Output::Timeout(_) => break,
+                    Output::Look(_) | Output::Wake | Output::Rescan(_) => {}
+                }
+            }
+            while let Some(notification) = self.next() {
+                match (notification.node, &notification.name) {
+                    (Some(node), None) if node.id.is_reserved() => {
+                        self.engine.probe_seen(node.id);
+                    }
+                    _ => sent.push(notification),
+                }
+            }
+        }
+        sent
+    }
+
+    fn own(&mut self, change: OwnChange<'_>) {
+        self.engine.guest_changed(change);
+    }
+}
+
+/// The guest has removed `f`, node 2, and the creation of another `f` is replayed.
+fn contested() -> Host {
+    let mut host = Host::new();
+    host.knows_file("f", 2);
+    host.own(OwnChange::Removed(NodeId::ROOT, &name("f")));
+    host.changed("f", Mask::CREATE, 3);
+    host.next().expect("the creation");
+    assert_eq!(host.lookup("f"), ENOENT);
+    assert!(matches!(host.mknod("f"), Answer::Entry(_)));
+    host
+}
+
+#[test]
+fn node_that_was_held_under_a_contested_name_is_ended_at_rest() {
+    let mut host = contested();
+    let sent = host.rest(Some(&listed("f", 3)));
+    let [end] = &sent[..] else { panic!("{sent:?}") };
+    assert_eq!(end.node.map(|node| node.id), Some(NodeId::LIMBO));
+    assert_eq!(end.mask, Mask::DELETE);
+    assert_eq!(end.child.map(|node| node.id), Some(id(2)));
+    let entry = end.name.clone().expect("a name");
+    assert_eq!(host.ask(MarkedRequest::Lookup(NodeId::LIMBO, &entry)), known(2, 1, false));
+    let remove = MarkedRequest::Remove(NodeId::LIMBO, &entry, false);
+    assert_eq!(host.ask(remove), Answer::Done);
+    assert_eq!(host.ask(remove), EPERM, "once");
+}
+
+#[test]
+fn node_that_is_there_or_was_forgotten_is_not_ended() {
+    let mut host = contested();
+    host.engine.forget(id(2), 1);
+    host.knows_file("f", 3);
+    assert_eq!(host.rest(Some(&listed("f", 3))), []);
+}
+
+#[test]
+fn link_count_is_at_least_the_number_of_names() {
+    let mut host = Host::new();
+    host.knows_file("a", 2);
+    assert_eq!(host.engine.links_named(id(2), 1), 1);
+    assert!(!host.engine.has_more_links(id(2)));
+    // The guest has looked ahead of a rename.
+    host.knows_file("b", 2);
+    assert_eq!(host.engine.links_told(id(2), 1), 2);
+    assert!(host.engine.has_more_links(id(2)));
+    host.moved(Some((1, "a")), Some((1, "b")), 2);
+    host.next().expect("the first half");
+    assert_eq!(host.rename("a", "b"), ESTALE, "the kernel is to forget what it found there");
+    assert_eq!(host.lookup("b"), ENOENT);
+    assert_eq!(host.rename("a", "b"), Answer::Done);
+    assert_eq!(host.engine.links_told(id(2), 1), 1);
+    assert!(!host.engine.has_more_links(id(2)));
+}
+
+#[test]
+fn link_that_a_replay_takes_is_counted_until_it_has_taken_it() {
+    let mut host = Host::new();
+    host.knows_file("a", 2);
+    host.changed("a", Mask::DELETE, 2);
+    host.next().expect("the removal");
+    assert_eq!(host.engine.links_told(id(2), 1), 2, "it has another name");
+    assert_eq!(host.engine.links_named(id(2), 1), 1, "to the agent");
+    assert_eq!(host.unlink("a"), Answer::Done);
+    assert_eq!(host.engine.links_told(id(2), 1), 1);
+}
+
+#[test]
+fn file_that_the_guest_has_brought_to_a_name_outlives_an_earlier_change() {
+    let mut host = Host::new();
+    host.knows_file("a", 2);
+    host.knows_file("c", 4);
+    host.changed("b", Mask::DELETE, 3);
+    host.own(OwnChange::Renamed((NodeId::ROOT, &name("a")), (NodeId::ROOT, &name("b"))));
+    host.next().expect("the removal");
+    let ending = |host: &Host, entry: &str, number, links| {
+        host.engine.mistaken_ending(host.seq, (NodeId::ROOT, &name(entry)), id(number), links)
+    };
+    assert_eq!(ending(&host, "b", 2, 1), Some(Ending::Removed));
+    assert_eq!(ending(&host, "b", 2, 0), None, "it is gone");
+    host.changed("c", Mask::DELETE, 4);
+    host.next().expect("the removal");
+    assert_eq!(ending(&host, "c", 4, 1), None, "it has lost one of its names");
+}
+
+#[test]
+fn rename_does_not_replace_what_it_moves() {
+    let mut host = Host::new();
+    host.knows_file("a", 2);
+    host.knows_file("b", 3);
+    host.knows_file("b", 2);
+    host.moved(Some((1, "a")), Some((1, "b")), 2);
+    host.next().expect("the first half");
+    let ended = host.engine.ending_nodes(host.seq, NodeId::ROOT, &name("b"));
+    assert_eq!(ended, [id(3)]);
+}
