@@ -519,7 +519,8 @@ impl Observer {
         let mut told = Mask::empty();
         for event in mask.difference(Mask::ISDIR).iter() {
             let is_taken = self.twice.takes(dir, event) || self.echo.takes_itself(dir, event);
-            if !is_taken && !(has_name && event == Mask::ATTRIB) {
+            let is_link_count = has_name && event == Mask::ATTRIB;
+            if !is_taken && !is_link_count {
                 told |= event;
             }
         }

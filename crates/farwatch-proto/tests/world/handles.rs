@@ -101,7 +101,7 @@ impl World {
             Caller::Agent(seq) => Some(self.serve_set_times(seq, node, times).await?),
             Caller::Program => {
                 self.serve_change(node, times.event()).await?;
-                self.inner_getattr(node).ok().map(|entry| self.while_named(entry))
+                self.inner_getattr(node).ok().map(|entry| self.as_told(entry))
             }
         };
         let mut kernel = self.kernel();

@@ -32,8 +32,7 @@ impl World {
         let reply = match self.inner_lookup(dir, name) {
             Ok(entry) => {
                 self.step().await;
-                self.learn(dir, name, &entry).await;
-                Ok(entry)
+                Ok(self.learn(dir, name, entry).await)
             }
             Err(error) => {
                 self.step().await;
@@ -69,7 +68,14 @@ impl World {
     }
 
     /// `Interposer::learn()`: the guest is about to hear of an entry.
-    pub(crate) async fn learn(&self, dir: NodeId, name: &Name, entry: &EntryOut) {
+    pub(crate) async fn learn(&self, dir: NodeId, name: &Name, entry: EntryOut) -> EntryOut {
+        self.share_learns(dir, name, &entry).await;
+        self.step().await;
+        self.as_told(entry)
+    }
+
+    /// `Share::learn()`
+    async fn share_learns(&self, dir: NodeId, name: &Name, entry: &EntryOut) {
         let learned =
             Learned { id: entry.node, fid: None, kind: entry.kind, ino: entry.node.get() };
         if self.server.borrow_mut().learn_known(&learned, dir, name) {
@@ -104,7 +110,7 @@ impl World {
             Caller::Agent(_) => self.getattr_marked(node, reply),
             Caller::Program => {
                 self.step().await;
-                reply.map(|entry| self.while_named(entry))
+                reply.map(|entry| self.as_told(entry))
             }
         };
         self.note(|| format!("GETATTR {node}: {reply:?}"));
@@ -147,7 +153,7 @@ impl World {
     /// `Interposer::made()`: the guest has made what it is about to hear of.
     async fn made(&self, (dir, name): Side<'_>, entry: &EntryOut) {
         self.step().await;
-        self.learn(dir, name, entry).await;
+        self.share_learns(dir, name, entry).await;
         self.step().await;
         self.server.borrow_mut().own(OwnChange::Made(dir, name, entry.node));
     }
@@ -310,7 +316,7 @@ impl World {
     ) -> Result<(), Errno> {
         self.step().await;
         let reply = if let Caller::Agent(seq) = caller {
-            self.rename_marked(seq, from, to, way)
+            self.rename_marked(seq, from, to, way).await
         } else {
             self.own_rename(from, to, way).await
         };

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use farwatch_proto::host::{Answer, Ending, Learned, MarkedRequest, Object, Refusal};
+use farwatch_proto::host::{Answer, Ending, Engine, Learned, MarkedRequest, Object, Refusal};
 use farwatch_proto::replay::{OpenMode, Times};
 use farwatch_proto::{FileKind, Name, NodeId, Seq};
 
@@ -70,7 +70,16 @@ impl World {
         name: &Name,
     ) -> Option<Result<EntryOut, Errno>> {
         match self.ask(seq, MarkedRequest::Lookup(dir, name)) {
-            Answer::Entry(object) => Some(self.entry_of(seq, (dir, name), object).await),
+            Answer::Entry(object) => {
+                let object = self.dead_at(seq, (dir, name)).await.unwrap_or(object);
+                Some(self.entry_of(seq, (dir, name), object).await)
+            }
+            Answer::Refused(Refusal::NoEntry) if self.replaces(seq, (dir, name)) => {
+                match self.dead_at(seq, (dir, name)).await {
+                    Some(object) => Some(self.entry_of(seq, (dir, name), object).await),
+                    None => Some(Err(Errno::NoEnt)),
+                }
+            }
             Answer::Refused(Refusal::NotAsked) => {
                 let node = self.reconnected(dir, name)?;
                 let object = Object::Known { id: node, links: 0, here: true };
@@ -108,20 +117,18 @@ impl World {
         (dir, name): Side<'_>,
         directory: bool,
     ) -> Result<(), Errno> {
-        let unasked = seq.and_then(|seq| self.server.borrow().engine.removes_unasked(seq));
-        if let (Some(seq), Some(id)) = (seq, unasked) {
-            self.step().await;
-            if self.lives(id) {
-                self.step().await;
-                self.server.borrow_mut().engine.told_stale(seq);
-                return Err(Errno::Stale);
-            }
-            self.step().await;
+        self.look_again_at_links(seq, Engine::removes_unasked).await?;
+        let removed = self.server.borrow().current(dir, name);
+        self.step().await;
+        done(&self.ask(seq, MarkedRequest::Remove(dir, name, directory)))?;
+        self.step().await;
+        if let Some(id) = removed {
+            self.server.borrow_mut().ended((dir, name), id);
         }
-        done(&self.ask(seq, MarkedRequest::Remove(dir, name, directory)))
+        Ok(())
     }
 
-    pub(crate) fn rename_marked(
+    pub(crate) async fn rename_marked(
         &self,
         seq: Option<Seq>,
         from: Side<'_>,
@@ -129,7 +136,21 @@ impl World {
         way: Way,
     ) -> Result<(), Errno> {
         assert_eq!(way, Way::Over, "an agent exchanges nothing");
-        done(&self.ask(seq, MarkedRequest::Rename(from.0, from.1, to.0, to.1)))
+        let (moved, replaced) = {
+            let server = self.server.borrow();
+            (server.current(from.0, from.1), server.current(to.0, to.1))
+        };
+        if to.0 != NodeId::LIMBO && replaced != moved {
+            self.step().await;
+            self.look_again_at_links(seq, Engine::replaces_unasked).await?;
+        }
+        self.step().await;
+        done(&self.ask(seq, MarkedRequest::Rename(from.0, from.1, to.0, to.1)))?;
+        self.step().await;
+        if let Some(id) = replaced.filter(|_| replaced != moved) {
+            self.server.borrow_mut().ended(to, id);
+        }
+        Ok(())
     }
 
     /// SETATTR of times
@@ -211,13 +232,16 @@ impl World {
                 if let Some(entry) = self.found_here(at, |entry| entry.node == id).await {
                     self.step().await;
                     let entry = EntryOut { nlink: linked(entry.nlink, links), ..entry };
-                    self.learn(at.0, at.1, &entry).await;
-                    return Ok(entry);
+                    return Ok(self.learn(at.0, at.1, entry).await);
                 }
                 match self.known(at, id, links) {
                     Some(entry) => entry,
                     None => self.adopt(seq, at, self.kind_of(seq)).await,
                 }
+            }
+            // The end of a node that may be gone.
+            Object::Known { id, .. } if self.is_end(seq, at) && self.links(id) > 0 => {
+                return Err(Errno::NoEnt);
             }
             Object::Known { id, links, here: false } => {
                 let ending = self.mistaken_end(seq, at, id).await;
@@ -227,7 +251,10 @@ impl World {
                         self.server.borrow_mut().own_absent(at.0, at.1);
                         return Err(Errno::NoEnt);
                     }
-                    Some(Ending::Removed) => self.phantom(at, FileKind::Directory),
+                    Some(Ending::Removed) => {
+                        let kind = self.server.borrow().engine.tree().kind(id).unwrap_or_default();
+                        self.phantom(at, kind)
+                    }
                     None => {
                         let known = self.known(at, id, links);
                         known.unwrap_or_else(|| self.phantom(at, self.kind_of(seq)))
@@ -263,15 +290,58 @@ impl World {
         Some(EntryOut { entry_timeout: brief, attr_timeout: Duration::ZERO, ..entry })
     }
 
-    /// How the replay would end a directory, if that lives.
-    async fn mistaken_end(&self, seq: Option<Seq>, at: Side<'_>, id: NodeId) -> Option<Ending> {
-        let ending = self.server.borrow().ending(seq?, at.0, at.1, id)?;
-        self.step().await;
-        self.lives(id).then_some(ending)
+    /// What the guest was told of under a name that the replay ends, and what is gone on the host.
+    async fn dead_at(&self, seq: Option<Seq>, (dir, name): Side<'_>) -> Option<Object> {
+        let nodes = self.server.borrow().engine.ending_nodes(seq?, dir, name);
+        for id in nodes {
+            self.step().await;
+            if self.links(id) == 0 {
+                return Some(Object::Known { id, links: 1, here: false });
+            }
+        }
+        None
     }
 
-    fn lives(&self, id: NodeId) -> bool {
-        self.inner_getattr(id).is_ok_and(|entry| entry.nlink > 0)
+    fn replaces(&self, seq: Option<Seq>, at: Side<'_>) -> bool {
+        seq.and_then(|seq| self.server.borrow().ending_at(seq, at)) == Some(Ending::Replaced)
+    }
+
+    /// Whether the replay ends a node without a name.
+    fn is_end(&self, seq: Option<Seq>, at: Side<'_>) -> bool {
+        let is_ended = || seq.and_then(|seq| self.server.borrow().ending_at(seq, at)).is_some();
+        at.0 == NodeId::LIMBO && is_ended()
+    }
+
+    /// The kernel is about to take a name from an object for whose link count it has not asked. If that
+    /// lives, or was given a count that is too high by now, it is to ask first.
+    async fn look_again_at_links(
+        &self,
+        seq: Option<Seq>,
+        loses: impl FnOnce(&Engine, Seq) -> Option<NodeId>,
+    ) -> Result<(), Errno> {
+        let Some(seq) = seq else { return Ok(()) };
+        let Some(id) = loses(&self.server.borrow().engine, seq) else { return Ok(()) };
+        self.step().await;
+        let lives = self.links(id) > 0;
+        self.step().await;
+        if lives || self.server.borrow().engine.has_more_links(id) {
+            self.step().await;
+            self.server.borrow_mut().engine.told_stale(seq);
+            return Err(Errno::Stale);
+        }
+        Ok(())
+    }
+
+    /// How the replay would end an object by mistake.
+    async fn mistaken_end(&self, seq: Option<Seq>, at: Side<'_>, id: NodeId) -> Option<Ending> {
+        let links = self.links(id);
+        self.step().await;
+        self.server.borrow().mistaken_ending(seq?, at, id, links)
+    }
+
+    /// The names that an object has on the host.
+    fn links(&self, id: NodeId) -> u32 {
+        self.inner_getattr(id).map_or(0, |entry| entry.nlink)
     }
 
     fn kind_of(&self, seq: Option<Seq>) -> FileKind {
@@ -315,16 +385,18 @@ impl World {
             }
         };
         let nlink = linked(entry.nlink, links);
-        self.while_named(EntryOut { nlink, attr_timeout: Duration::ZERO, ..entry })
+        let nlink = self.server.borrow_mut().links_named(node, nlink);
+        EntryOut { nlink, attr_timeout: Duration::ZERO, ..entry }
     }
 
-    /// An object that has lost its last name on the host keeps a link count of 1 in the guest until
-    /// the guest has lost its name for it too.
-    pub(crate) fn while_named(&self, entry: EntryOut) -> EntryOut {
-        if entry.nlink > 0 || !self.server.borrow().has_name(entry.node) {
+    /// The attributes of a node for anybody but the agent, with the link count that the guest is to have
+    /// now. The kernel keeps one that is not the host's no longer than it must.
+    pub(crate) fn as_told(&self, entry: EntryOut) -> EntryOut {
+        let nlink = self.server.borrow_mut().links_told(entry.node, entry.nlink);
+        if nlink == entry.nlink {
             return entry;
         }
-        EntryOut { nlink: 1, ..entry }
+        EntryOut { nlink, attr_timeout: Duration::ZERO, ..entry }
     }
 
     /// `fs/reconnect.rs`: the node whose place the agent's kernel looks for, if this is it.

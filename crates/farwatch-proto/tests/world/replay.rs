@@ -45,6 +45,7 @@ impl<'a> Replayer<'a> {
             self.opens.clear();
         }
         self.caller = Caller::Agent(Some(seq));
+        let is_question = is_question(&event);
         for call in plan(event.clone()) {
             let result = self.call(&call).await;
             self.world.note(|| format!("{call:?}: {result:?}"));
@@ -56,15 +57,10 @@ impl<'a> Replayer<'a> {
                     let back = self.call(&Call::Rename(limbo, to.clone())).await;
                     self.world.note(|| format!("in two halves: {out:?}, {back:?}"));
                 }
+                (Err(_), ..) if is_question => {}
                 // The kernel has found something else there, and has not asked the server.
-                (
-                    Err(Errno::IsDir | Errno::NotDir | Errno::NotEmpty | Errno::NoEnt),
-                    Call::Remove(..) | Call::Rename(..),
-                    _,
-                ) => {
-                    self.look_again_for(&call).await;
-                    let again = self.call(&call).await;
-                    self.world.note(|| format!("{call:?}, again: {again:?}"));
+                (result, Call::Remove(..) | Call::Rename(..), _) if found_another(result) => {
+                    self.call_again(&call).await;
                 }
                 _ => {}
             }
@@ -85,7 +81,10 @@ impl<'a> Replayer<'a> {
             },
             Call::Content(target, events) => self.content(target, *events).await,
             Call::Remove(entry, directory) => {
-                let dir = self.open(entry.dir).await?;
+                let dir = match entry.dir.id {
+                    NodeId::LIMBO => self.limbo_dir().await?,
+                    _ => self.open(entry.dir).await?,
+                };
                 let at = (dir.node().ok_or(Errno::Stale)?, &entry.name);
                 let removed = self.world.sys_remove(self.caller, at, *directory).await;
                 drop(self.opens.removed(entry));
@@ -211,6 +210,20 @@ impl<'a> Replayer<'a> {
         Ok(opened.insert(object))
     }
 
+    /// Repeats a call, and has the kernel ask the server before it does.
+    async fn call_again(&mut self, call: &Call) {
+        let mut looks = LOOKS_MAX;
+        loop {
+            self.look_again_for(call).await;
+            let result = self.call(call).await;
+            self.world.note(|| format!("{call:?}, again: {result:?}"));
+            looks -= 1;
+            if looks == 0 || !found_another(result) {
+                return;
+            }
+        }
+    }
+
     /// Has the kernel ask the server for the names of a call, whatever it believes.
     async fn look_again_for(&self, call: &Call) {
         let entries = match call {
@@ -258,20 +271,41 @@ impl<'a> Replayer<'a> {
         match place {
             Place::Entry(entry) => Ok((self.open(entry.dir).await?, entry.name.clone())),
             Place::Limbo(child) => {
-                if self.limbo_dir.is_none() {
-                    let name = Name::parse(FARWATCH_LIMBO_NAME).expect("a name");
-                    let root = (NodeId::ROOT, &name);
-                    self.limbo_dir = Some(self.world.find(self.caller, root).await?);
-                }
-                let dir = self.limbo_dir.as_ref().expect("it was just opened").again();
+                let dir = self.limbo_dir().await?;
                 Ok((dir, pass(&mut self.limbo, *child)))
             }
         }
     }
 
+    async fn limbo_dir(&mut self) -> Result<Held<'a>, Errno> {
+        let dir = match &self.limbo_dir {
+            Some(dir) => dir,
+            None => {
+                let name = Name::parse(FARWATCH_LIMBO_NAME).expect("a name");
+                let dir = self.world.find(self.caller, (NodeId::ROOT, &name)).await?;
+                self.limbo_dir.insert(dir)
+            }
+        };
+        Ok(dir.again())
+    }
+
     async fn open(&self, node: Node) -> Result<Held<'a>, Errno> {
         self.world.open_by_handle(self.caller, node.id).await
     }
+}
+
+/// Whether the server wants to be asked: for a node that nobody has, or for one that may be gone.
+fn is_question(event: &GuestEvent) -> bool {
+    match event {
+        GuestEvent::Object { node, .. } => node.id.is_reserved(),
+        GuestEvent::Entry { entry, .. } => entry.dir.id == NodeId::LIMBO,
+        GuestEvent::Rename { .. } | GuestEvent::Overflow => false,
+    }
+}
+
+/// Whether a call that removes or renames has failed for what the kernel has found under the name.
+fn found_another(result: Result<(), Errno>) -> bool {
+    matches!(result, Err(Errno::IsDir | Errno::NotDir | Errno::NotEmpty | Errno::NoEnt))
 }
 
 fn child_of(event: &GuestEvent) -> Option<Node> {

@@ -209,9 +209,19 @@ impl Server {
 
 /// What the guest's kernel holds under its names.
 impl Server {
-    /// `Share::has_name()`: an agent listens, and the guest has a name for the node.
-    pub(crate) fn has_name(&self, id: NodeId) -> bool {
-        self.engine.is_listening() && self.engine.tree().entry(id).is_some()
+    /// `Share::current()`
+    pub(crate) fn current(&self, dir: NodeId, name: &Name) -> Option<NodeId> {
+        self.engine.tree().current(dir, name)
+    }
+
+    /// `Share::links_named()`
+    pub(crate) fn links_named(&mut self, id: NodeId, links: u32) -> u32 {
+        self.engine.links_named(id, links)
+    }
+
+    /// `Share::links_told()`
+    pub(crate) fn links_told(&mut self, id: NodeId, links: u32) -> u32 {
+        self.engine.links_told(id, links)
     }
 
     /// `Stale::check()`: whether the kernel is to look these entries up again before a program's call
@@ -222,28 +232,45 @@ impl Server {
         entries: &[Side<'_>],
         host: &Host,
     ) -> bool {
-        if self.stale_told.remove(program) || !entries.iter().any(|at| self.is_another(*at, host)) {
+        if self.stale_told.remove(program) || !entries.iter().any(|at| self.is_stale(*at, host)) {
             return false;
         }
         self.stale_told.insert(program)
     }
 
-    /// Whether the host has another object under the name than the guest's kernel.
-    fn is_another(&self, (dir, name): Side<'_>, host: &Host) -> bool {
+    /// `is_stale()`: whether the host has another object under the name than the guest's kernel, or that
+    /// has a link count that was made up for it.
+    fn is_stale(&self, (dir, name): Side<'_>, host: &Host) -> bool {
         let tree = self.engine.tree();
         let Some(held) = tree.current(dir, name).filter(|id| tree.ino(*id).is_some()) else {
             return false;
         };
+        if self.engine.has_more_links(held) {
+            return true;
+        }
         let found = self.dir(dir).and_then(|dir| host.at(dir, name));
         found.is_some_and(|found| self.library.object(held) != Some(found))
     }
 
-    /// `Share::ending()`
-    pub(crate) fn ending(&self, seq: Seq, dir: NodeId, name: &Name, id: NodeId) -> Option<Ending> {
-        if self.engine.tree().kind(id) != Some(FileKind::Directory) {
-            return None;
-        }
+    /// `Share::ending_at()`
+    pub(crate) fn ending_at(&self, seq: Seq, (dir, name): Side<'_>) -> Option<Ending> {
         self.engine.ending(seq, dir, name)
+    }
+
+    /// `Share::mistaken_ending()`
+    pub(crate) fn mistaken_ending(
+        &self,
+        seq: Seq,
+        at: Side<'_>,
+        id: NodeId,
+        links: u32,
+    ) -> Option<Ending> {
+        self.engine.mistaken_ending(seq, at, id, links)
+    }
+
+    /// `Share::ended()`
+    pub(crate) fn ended(&mut self, (dir, name): Side<'_>, id: NodeId) {
+        self.engine.ended(dir, name, id);
     }
 }
 
