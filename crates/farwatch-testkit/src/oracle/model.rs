@@ -89,8 +89,12 @@ impl Model {
             Op::RenameNoreplace(from, to) => {
                 !(self.is_mistaken(from, to) || self.is_stale_in_mount(from))
             }
-            // inotify tells of a file by the name that it was opened by, of which that has none.
-            Op::Watch(path) => !(self.is_mistaken(path, path) || self.was_unnamed(path)),
+            // inotify tells of a file by the name that it was opened by, of which that has none, or which it has
+            // lost.
+            Op::Watch(path) => {
+                let nameless = self.was_unnamed(path) || self.is_bereft(path);
+                !(self.is_mistaken(path, path) || nameless)
+            }
             // inotify tells of the name, which leads to a directory by now.
             Op::Mkdir(path) => !(self.by_name && self.was_lost(path)),
             // What is open in the mount keeps the name that it had, and by inotify it is only guessed
@@ -158,6 +162,12 @@ impl Model {
     fn was_unnamed(&self, path: &Path) -> bool {
         self.by_name
             && self.id(path).is_some_and(|id| self.unnamed.contains(&id) && self.is_open(id))
+    }
+
+    /// Whether a program may have a file open under a name that it has lost.
+    fn is_bereft(&self, path: &Path) -> bool {
+        let bereft = |id: u32| self.bereft.contains(&id) && self.is_open(id);
+        self.by_name && !self.shared && self.id(path).is_some_and(bereft)
     }
 
     /// Whether a program in the mount has a file open under a name of which another that is open on
