@@ -40,7 +40,7 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use farwatch_proto::wire::abi::{NOTIFY_BUF_SIZE, VIRTIO_FS_F_NOTIFICATION};
+use farwatch_proto::wire::abi::NOTIFY_BUF_SIZE;
 use tracing::error;
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserProtocolFeatures,
@@ -67,6 +67,7 @@ use self::notification::NotificationQueue;
 use self::request::{Requests, Waits, waits};
 use self::waiting::Waiting;
 pub(crate) use self::waiting::may_wait;
+use crate::virtio::{F_VERSION_1, FS_F_NOTIFICATION, RING_F_EVENT_IDX, RING_F_INDIRECT_DESC};
 
 type Memory = GuestMemoryMmap<BitmapMmapRegion>;
 type AtomicMemory = GuestMemoryAtomic<Memory>;
@@ -74,12 +75,6 @@ type Chain = DescriptorChain<GuestMemoryLoadGuard<Memory>>;
 
 /// Entries of the largest queue that a driver may set up; what virtiofsd and QEMU offer.
 const QUEUE_SIZE_MAX: u16 = 1024;
-
-/// Feature bits (virtio 1.2 §5.11.3 and §6).
-const F_NOTIFICATION: u64 = 1 << VIRTIO_FS_F_NOTIFICATION;
-const F_INDIRECT_DESC: u64 = 1 << 28;
-const F_EVENT_IDX: u64 = 1 << 29;
-const F_VERSION_1: u64 = 1 << 32;
 
 /// Bytes of `struct virtio_fs_config` with the notification feature (virtio 1.2 §5.11.4).
 const CONFIG_LEN: usize = Tag::LEN_MAX + 4 + 4;
@@ -216,7 +211,7 @@ impl<F: FileSystem + Send + Sync + 'static> Device<F> {
     /// True when the driver has taken the notification queue and posted to it: notifications will
     /// be fetched from the source. Not so for the stock kernels, whose agent reads the control node.
     pub fn wants_notifications(&self) -> bool {
-        self.has_acked(F_NOTIFICATION) && self.notifications.is_live()
+        self.has_acked(FS_F_NOTIFICATION) && self.notifications.is_live()
     }
 
     /// What the device has done so far.
@@ -236,7 +231,7 @@ impl<F: FileSystem + Send + Sync + 'static> Device<F> {
     }
 
     fn role(&self, queue: usize) -> Role {
-        if queue == 1 && self.has_acked(F_NOTIFICATION) {
+        if queue == 1 && self.has_acked(FS_F_NOTIFICATION) {
             Role::Notification
         } else {
             Role::Requests
@@ -341,9 +336,9 @@ where
     }
 
     fn features(&self) -> u64 {
-        F_NOTIFICATION
-            | F_INDIRECT_DESC
-            | F_EVENT_IDX
+        FS_F_NOTIFICATION
+            | RING_F_INDIRECT_DESC
+            | RING_F_EVENT_IDX
             | F_VERSION_1
             | VhostUserVirtioFeatures::LOG_ALL.bits()
             | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
@@ -351,7 +346,7 @@ where
 
     fn acked_features(&self, features: u64) {
         self.acked_features.store(features, Ordering::Relaxed);
-        let notifying = features & F_NOTIFICATION != 0;
+        let notifying = features & FS_F_NOTIFICATION != 0;
         self.requests.set_notifying(notifying);
         if !notifying {
             // A driver before this one may have had queue 1 for notifications.

@@ -33,6 +33,7 @@ use farwatch_sys::handle;
 
 use crate::deliver::Outbox;
 use crate::watch::Backend;
+pub(crate) use dirs::DIRS_OPEN_MAX;
 use dirs::Dirs;
 pub(crate) use own::{Announced, OwnCall, Subject};
 use unmarked::Unmarked;

@@ -22,6 +22,7 @@ use virtiofsd::fuse::{InHeader, Opcode};
 use vm_memory::{ByteValued, Bytes, GuestAddress, GuestRegionMmap};
 
 use super::{Chain, Memory, QUEUE_SIZE_MAX};
+use crate::virtio::{DESC_F_NEXT, DESC_F_WRITE};
 
 /// Bytes of `fuse_in_header`, the least that a request has.
 pub(super) const HEADER_LEN: usize = size_of::<InHeader>();
@@ -50,10 +51,6 @@ const REQUEST: GuestAddress = GuestAddress(BASE + 0x2_0000);
 const SIZE: usize = 0x2_0000 + REQUEST_LEN_MAX;
 
 const _: () = assert!(0x1000 + 16 * TABLE_LEN as u64 <= 0x1_0000 && REPLY_LEN <= 0x1_0000);
-
-/// `VIRTQ_DESC_F_NEXT` and `VIRTQ_DESC_F_WRITE` (virtio 1.2 §2.7.5).
-const NEXT: u16 = 1;
-const WRITE: u16 = 2;
 
 type PrivateChain = DescriptorChain<Arc<Memory>>;
 
@@ -137,7 +134,8 @@ impl Desk {
         }
         self.mem.write_slice(request, REQUEST).map_err(|_| Malformed)?;
         let len = u32::try_from(request.len()).map_err(|_| Malformed)?;
-        let chain = self.chain([(REQUEST.0, len, 0), (REPLY.0, REPLY_LEN, WRITE)].into_iter())?;
+        let chain =
+            self.chain([(REQUEST.0, len, 0), (REPLY.0, REPLY_LEN, DESC_F_WRITE)].into_iter())?;
         let reader = Reader::new(&self.mem, chain.clone()).map_err(|_| Malformed)?;
         let writer = Writer::new(&self.mem, chain).map_err(|_| Malformed)?;
         let len = serve(reader, writer)?;
@@ -199,7 +197,7 @@ impl Desk {
         let copy = (REQUEST.0, u32::try_from(copied).map_err(|_| Malformed)?, 0);
         let data = self.readable_from(copied).map(|(addr, len)| (addr, len, 0));
         let writable = self.descriptors.iter().filter(|d| d.is_write_only());
-        let writable = writable.map(|d| (d.addr().0, d.len(), WRITE));
+        let writable = writable.map(|d| (d.addr().0, d.len(), DESC_F_WRITE));
         self.chain(iter::once(copy).chain(data).chain(writable))
     }
 
@@ -210,7 +208,7 @@ impl Desk {
     ) -> Result<PrivateChain, Malformed> {
         let mut descriptors = descriptors.zip(1..TABLE_LEN).peekable();
         while let Some(((addr, len, flags), next)) = descriptors.next() {
-            let flags = flags | if descriptors.peek().is_some() { NEXT } else { 0 };
+            let flags = flags | if descriptors.peek().is_some() { DESC_F_NEXT } else { 0 };
             let slot = TABLE.0 + 16 * u64::from(next - 1);
             self.mem
                 .write_obj(Descriptor::new(addr, len, flags, next), GuestAddress(slot))
@@ -245,7 +243,7 @@ impl Request<'_> {
     /// Room in private memory for a reply of at most `len` bytes, and at most [`REPLY_LEN`].
     pub(super) fn private_writer(&self, len: usize) -> Result<Writer<'_>, Malformed> {
         let len = u32::try_from(len).unwrap_or(REPLY_LEN).min(REPLY_LEN);
-        let chain = self.desk.chain(iter::once((REPLY.0, len, WRITE)))?;
+        let chain = self.desk.chain(iter::once((REPLY.0, len, DESC_F_WRITE)))?;
         Writer::new(&self.desk.mem, chain).map_err(|_| Malformed)
     }
 

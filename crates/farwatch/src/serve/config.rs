@@ -9,13 +9,11 @@ use virtiofsd::passthrough::{CachePolicy, Config, InodeFileHandlesMode};
 
 use super::sandbox::Inside;
 use crate::options::{Cache, Defaults, InodeFileHandles, ServeArgs};
+use crate::share::DIRS_OPEN_MAX;
 
 /// Descriptors that the library leaves to the device: one for each of 509 memory regions, as many as
 /// a vhost-user client can have, and some.
 const DEVICE_FDS: u64 = 509 + 100;
-/// The most directories that `share` keeps open.
-const DIRS_OPEN_MAX: u64 = 4096;
-
 /// Sets RLIMIT_NOFILE. Returns how many descriptors the guest's files may have.
 ///
 /// # Errors
@@ -27,7 +25,7 @@ pub(super) fn limit_files(args: &ServeArgs) -> anyhow::Result<u64> {
     let left = limit.checked_sub(reserve).filter(|left| *left > 0).with_context(|| {
         format!("{limit} open files are not enough: the device alone needs {reserve}")
     })?;
-    let left = left - DIRS_OPEN_MAX.min(left / 2);
+    let left = left - u64::try_from(DIRS_OPEN_MAX).unwrap_or(u64::MAX).min(left / 2);
     if left < 128 {
         tracing::warn!(left, "very few files can be open in the guest: raise --rlimit-nofile");
     }

@@ -12,6 +12,9 @@ use std::sync::Arc;
 
 use farwatch_proto::NodeId;
 
+/// The most directories that are kept open. `serve` leaves them out of what the guest's files may have.
+pub(crate) const DIRS_OPEN_MAX: usize = 4096;
+
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub(super) struct Dirs {
@@ -21,12 +24,9 @@ pub(super) struct Dirs {
 }
 
 impl Dirs {
-    /// The most directories that are kept open.
-    const LEN_MAX: usize = 4096;
-
     /// Adds a descriptor. At the limit another one is closed.
     pub(super) fn insert(&mut self, id: NodeId, fd: OwnedFd) -> Arc<OwnedFd> {
-        if self.open.len() >= Self::LEN_MAX {
+        if self.open.len() >= DIRS_OPEN_MAX {
             // Never the root, from which the others can be found again.
             let behind = |id| self.open.range((Excluded(id), Unbounded)).next();
             let next = self.hand.and_then(behind).or_else(|| behind(NodeId::ROOT));

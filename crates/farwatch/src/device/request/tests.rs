@@ -19,6 +19,7 @@ use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, Guest
 use super::*;
 
 use crate::device::{AtomicMemory, Chain, QUEUE_SIZE_MAX};
+use crate::virtio::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE};
 
 const LOOKUP: u32 = 1;
 const FORGET: u32 = 2;
@@ -29,10 +30,6 @@ const INIT: u32 = 26;
 const READDIR: u32 = 28;
 const IOCTL: u32 = 39;
 const READDIRPLUS: u32 = 44;
-
-const F_NEXT: u16 = 1;
-const F_WRITE: u16 = 2;
-const F_INDIRECT: u16 = 4;
 
 const MEM_LEN: usize = 4 << 20;
 const TABLE: u64 = 0x1000;
@@ -202,10 +199,10 @@ impl Bench {
                 Out(len) => {
                     let poison = vec![0xaa; *len as usize];
                     mem.write_slice(&poison, GuestAddress(addr)).unwrap();
-                    (*len, F_WRITE)
+                    (*len, DESC_F_WRITE)
                 }
             };
-            let more = if usize::from(next) < buffers.len() { F_NEXT } else { 0 };
+            let more = if usize::from(next) < buffers.len() { DESC_F_NEXT } else { 0 };
             descriptors.push(Descriptor::new(addr, len, flags | more, next));
             addr += u64::from(len);
         }
@@ -335,7 +332,7 @@ fn a_request_behind_an_indirect_descriptor_is_served() {
     for (slot, descriptor) in (table..).step_by(16).zip(&descriptors) {
         bench.memory.memory().write_obj(*descriptor, GuestAddress(slot)).unwrap();
     }
-    assert_eq!(bench.serve_raw(&[Descriptor::new(table, 32, F_INDIRECT, 0)]), 144);
+    assert_eq!(bench.serve_raw(&[Descriptor::new(table, 32, DESC_F_INDIRECT, 0)]), 144);
 }
 
 #[test]
@@ -474,22 +471,22 @@ fn chains_that_no_driver_makes_are_given_back_empty() {
     let spoilers: [(&str, Spoil); 9] = [
         ("writable before readable", |d| {
             d.reverse();
-            d[0] = Descriptor::new(d[0].addr().0, d[0].len(), F_WRITE | F_NEXT, 1);
+            d[0] = Descriptor::new(d[0].addr().0, d[0].len(), DESC_F_WRITE | DESC_F_NEXT, 1);
             d[1] = Descriptor::new(d[1].addr().0, d[1].len(), 0, 0);
         }),
-        ("a loop", |d| d[1] = Descriptor::new(d[1].addr().0, 144, F_WRITE | F_NEXT, 0)),
-        ("itself next", |d| d[0] = Descriptor::new(d[0].addr().0, 46, F_NEXT, 0)),
+        ("a loop", |d| d[1] = Descriptor::new(d[1].addr().0, 144, DESC_F_WRITE | DESC_F_NEXT, 0)),
+        ("itself next", |d| d[0] = Descriptor::new(d[0].addr().0, 46, DESC_F_NEXT, 0)),
         ("next beyond the table", |d| {
-            d[1] = Descriptor::new(d[1].addr().0, 144, F_WRITE | F_NEXT, u16::MAX);
+            d[1] = Descriptor::new(d[1].addr().0, 144, DESC_F_WRITE | DESC_F_NEXT, u16::MAX);
         }),
-        ("request outside memory", |d| d[0] = Descriptor::new(1 << 40, 46, F_NEXT, 1)),
+        ("request outside memory", |d| d[0] = Descriptor::new(1 << 40, 46, DESC_F_NEXT, 1)),
         ("request over the end of memory", |d| {
-            d[0] = Descriptor::new(MEM_LEN as u64 - 1, 46, F_NEXT, 1);
+            d[0] = Descriptor::new(MEM_LEN as u64 - 1, 46, DESC_F_NEXT, 1);
         }),
-        ("reply outside memory", |d| d[1] = Descriptor::new(u64::MAX - 1, 144, F_WRITE, 0)),
-        ("longer than 4 GiB", |d| d[1] = Descriptor::new(d[1].addr().0, u32::MAX, F_WRITE, 0)),
+        ("reply outside memory", |d| d[1] = Descriptor::new(u64::MAX - 1, 144, DESC_F_WRITE, 0)),
+        ("longer than 4 GiB", |d| d[1] = Descriptor::new(d[1].addr().0, u32::MAX, DESC_F_WRITE, 0)),
         ("indirect within indirect", |d| {
-            d[0] = Descriptor::new(TABLE, 16, F_INDIRECT, 0);
+            d[0] = Descriptor::new(TABLE, 16, DESC_F_INDIRECT, 0);
         }),
     ];
     let mut bench = Bench::new();
@@ -507,13 +504,13 @@ fn a_chain_longer_than_the_largest_queue_is_given_back_empty() {
     let mut bench = Bench::new();
     let table = 0x10_0000;
     for next in 1..=QUEUE_SIZE_MAX + 1 {
-        let flags = if next <= QUEUE_SIZE_MAX { F_NEXT } else { 0 };
+        let flags = if next <= QUEUE_SIZE_MAX { DESC_F_NEXT } else { 0 };
         let slot = table + 16 * u64::from(next - 1);
         let descriptor = Descriptor::new(BUFFERS, 1, flags, next);
         bench.memory.memory().write_obj(descriptor, GuestAddress(slot)).unwrap();
     }
     let len = 16 * (u32::from(QUEUE_SIZE_MAX) + 1);
-    assert_eq!(bench.serve_raw(&[Descriptor::new(table, len, F_INDIRECT, 0)]), 0);
+    assert_eq!(bench.serve_raw(&[Descriptor::new(table, len, DESC_F_INDIRECT, 0)]), 0);
     assert_eq!(bench.requests.malformed.get(), 1);
 }
 
