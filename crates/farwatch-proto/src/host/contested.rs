@@ -109,6 +109,8 @@ pub(super) struct Contested {
     probing: Option<(u64, NodeId)>,
     /// All that was read up to this touch has been replayed.
     settled: u64,
+    /// What the guest has held under names that were given up without a look, since nothing was in doubt.
+    given_up: BTreeSet<NodeId>,
     /// The entry that was looked at last: the next is after it.
     hand: Option<(NodeId, Name)>,
     /// Something has changed since it was last found that there is nothing to do.
@@ -279,8 +281,19 @@ impl Contested {
     fn settle(&mut self, touch: u64) {
         self.settled = self.settled.max(touch);
         self.unseen = true;
-        let settled = self.settled;
-        self.slots.retain(|_, slot| slot.doubtful || slot.touched > settled);
+        let (settled, given_up) = (self.settled, &mut self.given_up);
+        self.slots.retain(|_, slot| {
+            let stays = slot.doubtful || slot.touched > settled;
+            if !stays {
+                given_up.append(&mut slot.held);
+            }
+            stays
+        });
+    }
+
+    /// Takes what the guest has held under names that were given up without a look.
+    pub(super) fn take_given_up(&mut self) -> BTreeSet<NodeId> {
+        std::mem::take(&mut self.given_up)
     }
 
     /// Whether a probe is to be sent behind what is on its way.

@@ -148,3 +148,19 @@ fn rename_does_not_replace_what_it_moves() {
     let ended = host.engine.ending_nodes(host.seq, NodeId::ROOT, &name("b"));
     assert_eq!(ended, [id(3)]);
 }
+
+#[test]
+fn node_that_the_guest_has_taken_the_last_name_from_is_ended_if_its_count_was_too_high() {
+    for looked_ahead in [true, false] {
+        let mut host = Host::new();
+        host.knows_file("a", 2);
+        if looked_ahead {
+            host.knows_file("b", 2);
+        }
+        host.engine.links_told(id(2), 1);
+        host.own(OwnChange::Removed(NodeId::ROOT, &name("a")));
+        let sent = host.rest(None);
+        let ended = sent.iter().any(|sent| sent.child.is_some_and(|child| child.id == id(2)));
+        assert_eq!(ended, looked_ahead, "{sent:?}");
+    }
+}

@@ -81,6 +81,16 @@ impl Engine {
         }
     }
 
+    /// Names were given up without a look. Of what the guest has held there a node may be gone for which its kernel was
+    /// given a count that was too high when the guest itself has taken the last name.
+    pub(super) fn end_given_up(&mut self) {
+        for id in self.contested.take_given_up() {
+            if self.tree.has_more_links(id) {
+                self.push_end(id);
+            }
+        }
+    }
+
     /// Has the watches on a node end, if it is gone by the time of the replay: its last name may have been taken
     /// from another node in the guest (`docs/PROTOCOL.md`, 6.5). The server looks whether it is gone when the
     /// agent's kernel asks for it.

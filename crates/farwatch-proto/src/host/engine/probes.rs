@@ -41,6 +41,7 @@ impl Engine {
         for difference in self.contested.handle_read(touch, idle) {
             self.push_difference(difference);
         }
+        self.end_given_up();
     }
 
     /// Puts probes behind what is to be sent before them: those of barriers, of contested entries, and of
@@ -78,6 +79,7 @@ impl Engine {
         self.ledger.probed(node, &mut self.backlog);
         let unfinished = self.take_unfinished();
         let settled = self.contested.handle_probe(node);
+        self.end_given_up();
         let reached = self.barriers.handle_probe(node);
         self.checked(reached || settled || unfinished)
     }
