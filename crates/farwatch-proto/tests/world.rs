@@ -131,6 +131,7 @@ const RENAMES: &[Kind] = &[Kind::Create, Kind::Rename, Kind::Rename, Kind::Renam
 /// What programs in the guest do that changes nothing.
 const LOOKS: &[Kind] = &[Kind::Look, Kind::Look, Kind::Look, Kind::DropCaches];
 const WATCHES: &[Kind] = &[Kind::Look, Kind::Look, Kind::Watch, Kind::Watch, Kind::DropCaches];
+const WATCHES_AND_DEATH: &[Kind] = &[Kind::Look, Kind::Look, Kind::Watch, Kind::Watch, Kind::Die];
 const SYNCS: &[Kind] = &[Kind::Look, Kind::Sync, Kind::Sync];
 const DIES: &[Kind] = &[Kind::Look, Kind::Die];
 /// What programs in the guest do where a barrier or the agent's end comes between.
@@ -138,6 +139,46 @@ const FILES_AND_SYNCS: &[Kind] =
     &[Kind::Create, Kind::Write, Kind::Unlink, Kind::Rename, Kind::Sync, Kind::Look];
 const FILES_AND_DEATH: &[Kind] =
     &[Kind::Create, Kind::Write, Kind::Unlink, Kind::Rename, Kind::Die, Kind::Look];
+/// What programs in the guest do where watches on objects are checked and they change names, too.
+const FILES_AND_WATCHES: &[Kind] = &[
+    Kind::Create,
+    Kind::Create,
+    Kind::Write,
+    Kind::Unlink,
+    Kind::Rename,
+    Kind::Rename,
+    Kind::Look,
+    Kind::Watch,
+    Kind::Watch,
+    Kind::DropCaches,
+];
+const TREES_AND_WATCHES: &[Kind] = &[
+    Kind::Create,
+    Kind::Create,
+    Kind::Write,
+    Kind::Unlink,
+    Kind::Rename,
+    Kind::Rename,
+    Kind::Mkdir,
+    Kind::Mkdir,
+    Kind::Rmdir,
+    Kind::Look,
+    Kind::Watch,
+    Kind::Watch,
+    Kind::DropCaches,
+];
+const LINKS_AND_WATCHES: &[Kind] = &[
+    Kind::Create,
+    Kind::Unlink,
+    Kind::Rename,
+    Kind::Link,
+    Kind::Link,
+    Kind::Exchange,
+    Kind::Look,
+    Kind::Watch,
+    Kind::Watch,
+    Kind::DropCaches,
+];
 
 /// One program on the host, and one in the guest that only looks; inotify.
 const ONE_HOST: Family = Family {
@@ -160,6 +201,10 @@ const THREE_HOSTS: Family = Family { hosts: 3, ..ONE_HOST };
 const BOTH_SIDES: Family = Family { hosts: 2, guests: 2, guest_ops: FILES, ..ONE_HOST };
 /// Programs in the guest watch objects, too.
 const OBJECTS: Family = Family { objects: Objects::LiveAndEnd, guest_ops: WATCHES, ..ONE_HOST };
+const OBJECTS_BY_FANOTIFY: Family = Family { watched: Watched::ByFanotify, ..OBJECTS };
+/// Both sides change the same names.
+const OBJECTS_OF_BOTH: Family =
+    Family { objects: Objects::LiveAndEnd, guest_ops: FILES_AND_WATCHES, ..BOTH_SIDES };
 const BY_FANOTIFY: Family = Family { watched: Watched::ByFanotify, ..ONE_HOST };
 
 /// A test for each family of cases: its name, the family, and how many seeds an ordinary run takes.
@@ -235,58 +280,127 @@ families! {
         100 Family { guest_ops: SYNCS, limits: Limits::Backlog, ..THREE_HOSTS };
 }
 
-// The watch on an object lives as long as the object, and no longer.
+// The watch on an object lives as long as the object, and no longer. Of thousands of cases one fails here and
+// there where a rename is read in halves, where inotify leaves open which of two objects has gone, or where the
+// host changes an entry between the guest's LOOKUP and its call.
 families! {
+    watches_on_objects_live_as_long_with_one_host_program: 100 OBJECTS;
+    watches_on_objects_live_as_long_with_three_host_programs: 50 Family { hosts: 3, ..OBJECTS };
     watches_on_objects_live_as_long_with_three_host_programs_in_directories:
         100 Family { host_ops: TREES, dirs: &Dir::SHARED, hosts: 3, ..OBJECTS };
     watches_on_objects_live_as_long_with_links_and_exchanges:
         100 Family { host_ops: LINKS, ..OBJECTS };
-    watches_on_objects_live_as_long_by_fanotify:
-        100 Family { watched: Watched::ByFanotify, ..OBJECTS };
+    watches_on_objects_live_as_long_after_the_backlog_was_full:
+        50 Family { limits: Limits::Backlog, hosts: 3, ..OBJECTS };
+    watches_on_objects_live_as_long_after_the_agent_was_away:
+        50 Family { guest_ops: WATCHES_AND_DEATH, hosts: 3, ..OBJECTS };
+}
+
+// The same with fanotify.
+families! {
+    watches_on_objects_live_as_long_by_fanotify: 100 OBJECTS_BY_FANOTIFY;
+    watches_on_objects_live_as_long_with_three_host_programs_by_fanotify:
+        50 Family { hosts: 3, ..OBJECTS_BY_FANOTIFY };
+    watches_on_objects_live_as_long_in_directories_by_fanotify:
+        50 Family { host_ops: TREES, dirs: &Dir::SHARED, hosts: 3, ..OBJECTS_BY_FANOTIFY };
+    watches_on_objects_live_as_long_with_links_and_exchanges_by_fanotify:
+        50 Family { host_ops: LINKS, hosts: 3, ..OBJECTS_BY_FANOTIFY };
+    watches_on_objects_live_as_long_after_the_backlog_was_full_by_fanotify:
+        50 Family { limits: Limits::Backlog, hosts: 3, ..OBJECTS_BY_FANOTIFY };
+    watches_on_objects_live_as_long_after_the_queue_of_the_hosts_kernel_was_full_by_fanotify:
+        50 Family { limits: Limits::Queue, hosts: 3, ..OBJECTS_BY_FANOTIFY };
+    watches_on_objects_live_as_long_after_the_agent_was_away_by_fanotify:
+        50 Family { guest_ops: WATCHES_AND_DEATH, hosts: 3, ..OBJECTS_BY_FANOTIFY };
+}
+
+// The same where programs in the guest change names, too.
+families! {
+    watches_on_objects_live_as_long_with_guest_programs_alone:
+        50 Family { hosts: 0, ..OBJECTS_OF_BOTH };
+    watches_on_objects_live_as_long_with_guest_programs_alone_in_directories: 50 Family {
+        hosts: 0, guests: 3, guest_ops: TREES_AND_WATCHES, dirs: &Dir::SHARED, ..OBJECTS_OF_BOTH
+    };
+    watches_on_objects_live_as_long_with_guest_programs_alone_with_links_and_exchanges: 50 Family {
+        hosts: 0, guests: 3, guest_ops: LINKS_AND_WATCHES, dirs: &Dir::SHARED, ..OBJECTS_OF_BOTH
+    };
+    watches_on_objects_live_as_long_with_both_sides: 50 OBJECTS_OF_BOTH;
+    watches_on_objects_live_as_long_with_both_sides_in_directories: 50 Family {
+        host_ops: TREES, guest_ops: TREES_AND_WATCHES, dirs: &Dir::SHARED, ..OBJECTS_OF_BOTH
+    };
+    watches_on_objects_live_as_long_with_both_sides_by_fanotify:
+        50 Family { watched: Watched::ByFanotify, ..OBJECTS_OF_BOTH };
+    watches_on_objects_live_as_long_with_both_sides_in_directories_by_fanotify: 50 Family {
+        watched: Watched::ByFanotify, host_ops: TREES, guest_ops: TREES_AND_WATCHES,
+        dirs: &Dir::SHARED, ..OBJECTS_OF_BOTH
+    };
+    watches_on_objects_live_as_long_with_links_and_exchanges_on_both_sides_by_fanotify: 50 Family {
+        watched: Watched::ByFanotify, host_ops: LINKS, guest_ops: LINKS_AND_WATCHES,
+        ..OBJECTS_OF_BOTH
+    };
+    watches_on_objects_live_as_long_after_the_backlog_was_full_with_both_sides:
+        50 Family { limits: Limits::Backlog, ..OBJECTS_OF_BOTH };
 }
 
 // It does not end before the object.
 families! {
-    watches_on_objects_do_not_end_early_with_one_host_program:
-        100 Family { objects: Objects::Live, ..OBJECTS };
     watches_on_objects_do_not_end_early_after_the_queue_of_the_hosts_kernel_was_full:
         100 Family { objects: Objects::Live, hosts: 3, limits: Limits::Queue, ..OBJECTS };
 }
 
-/// Known to fail, and run with `WORLD_SURVEY` alone: in about one case of 400 the watch on a file that is gone
-/// does not end. The shortest is, with one program on each side:
+/// Known to fail, and run with `WORLD_SURVEY` alone, as those below. The queue of the host's kernel loses the
+/// report of the last name of a file, in about one case of 800:
 ///
 /// ```text
-/// Host(0): Create(z)
-/// Host(0): Unlink(z)
-/// Guest(0): Watch(z)
-/// ```
-///
-/// The daemon has found the file for the guest's LOOKUP, but has not taken its node into the tree, when it
-/// takes in all the reports about it. So the DELETE names no object, and nothing ends the watch later. (Seed 61
-/// of this family.)
-#[test]
-fn watches_on_objects_end_with_them_with_one_host_program() {
-    survey_family("watches_on_objects_end_with_them_with_one_host_program", &OBJECTS, 100);
-}
-
-/// Known to fail, and run with `WORLD_SURVEY` alone, as above. The queue of the host's kernel adds another
-/// case, in which the report of the last name of a file is lost:
-///
-/// ```text
+/// Host(1): Write(a/y)
+/// Host(0): Rename(a/y, x)
+/// Host(2): Unlink(x)
 /// Guest(0): Watch(a/y)
-/// Host(1): Create(z)
-/// Host(0): Rename(a/y, a/z)
-/// Host(0): Rename(z, a/z)
 /// ```
 ///
 /// MOVED_FROM of `a/y` is the last report with room in the queue. The guest sees the file leave, and the resync
-/// does not look for it. (Seed 4 of this family.)
+/// does not look for it. (Seed 2324 of this family.) The same happens without an overflow where the halves of a
+/// rename are read more than 10 ms apart.
 #[test]
 fn watches_on_objects_end_with_them_after_the_queue_of_the_hosts_kernel_was_full() {
     survey_family(
         "watches_on_objects_end_with_them_after_the_queue_of_the_hosts_kernel_was_full",
         &Family { hosts: 3, limits: Limits::Queue, ..OBJECTS },
+        100,
+    );
+}
+
+/// The same, in about one case of 400.
+#[test]
+fn watches_on_objects_live_as_long_after_the_queue_of_the_hosts_kernel_was_full_with_both_sides() {
+    survey_family(
+        "watches_on_objects_live_as_long_after_the_queue_of_the_hosts_kernel_was_full_with_both_sides",
+        &Family { limits: Limits::Queue, ..OBJECTS_OF_BOTH },
+        100,
+    );
+}
+
+/// In about one case of 1000. By inotify it is guessed what one side of an exchange is, and then a DELETE names no
+/// object:
+///
+/// ```text
+/// Guest(0): Watch(a/y)
+/// Host(0): Exchange(a/y, x)
+/// Host(0): Unlink(x)
+/// ```
+///
+/// And the guest's kernel believes in a link count for as long as in a dentry. If the host links the file in
+/// between, the guest's own removal ends the watch:
+///
+/// ```text
+/// Guest(0): Watch(a/y)
+/// Host(0): Link(a/y, z)
+/// Guest(1): Rename(x, a/y)
+/// ```
+#[test]
+fn watches_on_objects_live_as_long_with_links_and_exchanges_on_both_sides() {
+    survey_family(
+        "watches_on_objects_live_as_long_with_links_and_exchanges_on_both_sides",
+        &Family { host_ops: LINKS, guest_ops: LINKS_AND_WATCHES, ..OBJECTS_OF_BOTH },
         100,
     );
 }

@@ -121,8 +121,12 @@ impl Backlog {
     }
 
     /// Something is moved from an entry. If another has been moved there just before, the two are
-    /// exchanged. Returns what came with the first, if it is known.
-    pub(super) fn exchanged(&mut self, from: (NodeId, &Name), moves: &Moves<'_>) -> Option<Fid> {
+    /// exchanged. `None` if nothing has happened to the entry just before.
+    pub(super) fn exchanged(
+        &mut self,
+        from: (NodeId, &Name),
+        moves: &Moves<'_>,
+    ) -> Option<Exchanged> {
         let latest = self.queue.iter_mut().rev().take(Self::EXCHANGE_MAX);
         exchanged(latest, from, moves)
     }
@@ -365,17 +369,25 @@ pub(super) struct Moves<'a> {
     pub(super) directory: bool,
 }
 
+/// The last event of an entry from which something is moved.
+#[derive(Debug)]
+pub(super) struct Exchanged {
+    /// What it has brought there, if the two are an exchange: that stays.
+    pub(super) stays: Option<Fid>,
+}
+
 /// Of these events, the latest first, one that has just brought another object to where something is now
 /// moved from has not replaced it.
 pub(super) fn exchanged<'a>(
     latest: impl IntoIterator<Item = &'a mut Pending>,
     (dir, name): (NodeId, &Name),
     moves: &Moves<'_>,
-) -> Option<Fid> {
+) -> Option<Exchanged> {
     for pending in latest {
         if let Some(arrives) = pending.turns_over(dir, name) {
             pending.exchanges |= arrives && pending.is_about_another(moves);
-            return pending.object.clone().filter(|_| pending.exchanges);
+            let stays = pending.object.clone().filter(|_| arrives && pending.exchanges);
+            return Some(Exchanged { stays });
         }
     }
     None

@@ -13,7 +13,7 @@ mod request;
 
 use std::collections::VecDeque;
 
-use super::backlog::{Backlog, Moves, Pending, exchanged};
+use super::backlog::{Backlog, Exchanged, Moves, Pending, exchanged};
 use super::tree::Tree;
 use crate::{Entry, Fid, FileKind, GuestEvent, Mask, Name, NodeId, Seq};
 use record::{Message, Record};
@@ -66,7 +66,11 @@ impl Ledger {
     }
 
     /// As [`Backlog::exchanged`], for what has been handed out.
-    pub(super) fn exchanged(&mut self, from: (NodeId, &Name), moves: &Moves<'_>) -> Option<Fid> {
+    pub(super) fn exchanged(
+        &mut self,
+        from: (NodeId, &Name),
+        moves: &Moves<'_>,
+    ) -> Option<Exchanged> {
         let latest = self.records.iter_mut().rev().take(Backlog::EXCHANGE_MAX);
         exchanged(latest.map(|record| &mut record.pending), from, moves)
     }

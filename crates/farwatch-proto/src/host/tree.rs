@@ -416,11 +416,15 @@ impl Tree {
         }
     }
 
-    /// A replay has ended `id`, which is gone.
+    /// A replay has ended `id`, which is gone. Those who watch the directories of its names have heard of nothing.
     pub(super) fn lost_all_names(&mut self, id: NodeId) {
-        let names = self.nodes.get(&id).map(|node| node.names.clone()).unwrap_or_default();
-        for (dir, name) in names {
+        let Some(node) = self.nodes.get(&id) else { return };
+        let shown = Shown { object: node.fid.clone(), kind: node.kind };
+        for (dir, name) in node.names.clone() {
             self.ended(dir, &name, id);
+            if self.told(dir, &name).is_empty() {
+                self.show(dir, &name, shown.clone());
+            }
         }
     }
 

@@ -351,6 +351,9 @@ impl World {
             Way::Over => OwnChange::Renamed(from, to),
             Way::Exchange => OwnChange::Exchanged(from, to),
         });
+        if way == Way::Over && self.host.borrow().at(above, from.1).is_some() {
+            self.server.borrow_mut().own(OwnChange::Kept(from.0, from.1));
+        }
         Ok(())
     }
 

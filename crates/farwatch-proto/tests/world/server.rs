@@ -249,7 +249,7 @@ impl Server {
             return true;
         }
         let found = self.dir(dir).and_then(|dir| host.at(dir, name));
-        found.is_some_and(|found| self.library.object(held) != Some(found))
+        found.is_none_or(|found| self.library.object(held) != Some(found))
     }
 
     /// `Share::ending_at()`

@@ -24,7 +24,7 @@ use virtiofsd::soft_idmap::Id;
 
 use super::reconnect::Entries;
 use super::reported::Request;
-use super::{Handle, Inode, Interposer, attr, control, entry, identify, node, share_node};
+use super::{Handle, Inode, Interposer, attr, control, entry, identify, node, share_node, stale};
 
 /// The largest extended attribute or list of names that Linux has (`XATTR_SIZE_MAX`,
 /// `XATTR_LIST_MAX`): a guest that asks for more gets no more allocated.
@@ -305,6 +305,9 @@ impl FileSystem for Interposer {
             self.share.guest_exchanged(from, to);
         } else {
             self.share.guest_renamed(from, to);
+            if stale::is_there(&self.share, old, &old_name) {
+                self.share.guest_kept(old, &old_name);
+            }
         }
         Ok(())
     }

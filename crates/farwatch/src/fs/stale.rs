@@ -58,14 +58,28 @@ impl Stale {
     }
 }
 
-/// Whether the host has another object under the name than the guest's kernel, or that has a link count that was
+/// Whether the host has another object under the name than the guest's kernel, or none, or that has a link count that was
 /// made up for it. Inode numbers are enough: one that was given to another object belonged to one that is gone.
 fn is_stale(share: &Share, dir: NodeId, name: &Name) -> bool {
     let Some((held, has_more_links)) = share.held_at(dir, name) else { return false };
     if has_more_links {
         return true;
     }
-    let Some(dir) = share.dir(dir, || None) else { return false };
+    match ino_at(share, dir, name) {
+        Some(Ok(found)) => found != held,
+        Some(Err(errno)) => errno == Errno::NOENT,
+        None => false,
+    }
+}
+
+/// Whether the host has something under a name, if that can be told at once.
+pub(super) fn is_there(share: &Share, dir: NodeId, name: &Name) -> bool {
+    matches!(ino_at(share, dir, name), Some(Ok(_)))
+}
+
+/// The inode number of what is under a name on the host. `None` if no descriptor of the directory is at hand.
+fn ino_at(share: &Share, dir: NodeId, name: &Name) -> Option<Result<u64, Errno>> {
+    let dir = share.dir(dir, || None)?;
     let found = rustix::fs::statat(&*dir, name.as_bytes(), AtFlags::SYMLINK_NOFOLLOW);
-    found.is_ok_and(|found| found.st_ino != held)
+    Some(found.map(|found| found.st_ino))
 }

@@ -40,6 +40,11 @@ impl Share {
         self.guest_changed(OwnChange::Renamed(from, to));
     }
 
+    /// RENAME has succeeded, and there still is something under the old name. After [`Share::guest_renamed`].
+    pub(crate) fn guest_kept(&self, dir: NodeId, name: &Name) {
+        self.guest_changed(OwnChange::Kept(dir, name));
+    }
+
     /// RENAME with `RENAME_EXCHANGE` has succeeded.
     pub(crate) fn guest_exchanged(&self, one: (NodeId, &Name), two: (NodeId, &Name)) {
         self.guest_changed(OwnChange::Exchanged(one, two));

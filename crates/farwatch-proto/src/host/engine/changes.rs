@@ -145,9 +145,10 @@ impl Engine {
         let mut stays = None;
         if let Some(HostEntry { dir, name }) = from {
             for dir in self.tree.nodes_of(dir) {
+                // What has been handed out is earlier than what waits.
                 let queued = self.backlog.exchanged((*dir, name), &moves);
-                let sent = self.ledger.exchanged((*dir, name), &moves);
-                stays = stays.or(queued).or(sent);
+                let last = queued.or_else(|| self.ledger.exchanged((*dir, name), &moves));
+                stays = stays.or_else(|| last.and_then(|last| last.stays));
             }
         }
         for (from_dir, to_dir) in self.tree.pairs(dirs(from), dirs(to)) {

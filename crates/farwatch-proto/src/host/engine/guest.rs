@@ -21,6 +21,9 @@ pub enum OwnChange<'a> {
     Removed(NodeId, &'a Name),
     /// What was under the first name is under the second, and replaced what was there.
     Renamed((NodeId, &'a Name), (NodeId, &'a Name)),
+    /// After a rename the host still has something under the old name. If both names were of one object, the host
+    /// has done nothing (`rename(2)`), and the guest's kernel, which did not know that, has taken the name away.
+    Kept(NodeId, &'a Name),
     /// Two have changed places (`RENAME_EXCHANGE`).
     Exchanged((NodeId, &'a Name), (NodeId, &'a Name)),
 }
@@ -154,6 +157,7 @@ impl Engine {
                 self.own(from, None, &held[0]);
                 self.own_arrival(to, id, &held.concat());
             }
+            OwnChange::Kept(dir, name) => self.doubt(dir, name),
             OwnChange::Exchanged(one, two) => {
                 let ids = [one, two].map(|(dir, name)| self.tree.current(dir, name));
                 let held = [one, two].map(|(dir, name)| self.held(dir, name)).concat();

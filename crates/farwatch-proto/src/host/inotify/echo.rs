@@ -122,7 +122,8 @@ impl Echo {
         self.count += 1;
         let Some(call) = self.calls.get_mut(&id) else { return Vec::new() };
         call.ended = Some(self.count);
-        call.changed = changed;
+        // A call that changes nothing, like a close, says nothing of when a change of the guest's own was made.
+        call.changed = changed.filter(|_| call.changes);
         for what in call.about.iter().filter(|_| call.changes) {
             if let Expected::Object(object) = what
                 && let Some(doubt) = self.doubts.get_mut(object)
