@@ -252,6 +252,9 @@ fn a_change_of_a_watched_directory_is_told_once_by_its_name() {
     assert_eq!(world.read([Report::Itself { watch: B, mask }]), [], "of its link count");
     let itself = HostChange::Object { object: fid("a"), mask };
     assert_eq!(world.read([Report::Itself { watch: A, mask }]), [itself], "nobody has its name");
+    world.tree.mounted(NodeId::new(3).unwrap());
+    let itself = HostChange::Object { object: fid("b"), mask };
+    assert_eq!(world.read([Report::Itself { watch: B, mask }]), [itself], "of a mount's root");
 }
 
 #[test]

@@ -120,7 +120,8 @@ impl Interposer {
     fn made(&self, dir: NodeId, name: &Name, entry: Entry) -> Entry {
         let Some(id) = NodeId::new(entry.inode) else { return entry };
         self.share.guest_made(id, &entry.attr, dir, name, || self.identify(dir, name, &entry));
-        self.stamped(entry)
+        let (attr, attr_timeout) = self.as_told(id, entry.attr, entry.attr_timeout);
+        self.stamped(Entry { attr, attr_timeout, ..entry })
     }
 
     /// Notes in the tree that the guest learns of `entry` under `name`.

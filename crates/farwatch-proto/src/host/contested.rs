@@ -80,6 +80,8 @@ pub(super) struct Difference {
 struct Slot {
     reported: Reported,
     doubtful: bool,
+    /// The guest has changed it.
+    by_guest: bool,
     /// What the guest has held under the name since. One of these that is gone may have a watch left.
     held: BTreeSet<NodeId>,
     /// When it was touched last, counted in touches.
@@ -141,7 +143,10 @@ impl Contested {
     /// The guest has changed an entry itself, and its watchers were told. `false` when there is no room.
     #[must_use]
     pub(super) fn guest_changed(&mut self, dir: NodeId, name: &Name, reported: Reported) -> bool {
-        self.touch(dir, name, true, |slot| slot.reported = reported)
+        self.touch(dir, name, true, |slot| {
+            slot.reported = reported;
+            slot.by_guest = true;
+        })
     }
 
     /// A change of the host to an entry was observed. It is in doubt if the guest has changed it just before.
@@ -186,9 +191,10 @@ impl Contested {
         }
     }
 
-    /// Whether an entry is followed.
-    pub(super) fn follows(&self, dir: NodeId, name: &Name) -> bool {
-        !self.slots.is_empty() && self.slots.contains_key(&(dir, name.clone()))
+    /// Whether an entry is followed that the guest has changed.
+    pub(super) fn is_by_guest(&self, dir: NodeId, name: &Name) -> bool {
+        !self.slots.is_empty()
+            && self.slots.get(&(dir, name.clone())).is_some_and(|slot| slot.by_guest)
     }
 
     /// The guest holds, or is about to give up, these nodes under a name, if that is followed.
@@ -220,6 +226,7 @@ impl Contested {
             let slot = Slot {
                 reported: Reported::Unknown,
                 doubtful: false,
+                by_guest: false,
                 held: BTreeSet::new(),
                 touched: 0,
                 owed: 0,

@@ -347,6 +347,11 @@ impl Engine {
         self.ledger.replaces_unasked(seq, &self.tree)
     }
 
+    /// The link count that the guest's kernel was last given for a node. `None` for a directory, and if it was given none.
+    pub fn links_given(&self, id: NodeId) -> Option<u32> {
+        self.tree.links_given(id)
+    }
+
     /// Whether the guest's kernel was last given a higher link count for a node than the host's.
     pub fn has_more_links(&self, id: NodeId) -> bool {
         self.tree.has_more_links(id)
@@ -379,7 +384,7 @@ impl Engine {
         let is_mistake = if self.tree.kind(id)? == FileKind::Directory {
             links > 0
         } else {
-            links >= names.max(1) && self.contested.follows(dir, name)
+            links >= names.max(1) && self.contested.is_by_guest(dir, name)
         };
         is_mistake.then_some(ending)
     }

@@ -515,7 +515,9 @@ impl Observer {
         let above = |id: &NodeId| tree.parent(*id).and_then(|above| tree.fid(above));
         let is_seen = |above: &Fid| self.by_dir.contains_key(above);
         let nodes = tree.nodes_of(dir);
-        let has_name = nodes.iter().all(|id| above(id).is_some_and(is_seen));
+        // The root of a mount is reported to nobody above it.
+        let has_name =
+            nodes.iter().all(|id| !tree.is_mounted(*id) && above(id).is_some_and(is_seen));
         let mut told = Mask::empty();
         for event in mask.difference(Mask::ISDIR).iter() {
             let is_taken = self.twice.takes(dir, event) || self.echo.takes_itself(dir, event);

@@ -73,8 +73,8 @@ struct State {
     children: BTreeMap<Name, Told>,
     /// It is mounted on its name.
     mounted: bool,
-    /// The guest's kernel was last given a higher link count than the host's.
-    has_more_links: bool,
+    /// The link count that the guest's kernel was last given, and whether the host's was lower. Not of directories.
+    links: Option<(u32, bool)>,
 }
 
 /// What the guest was told about one entry.
@@ -279,16 +279,21 @@ impl Tree {
         self.nodes.get(&id).map_or(0, |node| node.names.len())
     }
 
-    /// The guest's kernel is given a link count, which is higher than the host's or not.
-    pub(super) fn give_links(&mut self, id: NodeId, has_more: bool) {
+    /// The guest's kernel is given a link count for what is no directory; the host has `links`.
+    pub(super) fn give_links(&mut self, id: NodeId, given: u32, links: u32) {
         if let Some(node) = self.nodes.get_mut(&id) {
-            node.has_more_links = has_more;
+            node.links = Some((given, given > links));
         }
+    }
+
+    /// The link count that the guest's kernel was last given for what is no directory.
+    pub(super) fn links_given(&self, id: NodeId) -> Option<u32> {
+        self.nodes.get(&id)?.links.map(|(given, _)| given)
     }
 
     /// Whether the guest's kernel was last given a higher link count than the host's.
     pub(super) fn has_more_links(&self, id: NodeId) -> bool {
-        self.nodes.get(&id).is_some_and(|node| node.has_more_links)
+        self.nodes.get(&id).is_some_and(|node| node.links.is_some_and(|(_, more)| more))
     }
 
     /// Whether the node has a name other than this one.
@@ -544,7 +549,7 @@ impl Tree {
             names,
             children,
             mounted: false,
-            has_more_links: false,
+            links: None,
         };
         self.nodes.insert(id, state);
     }

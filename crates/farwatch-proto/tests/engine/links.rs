@@ -164,3 +164,26 @@ fn node_that_the_guest_has_taken_the_last_name_from_is_ended_if_its_count_was_to
         assert_eq!(ended, looked_ahead, "{sent:?}");
     }
 }
+
+#[test]
+fn link_count_that_the_guest_was_given_last_is_known() {
+    let mut host = Host::new();
+    host.knows_file("a", 2);
+    assert_eq!(host.engine.links_given(id(2)), None);
+    host.engine.links_told(id(2), 1);
+    assert_eq!(host.engine.links_given(id(2)), Some(1));
+    host.guest_knows("d", 3, FileKind::Directory);
+    host.engine.links_told(id(3), 2);
+    assert_eq!(host.engine.links_given(id(3)), None, "the links of a directory are of those in it");
+}
+
+#[test]
+fn file_with_another_name_is_told_of_a_rename_over_it_where_the_watcher_merges() {
+    let mut host = Host::new();
+    host.engine.expect_merges();
+    host.knows_file("f", 2);
+    host.moved(Some((1, "tmp")), Some((1, "f")), 3);
+    host.next().expect("the first half");
+    let ending = host.engine.mistaken_ending(host.seq, (NodeId::ROOT, &name("f")), id(2), 1);
+    assert_eq!(ending, None, "the guest need not know its other name");
+}

@@ -151,11 +151,12 @@ impl World {
     }
 
     /// `Interposer::made()`: the guest has made what it is about to hear of.
-    async fn made(&self, (dir, name): Side<'_>, entry: &EntryOut) {
+    async fn made(&self, (dir, name): Side<'_>, entry: EntryOut) -> EntryOut {
         self.step().await;
-        self.share_learns(dir, name, entry).await;
+        self.share_learns(dir, name, &entry).await;
         self.step().await;
         self.server.borrow_mut().own(OwnChange::Made(dir, name, entry.node));
+        self.as_told(entry)
     }
 
     /// MKNOD, MKDIR, SYMLINK
@@ -183,10 +184,10 @@ impl World {
                 Err(error) => Err(error),
             };
             self.end(call, entry.is_ok(), None).await;
-            if let Ok(entry) = &entry {
-                self.made((dir, name), entry).await;
+            match entry {
+                Ok(entry) => Ok(self.made((dir, name), entry).await),
+                Err(error) => Err(error),
             }
-            entry
         };
         self.note(|| format!("MAKE {dir}/{name:?} {kind:?}: {reply:?}"));
         self.step().await;
@@ -216,10 +217,7 @@ impl World {
         };
         self.end(call, entry.is_ok(), None).await;
         let reply = match entry {
-            Ok(entry) => {
-                self.made(at, &entry).await;
-                Ok(entry)
-            }
+            Ok(entry) => Ok(self.made(at, entry).await),
             Err(error) => Err(error),
         };
         self.note(|| format!("CREATE {dir}/{name:?}: {reply:?}"));
@@ -251,10 +249,10 @@ impl World {
                 Err(error) => Err(error),
             };
             self.end(call, entry.is_ok(), Some(node)).await;
-            if let Ok(entry) = &entry {
-                self.made((dir, name), entry).await;
+            match entry {
+                Ok(entry) => Ok(self.made((dir, name), entry).await),
+                Err(error) => Err(error),
             }
-            entry
         };
         self.note(|| format!("LINK {node} {dir}/{name:?}: {reply:?}"));
         self.step().await;

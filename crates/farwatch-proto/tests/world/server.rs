@@ -248,8 +248,10 @@ impl Server {
         if self.engine.has_more_links(held) {
             return true;
         }
-        let found = self.dir(dir).and_then(|dir| host.at(dir, name));
-        found.is_none_or(|found| self.library.object(held) != Some(found))
+        let Some(found) = self.dir(dir).and_then(|dir| host.at(dir, name)) else { return true };
+        let links = host.object(found).links();
+        self.library.object(held) != Some(found)
+            || self.engine.links_given(held).is_some_and(|given| given < links)
     }
 
     /// `Share::ending_at()`

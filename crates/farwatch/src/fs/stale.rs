@@ -4,16 +4,16 @@
 //! The kernel keeps a dentry for a second or longer. If the host has put another object under the name in
 //! the meantime, a guest's unlink(2) or rename(2) would be done to that one, while the kernel takes it for
 //! the one that it holds: the watch on an object that lives would end. On a local directory there is no such
-//! moment. Nor may the kernel have a link count that is too high by now: the watch on an object that is gone
-//! would stay. So the request is answered with ESTALE, once: the kernel looks the name up again and repeats
-//! the call (`retry_estale()`), and the program does not notice.
+//! moment. Nor may the kernel have a link count that is too high or too low by now: the watch on an object that is
+//! gone would stay, or the one on an object that lives end. So the request is answered with ESTALE, once: the
+//! kernel looks the name up again and repeats the call (`retry_estale()`), and the program does not notice.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
 use farwatch_proto::{Name, NodeId};
-use rustix::fs::AtFlags;
+use rustix::fs::{AtFlags, Stat};
 use rustix::io::Errno;
 
 use crate::share::Share;
@@ -58,15 +58,20 @@ impl Stale {
     }
 }
 
-/// Whether the host has another object under the name than the guest's kernel, or none, or that has a link count that was
-/// made up for it. Inode numbers are enough: one that was given to another object belonged to one that is gone.
+/// Whether the host has another object under the name than the guest's kernel, or none, or the kernel's link count is
+/// not the object's: it was made up, or the host has linked the object since. Inode numbers are enough: one that was
+/// given to another object belonged to one that is gone.
 fn is_stale(share: &Share, dir: NodeId, name: &Name) -> bool {
-    let Some((held, has_more_links)) = share.held_at(dir, name) else { return false };
-    if has_more_links {
+    let Some(held) = share.held_at(dir, name) else { return false };
+    if held.has_more_links {
         return true;
     }
-    match ino_at(share, dir, name) {
-        Some(Ok(found)) => found != held,
+    match found_at(share, dir, name) {
+        Some(Ok(found)) => {
+            // FUSE has 32 bits for it.
+            let links = u32::try_from(found.st_nlink).unwrap_or(u32::MAX);
+            found.st_ino != held.ino || held.links.is_some_and(|given| given < links)
+        }
         Some(Err(errno)) => errno == Errno::NOENT,
         None => false,
     }
@@ -74,12 +79,11 @@ fn is_stale(share: &Share, dir: NodeId, name: &Name) -> bool {
 
 /// Whether the host has something under a name, if that can be told at once.
 pub(super) fn is_there(share: &Share, dir: NodeId, name: &Name) -> bool {
-    matches!(ino_at(share, dir, name), Some(Ok(_)))
+    matches!(found_at(share, dir, name), Some(Ok(_)))
 }
 
-/// The inode number of what is under a name on the host. `None` if no descriptor of the directory is at hand.
-fn ino_at(share: &Share, dir: NodeId, name: &Name) -> Option<Result<u64, Errno>> {
+/// What is under a name on the host. `None` if no descriptor of the directory is at hand.
+fn found_at(share: &Share, dir: NodeId, name: &Name) -> Option<Result<Stat, Errno>> {
     let dir = share.dir(dir, || None)?;
-    let found = rustix::fs::statat(&*dir, name.as_bytes(), AtFlags::SYMLINK_NOFOLLOW);
-    Some(found.map(|found| found.st_ino))
+    Some(rustix::fs::statat(&*dir, name.as_bytes(), AtFlags::SYMLINK_NOFOLLOW))
 }

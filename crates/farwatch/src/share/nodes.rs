@@ -13,6 +13,17 @@ use virtiofsd::fuse::Attr;
 
 use super::{Identity, Share};
 
+/// What the guest's kernel holds under a name.
+#[derive(Debug)]
+pub(crate) struct Held {
+    /// Its inode number.
+    pub(crate) ino: u64,
+    /// The link count that the kernel was last given, of what is no directory.
+    pub(crate) links: Option<u32>,
+    /// That was higher than the host's.
+    pub(crate) has_more_links: bool,
+}
+
 /// How many directories up one is looked for of which a descriptor is at hand.
 const DEPTH_MAX: usize = 256;
 
@@ -113,12 +124,15 @@ impl Share {
         self.lock().engine.links_told(id, links)
     }
 
-    /// The inode number of what the guest's kernel holds under a name, and whether it was last given a higher link
-    /// count for that than the host's.
-    pub(crate) fn held_at(&self, dir: NodeId, name: &Name) -> Option<(u64, bool)> {
+    /// What the guest's kernel holds under a name.
+    pub(crate) fn held_at(&self, dir: NodeId, name: &Name) -> Option<Held> {
         let engine = &self.lock().engine;
         let id = engine.tree().current(dir, name)?;
-        Some((engine.tree().ino(id)?, engine.has_more_links(id)))
+        Some(Held {
+            ino: engine.tree().ino(id)?,
+            links: engine.links_given(id),
+            has_more_links: engine.has_more_links(id),
+        })
     }
 
     /// A descriptor of a known directory, which `open` makes if none is at hand.

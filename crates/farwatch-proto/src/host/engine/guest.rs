@@ -86,28 +86,27 @@ impl Engine {
     /// object that lives, or those on one that is gone before the ATTRIB that comes first (`drop_nlink()`,
     /// `dentry_unlink_inode()`). So it is at least the number of names that the guest has.
     pub fn links_named(&mut self, id: NodeId, links: u32) -> u32 {
-        self.links_given(id, links, 0)
+        self.give_links(id, links, 0)
     }
 
     /// The same for anybody but the agent: what a replay that may be under way takes is added, since the kernel can
     /// ask between the LOOKUP of that and the call itself.
     pub fn links_told(&mut self, id: NodeId, links: u32) -> u32 {
         let under_way = self.ledger.removals_of(id, &self.tree);
-        self.links_given(id, links, under_way)
+        self.give_links(id, links, under_way)
     }
 
-    fn links_given(&mut self, id: NodeId, links: u32, under_way: u32) -> u32 {
+    fn give_links(&mut self, id: NodeId, links: u32, under_way: u32) -> u32 {
         if !self.is_listening() {
             return links;
         }
         let names = u32::try_from(self.tree.names_len(id)).unwrap_or(u32::MAX);
-        let given = if self.tree.kind(id) == Some(FileKind::Directory) {
+        if self.tree.kind(id) == Some(FileKind::Directory) {
             // It has one name and more links.
-            links.max(names.min(1))
-        } else {
-            links.saturating_add(under_way).max(names)
-        };
-        self.tree.give_links(id, given > links);
+            return links.max(names.min(1));
+        }
+        let given = links.saturating_add(under_way).max(names);
+        self.tree.give_links(id, given, links);
         given
     }
 

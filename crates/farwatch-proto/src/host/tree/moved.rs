@@ -48,18 +48,9 @@ impl Tree {
         for (id, node) in nodes {
             let NodeState { kind, ino, nlookup, borrowed } = *node;
             let (names, children) = (Vec::new(), BTreeMap::new());
-            let (fid, mounted, has_more_links) = (None, false, false);
-            let state = super::State {
-                kind,
-                ino,
-                fid,
-                nlookup,
-                borrowed,
-                names,
-                children,
-                mounted,
-                has_more_links,
-            };
+            let (fid, mounted, links) = (None, false, None);
+            let state =
+                super::State { kind, ino, fid, nlookup, borrowed, names, children, mounted, links };
             self.nodes.insert(*id, state);
         }
         let mut names: BTreeMap<NodeId, BTreeMap<u32, (NodeId, Name)>> = BTreeMap::new();

@@ -50,10 +50,14 @@ impl Tree {
         }
     }
 
+    /// Whether a node is mounted on its name.
+    pub(in super::super) fn is_mounted(&self, id: NodeId) -> bool {
+        self.nodes.get(&id).is_some_and(|node| node.mounted)
+    }
+
     /// The nodes of [`Tree::told`] to which that can have happened.
     pub(in super::super) fn held(&self, dir: NodeId, name: &Name) -> impl Iterator<Item = NodeId> {
-        let mounted = |id: &NodeId| self.nodes.get(id).is_some_and(|node| node.mounted);
-        self.told(dir, name).iter().copied().filter(move |id| !mounted(id))
+        self.told(dir, name).iter().copied().filter(|id| !self.is_mounted(*id))
     }
 
     /// Whether one directory is in the place where another is. Most directories are in one place only,
