@@ -136,6 +136,11 @@ impl Backlog {
         self.queue.push_back(pending);
     }
 
+    /// Whether another event finds room.
+    pub(super) fn has_room(&self) -> bool {
+        self.queue.len() < self.len_max
+    }
+
     /// Counts an event that is left to a net.
     pub(super) fn give_up(&mut self) {
         self.forgotten = self.forgotten.saturating_add(1);

@@ -379,7 +379,7 @@ impl Contested {
             return BTreeSet::new();
         };
         if slot.reported.agrees(checked.found.as_ref()) {
-            return self.slots.remove(&key).map(|slot| slot.held).unwrap_or_default();
+            return self.slots.remove(&key).map(Slot::into_held).unwrap_or_default();
         }
         if slot.tries >= Self::TRIES_MAX {
             slot.tries = 0;
@@ -406,7 +406,7 @@ impl Contested {
     ) -> BTreeSet<NodeId> {
         let key = (check.dir, check.name);
         if !known {
-            return self.slots.remove(&key).map(|slot| slot.held).unwrap_or_default();
+            return self.slots.remove(&key).map(Slot::into_held).unwrap_or_default();
         }
         if let Some(slot) = self.slots.get_mut(&key) {
             slot.looked_at = false;
@@ -432,6 +432,12 @@ impl Contested {
 }
 
 impl Slot {
+    /// What the guest has held under the name, if it has changed that itself: only then can an object have been left
+    /// without the name that a replay takes from it.
+    fn into_held(self) -> BTreeSet<NodeId> {
+        if self.by_guest { self.held } else { BTreeSet::new() }
+    }
+
     fn is_waiting(&self, settled: u64) -> bool {
         self.doubtful && self.touched <= settled && !self.looked_at
     }

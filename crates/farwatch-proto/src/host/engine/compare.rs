@@ -99,6 +99,11 @@ impl Engine {
         if !self.wanted.contains(Mask::DELETE) {
             return;
         }
+        if !self.backlog.has_room() {
+            // It has no directory that a net could make up for it in: the watch stays until the guest forgets the node.
+            self.backlog.give_up();
+            return;
+        }
         let isdir = if kind == FileKind::Directory { Mask::ISDIR } else { Mask::empty() };
         let name =
             Name::parse(id.get().to_string().as_bytes()).expect("decimal digits make a name");
