@@ -74,6 +74,7 @@ fn node_that_was_held_under_a_contested_name_is_ended_at_rest() {
     assert_eq!(end.mask, Mask::DELETE);
     assert_eq!(end.child.map(|node| node.id), Some(id(2)));
     let entry = end.name.clone().expect("a name");
+    assert!(entry.as_bytes().starts_with(b"end-"), "{entry:?} may be an agent's own");
     assert_eq!(host.ask(MarkedRequest::Lookup(NodeId::LIMBO, &entry)), known(2, 1, false));
     let remove = MarkedRequest::Remove(NodeId::LIMBO, &entry, false);
     assert_eq!(host.ask(remove), Answer::Done);

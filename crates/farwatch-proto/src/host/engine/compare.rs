@@ -105,8 +105,9 @@ impl Engine {
             return;
         }
         let isdir = if kind == FileKind::Directory { Mask::ISDIR } else { Mask::empty() };
-        let name =
-            Name::parse(id.get().to_string().as_bytes()).expect("decimal digits make a name");
+        // A number alone may be where the agent has moved something.
+        let name = format!("end-{}", id.get());
+        let name = Name::parse(name.as_bytes()).expect("letters and digits make a name");
         let event = GuestEvent::Entry {
             entry: Entry { dir: self.tree.node(NodeId::LIMBO), name },
             mask: Mask::DELETE | isdir,
