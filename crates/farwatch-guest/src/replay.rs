@@ -97,11 +97,8 @@ impl Replayer {
         }
         // The server wants to be asked: for a node that nobody has, or for one that may be gone (PROTOCOL.md, 6.5
         // and 6.6).
-        let is_question = match event {
-            GuestEvent::Object { node, .. } => node.id.is_reserved(),
-            GuestEvent::Entry { entry, .. } => entry.dir.id == NodeId::LIMBO,
-            GuestEvent::Rename { .. } | GuestEvent::Overflow => false,
-        };
+        let is_probe = matches!(event, GuestEvent::Object { node, .. } if node.id.is_reserved());
+        let is_question = is_probe || event.is_end();
         for call in plan(event.clone()) {
             match (self.call(&call), &call, *mate) {
                 // The kernel holds one of the two directories no more, so nobody watches that, or

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! [`GuestEvent`]: what the guest is to see, decided by the host, rejoined by the guest.
 
-use crate::{FileKind, Mask, Name, Node};
+use crate::{FileKind, Mask, Name, Node, NodeId};
 
 /// A directory entry of a directory that the guest knows.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -52,4 +52,13 @@ pub enum GuestEvent {
     /// Single events were given up here. What follows for the directories concerned is the difference
     /// between what the guest was told and what is.
     Overflow,
+}
+
+impl GuestEvent {
+    /// Whether this is the end of a node: a removal in the limbo directory, which ends the watches on an object that
+    /// has no name in the guest, and need not come (`docs/PROTOCOL.md`, 6.5).
+    pub fn is_end(&self) -> bool {
+        matches!(self, Self::Entry { entry, mask, .. }
+            if entry.dir.id == NodeId::LIMBO && mask.contains(Mask::DELETE))
+    }
 }

@@ -237,13 +237,7 @@ fn a_change_of_a_watched_directory_is_told_once_by_its_name() {
     let mut world = World::new(true);
     let mask = Mask::ATTRIB | Mask::ISDIR;
     // `b` is in `a` now, on the host and in the tree.
-    let learned = Learned {
-        id: NodeId::new(3).unwrap(),
-        fid: Some(fid("b")),
-        kind: FileKind::Directory,
-        ino: 3,
-    };
-    world.tree.learn(learned, NodeId::new(2).unwrap(), &name("sub"));
+    world.knows_b_at("a/sub");
     world.directories.insert(fid("b"));
     assert_eq!(
         world.read([report(A, "sub", mask), Report::Itself { watch: B, mask }]),
@@ -277,13 +271,7 @@ fn a_file_and_a_directory_that_are_exchanged_are_known_by_their_kind() {
     let isdir = Mask::ISDIR;
     for at_once in [true, false] {
         let mut world = World::new(true).known("a/f", "file", 9);
-        let learned = Learned {
-            id: NodeId::new(3).unwrap(),
-            fid: Some(fid("b")),
-            kind: FileKind::Directory,
-            ino: 3,
-        };
-        world.tree.learn(learned, NodeId::new(2).unwrap(), &name("d"));
+        world.knows_b_at("a/d");
         world.directories.insert(fid("b"));
         // The directory's name has been given away again.
         world.has("a/f", "b");
@@ -306,13 +294,7 @@ fn a_file_and_a_directory_that_are_exchanged_are_known_by_their_kind() {
 fn directory_made_where_another_was_is_the_one_that_moves() {
     let isdir = Mask::ISDIR;
     let mut world = World::new(true);
-    let learned = Learned {
-        id: NodeId::new(3).unwrap(),
-        fid: Some(fid("b")),
-        kind: FileKind::Directory,
-        ino: 3,
-    };
-    world.tree.learn(learned, NodeId::new(2).unwrap(), &name("d"));
+    world.knows_b_at("a/d");
     world.directories.extend([fid("b"), fid("new")]);
     let moves = |from, to, cookie| {
         [

@@ -120,16 +120,20 @@ impl Interposer {
     fn made(&self, dir: NodeId, name: &Name, entry: Entry) -> Entry {
         let Some(id) = NodeId::new(entry.inode) else { return entry };
         self.share.guest_made(id, &entry.attr, dir, name, || self.identify(dir, name, &entry));
-        let (attr, attr_timeout) = self.as_told(id, entry.attr, entry.attr_timeout);
-        self.stamped(Entry { attr, attr_timeout, ..entry })
+        self.given(id, entry)
     }
 
     /// Notes in the tree that the guest learns of `entry` under `name`.
     fn learn(&self, dir: NodeId, name: &Name, entry: Entry) -> Entry {
         let Some(id) = NodeId::new(entry.inode) else { return entry };
         self.share.learn(id, &entry.attr, dir, name, || self.identify(dir, name, &entry));
-        let (attr, attr_timeout) = self.as_told(id, entry.attr, entry.attr_timeout);
-        self.stamped(Entry { attr, attr_timeout, ..entry })
+        self.given(id, entry)
+    }
+
+    /// As the guest is to have it.
+    fn given(&self, id: NodeId, mut entry: Entry) -> Entry {
+        (entry.attr, entry.attr_timeout) = self.as_told(id, entry.attr, entry.attr_timeout);
+        self.stamped(entry)
     }
 
     /// With the generation of this session (S1).

@@ -380,7 +380,7 @@ impl Engine {
         links: u32,
     ) -> Option<Ending> {
         let ending = self.ledger.ending(seq, dir, name)?;
-        let names = u32::try_from(self.tree.names_len(id)).unwrap_or(u32::MAX);
+        let names = self.tree.names_len(id);
         let is_mistake = if self.tree.kind(id)? == FileKind::Directory {
             links > 0
         } else {
@@ -399,8 +399,7 @@ impl Engine {
         let itself = Mask::empty();
         let about = match &pending.event {
             GuestEvent::Entry { mask, .. } if reads_alone(*mask) => [None, None],
-            // The end of a node has no directory.
-            GuestEvent::Entry { entry, .. } if entry.dir.id.is_reserved() => [None, None],
+            event if event.is_end() => [None, None],
             GuestEvent::Entry { entry, .. } => {
                 self.tree.touch(entry.dir.id, &entry.name);
                 [Some((entry.dir.id, itself)), None]

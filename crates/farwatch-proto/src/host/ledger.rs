@@ -114,24 +114,20 @@ impl Ledger {
     /// The known object that a removal would take a name from, as notification `seq` has it, if the guest's
     /// kernel has not asked for the entry before and so may have a link count of long ago.
     pub(super) fn removes_unasked(&self, seq: Seq, tree: &Tree) -> Option<NodeId> {
-        let record = self.record(seq)?;
-        let state = &record.state;
-        let asks = !state.looked_up && !state.stale_told && state.todo.contains(Mask::DELETE);
-        if asks { replaying::known(&record.pending, tree) } else { None }
+        let record = self.record(seq).filter(|record| record.state.is_unasked(Mask::DELETE))?;
+        replaying::known(&record.pending, tree)
     }
 
     /// What is under the new name of a rename in the guest, if its kernel has not asked for it for notification `seq`
     /// and so may have a link count of long ago.
     pub(super) fn replaces_unasked(&self, seq: Seq, tree: &Tree) -> Option<NodeId> {
-        let record = self.record(seq)?;
-        let state = &record.state;
+        let record = self.record(seq).filter(|record| record.state.is_unasked(Mask::MOVED_TO))?;
         let to = match &record.pending.event {
             GuestEvent::Entry { entry, .. } => entry,
             GuestEvent::Rename { to, .. } => to,
             GuestEvent::Object { .. } | GuestEvent::Overflow => return None,
         };
-        let asks = !state.looked_up && !state.stale_told && state.todo.contains(Mask::MOVED_TO);
-        if asks { tree.current(to.dir.id, &to.name) } else { None }
+        tree.current(to.dir.id, &to.name)
     }
 
     /// The node that notification `seq` is about, if the guest knows it.
@@ -152,8 +148,7 @@ impl Ledger {
             let (pending, todo) = (&record.pending, record.state.todo);
             let is_mover = replaying::known(pending, tree) == Some(id);
             match &pending.event {
-                // The end of a node takes no name, and need not come.
-                GuestEvent::Entry { entry, .. } if entry.dir.id == NodeId::LIMBO => false,
+                event if event.is_end() => false,
                 GuestEvent::Entry { entry, .. } if todo.contains(Mask::DELETE) => {
                     is_mover || tree.current(entry.dir.id, &entry.name) == Some(id)
                 }

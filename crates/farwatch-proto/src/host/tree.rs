@@ -275,8 +275,9 @@ impl Tree {
     }
 
     /// Under how many names the guest was told of the node and has not been told otherwise.
-    pub fn names_len(&self, id: NodeId) -> usize {
-        self.nodes.get(&id).map_or(0, |node| node.names.len())
+    pub fn names_len(&self, id: NodeId) -> u32 {
+        let names = self.nodes.get(&id).map_or(0, |node| node.names.len());
+        u32::try_from(names).unwrap_or(u32::MAX)
     }
 
     /// The guest's kernel is given a link count for what is no directory; the host has `links`.

@@ -66,6 +66,15 @@ impl World {
         Self { observer, tree, host, directories, now: Instant::now() }
     }
 
+    /// The guest knows directory `b` under `path`, too.
+    pub(crate) fn knows_b_at(&mut self, path: &str) {
+        let entry = entry(path);
+        let dir = *self.tree.nodes_of(&entry.dir).first().unwrap();
+        let (id, kind) = (NodeId::new(3).unwrap(), FileKind::Directory);
+        let learned = Learned { id, fid: Some(fid("b")), kind, ino: id.get() };
+        self.tree.learn(learned, dir, &entry.name);
+    }
+
     /// The host has `object` under `path` and the guest knows it.
     pub(crate) fn known(mut self, path: &str, object: &str, id: u64) -> Self {
         let entry = entry(path);

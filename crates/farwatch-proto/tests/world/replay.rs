@@ -296,11 +296,8 @@ impl<'a> Replayer<'a> {
 
 /// Whether the server wants to be asked: for a node that nobody has, or for one that may be gone.
 fn is_question(event: &GuestEvent) -> bool {
-    match event {
-        GuestEvent::Object { node, .. } => node.id.is_reserved(),
-        GuestEvent::Entry { entry, .. } => entry.dir.id == NodeId::LIMBO,
-        GuestEvent::Rename { .. } | GuestEvent::Overflow => false,
-    }
+    let is_probe = matches!(event, GuestEvent::Object { node, .. } if node.id.is_reserved());
+    is_probe || event.is_end()
 }
 
 /// Whether a call that removes or renames has failed for what the kernel has found under the name.

@@ -298,13 +298,16 @@ impl Interposer {
     }
 
     fn replaces(&self, ctx: Context, dir: NodeId, name: &Name) -> bool {
-        seq(&ctx).and_then(|seq| self.share.ending_at(seq, dir, name)) == Some(Ending::Replaced)
+        self.ending(ctx, dir, name) == Some(Ending::Replaced)
     }
 
     /// Whether the replay ends a node without a name: its watches are all that it has left in the guest.
     fn is_end(&self, ctx: Context, dir: NodeId, name: &Name) -> bool {
-        dir == NodeId::LIMBO
-            && seq(&ctx).and_then(|seq| self.share.ending_at(seq, dir, name)).is_some()
+        dir == NodeId::LIMBO && self.ending(ctx, dir, name).is_some()
+    }
+
+    fn ending(&self, ctx: Context, dir: NodeId, name: &Name) -> Option<Ending> {
+        seq(&ctx).and_then(|seq| self.share.ending_at(seq, dir, name))
     }
 
     /// The kernel is about to take a name from an object for whose link count it has not asked. If that lives,

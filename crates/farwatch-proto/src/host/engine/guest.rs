@@ -100,7 +100,7 @@ impl Engine {
         if !self.is_listening() {
             return links;
         }
-        let names = u32::try_from(self.tree.names_len(id)).unwrap_or(u32::MAX);
+        let names = self.tree.names_len(id);
         if self.tree.kind(id) == Some(FileKind::Directory) {
             // It has one name and more links.
             return links.max(names.min(1));

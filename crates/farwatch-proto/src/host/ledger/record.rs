@@ -63,7 +63,7 @@ impl Record {
     /// Whether a name is still to change. The second message of a rename says what the first has said, and
     /// the end of a node, which has no name, need not come.
     pub(super) fn changes_name(&self) -> bool {
-        let is_end = matches!(&self.pending.event, GuestEvent::Entry { entry, .. } if entry.dir.id == NodeId::LIMBO);
+        let is_end = self.pending.event.is_end();
         self.message == Message::First && self.state.todo.intersects(NAMES) && !is_end
     }
 
@@ -99,6 +99,11 @@ impl State {
     pub(super) fn asks_for(&self, request: RequestKind) -> bool {
         let granted = once(request).is_some_and(|at| self.granted[at]);
         !granted && !replay::asking(self.todo, request).is_empty()
+    }
+
+    /// Whether this event is still to be replayed, and the guest's kernel has not looked at its entry for it.
+    pub(super) fn is_unasked(&self, event: Mask) -> bool {
+        !self.looked_up && !self.stale_told && self.todo.contains(event)
     }
 
     /// Such a request is granted, and not again.
