@@ -7,7 +7,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use farwatch_proto::wire::abi::{FARWATCH_VERSION, MARKER_UID};
+use farwatch_proto::wire::abi::{FARWATCH_VERSION_MIN, MARKER_UID};
 use farwatch_proto::wire::control::{Delivery, Hello, Welcome};
 use farwatch_proto::{Generation, Mask, Node, NodeId};
 use farwatch_sys::{handle, thread};
@@ -38,9 +38,11 @@ impl Link {
             .and_then(|()| thread::raise_capabilities())
             .map_err(Error::Marks)?;
         let control = open_control(root)?;
-        let version = FARWATCH_VERSION;
+        // An agent needs nothing of what version 2 has.
+        let version = FARWATCH_VERSION_MIN;
         let events = Mask::DEFAULT | Mask::READS;
-        let hello = Hello { version_min: version, version_max: version, delivery, events };
+        let hello =
+            Hello { version_min: version, version_max: version, delivery, raises: false, events };
         let control_error = |errno: Errno| Error::Control(errno.into());
         rustix::io::write(&control, &hello.encode()).map_err(control_error)?;
         let mut frame = [0; Welcome::LEN];

@@ -92,7 +92,13 @@ fn versions() -> impl Strategy<Value = (u16, u16)> {
 fn hellos() -> impl Strategy<Value = Hello> {
     let delivery = select(vec![Delivery::Queue, Delivery::Reads]);
     (versions(), delivery, any::<u64>()).prop_map(|((version_min, version_max), delivery, bits)| {
-        Hello { version_min, version_max, delivery, events: Mask::from_bits_truncate(bits) }
+        Hello {
+            version_min,
+            version_max,
+            delivery,
+            raises: false,
+            events: Mask::from_bits_truncate(bits),
+        }
     })
 }
 

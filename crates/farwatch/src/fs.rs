@@ -83,9 +83,19 @@ impl Interposer {
         Self { inner: inner.into(), share, control, reconnect, stale, root, adopts, counts_links }
     }
 
-    /// Both tags: the marker uid, and the thread that opened the control node.
+    /// Both tags of an agent that replays: the marker uid, and the thread that opened the control node.
     fn is_agent(&self, ctx: &Context) -> bool {
+        self.is_tagged(ctx) && !self.share.is_native()
+    }
+
+    /// Both tags, also of a client that replays nothing.
+    fn is_tagged(&self, ctx: &Context) -> bool {
         ctx.uid.into_inner() == MARKER_UID && self.is_agent_thread(ctx)
+    }
+
+    /// Whoever takes the notifications: an agent, a module, or the kernel itself.
+    fn is_client(&self, ctx: &Context) -> bool {
+        self.is_tagged(ctx) || self.share.is_kernel(ctx.uid.into_inner(), ctx.pid)
     }
 
     /// Either tag: such a request changes nothing, whoever sent it.
@@ -148,7 +158,7 @@ impl Interposer {
         if id == NodeId::CONTROL && !parent {
             return Ok(control::entry());
         }
-        if id.is_reserved() && self.is_agent(&ctx) {
+        if id.is_reserved() && self.is_client(&ctx) {
             self.share.probed(id);
         }
         share_node(inode)?;

@@ -15,6 +15,7 @@ mod barrier;
 mod dirs;
 mod guest;
 mod intake;
+mod kernel;
 mod marks;
 mod nodes;
 mod own;
@@ -47,6 +48,7 @@ pub struct Share {
     unwatched: AtomicU64,
     /// The thread of the attached agent, 0 for none: what the engine has, readable without the lock.
     agent_tid: AtomicU32,
+    flags: kernel::Flags,
     /// An eventfd of the watch thread's: there is a directory to list, an object to look at, a new queue
     /// to read, or a barrier to read up to.
     work: OnceLock<Arc<OwnedFd>>,
@@ -66,6 +68,8 @@ struct State {
     looks: bool,
     /// How the agent that listens wants its notifications.
     delivery: Option<Delivery>,
+    /// The guest's kernel takes notifications by reads, and has yet to open the control node.
+    kernel_reads: bool,
 }
 
 /// How the host identifies an object that a reply is about to make known.
@@ -92,6 +96,7 @@ impl Share {
             backend,
             unwatched: AtomicU64::new(0),
             agent_tid: AtomicU32::new(0),
+            flags: kernel::Flags::default(),
             work: OnceLock::new(),
             outbox: Outbox::default(),
         }
@@ -186,6 +191,7 @@ impl Share {
         state.unmarked = Unmarked::default();
         let (fd, fid) = root.map(|root| (root.fd, root.fid)).unzip();
         begin(&mut state.engine, fid.clone());
+        state.kernel_reads = false;
         self.publish_agent(&state);
         if let (Some(fd), Some(fid)) = (fd.flatten(), fid) {
             self.mark(&fd, &fid);

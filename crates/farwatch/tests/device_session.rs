@@ -22,10 +22,10 @@ use farwatch::device::{
     Device, DeviceError, Ended, NotificationSource, ServeError, StopHandle, Tag, TagError, serve,
 };
 use farwatch::virtio::{FS_F_NOTIFICATION, RING_F_EVENT_IDX};
-use farwatch_proto::NodeId;
 use farwatch_proto::host::Ticket;
 use farwatch_proto::wire::abi::NOTIFY_BUF_SIZE;
 use farwatch_proto::wire::sync;
+use farwatch_proto::{Node, NodeId};
 use rustix::io::Errno;
 use tempfile::TempDir;
 use vhost::VhostBackend;
@@ -81,6 +81,12 @@ impl NotificationSource for Source {
         _deadline: Option<Instant>,
     ) -> Result<sync::Answer, Errno> {
         Err(Errno::NOTCONN)
+    }
+
+    fn kernel_attached(&self, _queue: bool, _tells: bool) {}
+
+    fn watch(&self, _node: Node, _mask: u64) -> Result<u64, Errno> {
+        Err(Errno::NOSYS)
     }
 
     fn hurry(&self) {

@@ -149,6 +149,14 @@ impl Contested {
         })
     }
 
+    /// It is not known whether watchers were told of the guest's change before or after one of the host.
+    pub(super) fn order_unknown(&mut self, dir: NodeId, name: &Name) {
+        if let Some(slot) = self.slots.get_mut(&(dir, name.clone())) {
+            slot.reported = Reported::Unknown;
+            slot.doubtful = true;
+        }
+    }
+
     /// A change of the host to an entry was observed. It is in doubt if the guest has changed it just before.
     pub(super) fn host_changed(&mut self, dir: NodeId, name: &Name) {
         let _followed = self.touch(dir, name, false, |slot| slot.doubtful = true);

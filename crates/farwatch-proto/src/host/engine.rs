@@ -6,6 +6,7 @@ mod compare;
 mod guest;
 mod input;
 mod invariants;
+mod native;
 mod probes;
 
 use std::num::NonZeroU32;
@@ -16,9 +17,11 @@ use thiserror::Error;
 pub use self::guest::OwnChange;
 use self::input::Queue;
 pub use self::input::{Input, Output};
+pub use self::native::InterestError;
 use super::backlog::{Backlog, Look, Pending};
 use super::barrier::{Barriers, Ticket};
 use super::contested::Contested;
+use super::interest::Interest;
 use super::ledger::{Answer, Ending, Ledger, MarkedRequest, Object, Refusal};
 use super::net::Nets;
 use super::split::{Split, split};
@@ -34,6 +37,16 @@ pub enum AttachError {
     /// One is attached already (EBUSY).
     #[error("another agent is attached to this mount")]
     Busy,
+}
+
+/// How the client raises the event of a notification.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Method {
+    /// An agent makes the system call that causes it, and its requests show how far it is.
+    #[default]
+    Replay,
+    /// The guest's kernel raises it itself. No request tells of that, but the answer to a probe.
+    Native,
 }
 
 /// Everything that the host side of one share decides. The daemon keeps it under one lock.
@@ -54,6 +67,8 @@ pub struct Engine {
     barriers: Barriers,
     contested: Contested,
     agent: Option<Agent>,
+    /// What is watched in the guest, if its kernel tells.
+    interest: Option<Interest>,
     cookie: Cookie,
     seq: Seq,
     second_half: Option<(Notification, Pending)>,
@@ -84,11 +99,13 @@ pub struct ReadMark {
     touch: u64,
 }
 
-/// The agent that has the control node open.
+/// The client: an agent that has the control node open, or the guest's kernel.
 #[derive(Debug)]
 struct Agent {
-    tid: u32,
+    /// `None` for the kernel, whose requests are no thread's.
+    tid: Option<u32>,
     listening: bool,
+    method: Method,
 }
 
 impl Default for Engine {
@@ -105,6 +122,7 @@ impl Default for Engine {
             queue: Queue::default(),
             has_news: false,
             agent: None,
+            interest: None,
             cookie: Cookie(NonZeroU32::MIN),
             seq: Seq::FIRST,
             second_half: None,
@@ -136,7 +154,7 @@ impl Engine {
         if self.agent.is_some() {
             return Err(AttachError::Busy);
         }
-        self.agent = Some(Agent { tid, listening: false });
+        self.agent = Some(Agent { tid: Some(tid), listening: false, method: Method::Replay });
         self.links += 1;
         Ok(())
     }
@@ -215,6 +233,7 @@ impl Engine {
 
     fn drop_link(&mut self) {
         self.agent = None;
+        self.interest = None;
         self.backlog.clear();
         self.ledger.clear();
         self.barriers.clear();
@@ -235,11 +254,16 @@ impl Engine {
         if !self.has_next() && self.nets.len() == 0 {
             self.in_step = self.in_step.max(self.nets.drained_at());
         }
+        if self.is_native() {
+            // A rename of which the second half is to come has not been raised.
+            let kept = usize::from(self.second_half.is_some());
+            self.ledger.raised_up_to(kept, &mut self.backlog);
+        }
     }
 
     /// The thread that is registered as the agent's.
     pub fn agent_tid(&self) -> Option<u32> {
-        self.agent.as_ref().map(|agent| agent.tid)
+        self.agent.as_ref().and_then(|agent| agent.tid)
     }
 
     /// Whether changes become notifications.
@@ -281,7 +305,8 @@ impl Engine {
     }
 
     fn look(&self) -> Option<Look> {
-        if self.second_half.is_some() { None } else { self.backlog.look() }
+        // A kernel that raises events itself makes no object.
+        if self.second_half.is_some() || self.is_native() { None } else { self.backlog.look() }
     }
 
     /// The next notification, for which a buffer is at hand: it counts as sent. Sinks pull by this, on any thread.
@@ -292,7 +317,7 @@ impl Engine {
         let (notification, pending, second) = match self.second_half.take() {
             Some((notification, pending)) => (notification, pending, true),
             None => {
-                let pending = self.backlog.pop()?;
+                let pending = self.next_wanted()?;
                 let Split { first, second } = split(&pending.event, self.cookie);
                 if let Some(second) = second {
                     self.cookie = self.cookie.next();
@@ -301,8 +326,12 @@ impl Engine {
                 (first, pending, false)
             }
         };
-        self.ledger.hand_out(self.seq, pending, second, &mut self.backlog);
+        let seq = self.seq;
+        self.ledger.hand_out(seq, pending, second, &mut self.backlog);
         self.seq = self.seq.next();
+        if self.is_native() {
+            self.raised(seq);
+        }
         // The ledger may have had to give up its oldest record.
         self.take_unfinished();
         self.checked(Some(notification))

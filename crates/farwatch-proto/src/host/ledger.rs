@@ -7,6 +7,7 @@
 //! there, and a request that no record asks for gets EPERM. `docs/PROTOCOL.md` has the table.
 
 mod invariants;
+mod raising;
 mod record;
 mod replaying;
 mod request;
@@ -16,6 +17,7 @@ use std::collections::VecDeque;
 use super::backlog::{Backlog, Exchanged, Moves, Pending, exchanged};
 use super::tree::Tree;
 use crate::{Entry, Fid, FileKind, GuestEvent, Mask, Name, NodeId, Seq};
+pub(super) use raising::Raised;
 use record::{Message, Record};
 use replaying::Replaying;
 pub use request::{Answer, Ending, MarkedRequest, Object, Refusal};

@@ -23,6 +23,10 @@ pub const FUSE_NOTIFY_FSNOTIFY: i32 = 0x4657;
 /// Private: the kernel's bits go up from 0 (42 in 7.45).
 pub const FUSE_HAVE_FSNOTIFY: u64 = 1 << 62;
 
+/// Opcode: the guest's kernel says what is watched. Private: the kernel's opcodes go up from 1 (53 in 7.45), and
+/// the two of CUSE and byte-swapped INIT are 4096 and 2^24 times 26.
+pub const FUSE_FSNOTIFY: u32 = 0x4657;
+
 /// Number of the feature bit by which the device offers its notification queue (virtio 1.2
 /// §5.11.3).
 pub const VIRTIO_FS_F_NOTIFICATION: u32 = 0;
@@ -46,8 +50,12 @@ pub const FUSE_FSNOTIFY_KIND_SHIFT: u32 = 8;
 /// which `setfsuid(2)` does not take.
 pub const MARKER_UID: u32 = 0xffff_fffd;
 
-/// The version of the control frames and of what follows them.
-pub const FARWATCH_VERSION: u16 = 1;
+/// The lowest version of the control frames and of what follows them.
+pub const FARWATCH_VERSION_MIN: u16 = 1;
+/// The highest. Version 2 gives `flags` of a hello their meaning.
+pub const FARWATCH_VERSION_MAX: u16 = 2;
+/// Flag of a hello, from version 2 on: the client's kernel raises the events itself, nothing is replayed.
+pub const FARWATCH_HELLO_RAISES: u32 = 1 << 0;
 /// The name under which an agent looks up the limbo directory, in the root. Nobody else finds it.
 pub const FARWATCH_LIMBO_NAME: &[u8] = b".farwatch-limbo";
 /// First bytes of a hello.
@@ -99,6 +107,28 @@ pub struct fuse_notify_fsnotify_out {
     pub child_nodeid: U64,
 }
 
+/// The body of FUSE_FSNOTIFY.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct fuse_fsnotify_in {
+    /// `FS_*` bits of all marks on the node; 0 when it is watched no more.
+    pub mask: U64,
+    /// The generation of the node, as sent in its `fuse_entry_out`.
+    pub generation: U32,
+    /// 0.
+    pub reserved: U32,
+}
+
+/// The body of its answer.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct fuse_fsnotify_out {
+    /// `FS_*` bits that the server can deliver for the node.
+    pub mask: U64,
+    /// 0.
+    pub reserved: U64,
+}
+
 /// The `ioctl(2)` by which a program asks how far a barrier is: `_IOWR('w', 1, struct farwatch_sync)`.
 pub const FARWATCH_IOC_SYNC: u32 = 0xc010_7701;
 /// `state` of an answer: all that happened before has been replayed.
@@ -122,8 +152,8 @@ pub struct farwatch_hello {
     pub version_max: U16,
     /// `FARWATCH_DELIVERY_*`.
     pub delivery: U32,
-    /// 0.
-    pub reserved: U32,
+    /// `FARWATCH_HELLO_*`; 0 in version 1.
+    pub flags: U32,
     /// `FS_*` bits that the agent wants.
     pub events: U64,
     /// 0.

@@ -10,9 +10,9 @@ use thiserror::Error;
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned, transmute};
 
 use super::abi::{
-    FARWATCH_DELIVERY_QUEUE, FARWATCH_DELIVERY_READS, FARWATCH_HELLO_MAGIC, FARWATCH_VERSION,
-    FARWATCH_WELCOME_MAGIC, FARWATCH_WELCOME_MARKS_PROVED, FARWATCH_WELCOME_RENAME_PAIRS,
-    farwatch_hello, farwatch_welcome,
+    FARWATCH_DELIVERY_QUEUE, FARWATCH_DELIVERY_READS, FARWATCH_HELLO_MAGIC, FARWATCH_HELLO_RAISES,
+    FARWATCH_VERSION_MAX, FARWATCH_VERSION_MIN, FARWATCH_WELCOME_MAGIC,
+    FARWATCH_WELCOME_MARKS_PROVED, FARWATCH_WELCOME_RENAME_PAIRS, farwatch_hello, farwatch_welcome,
 };
 use crate::{Generation, Mask, NodeId, Seq};
 
@@ -34,6 +34,8 @@ pub struct Hello {
     pub version_max: u16,
     /// How it wants its notifications.
     pub delivery: Delivery,
+    /// Its kernel raises the events itself, by a module, and nothing is replayed. Not in version 1.
+    pub raises: bool,
     /// Which events it wants. Overflow and ISDIR come in any case.
     pub events: Mask,
 }
@@ -82,6 +84,9 @@ pub enum FrameError {
     /// An unknown flag.
     #[error("flags {0:#x} have an unknown bit")]
     Flags(u16),
+    /// An unknown flag of a hello.
+    #[error("flags {0:#x} of a hello have an unknown bit")]
+    HelloFlags(u32),
     /// A number that no notification has.
     #[error("next notification is {0}")]
     Seq(u32),
@@ -104,9 +109,8 @@ impl Hello {
 
     /// The highest version that both sides speak.
     pub fn negotiate(&self) -> Option<u16> {
-        (self.version_min..=self.version_max)
-            .contains(&FARWATCH_VERSION)
-            .then_some(FARWATCH_VERSION)
+        let version = self.version_max.min(FARWATCH_VERSION_MAX);
+        (version >= self.version_min.max(FARWATCH_VERSION_MIN)).then_some(version)
     }
 
     /// The frame.
@@ -120,7 +124,7 @@ impl Hello {
             version_min: self.version_min.into(),
             version_max: self.version_max.into(),
             delivery: delivery.into(),
-            reserved: 0.into(),
+            flags: (if self.raises { FARWATCH_HELLO_RAISES } else { 0 }).into(),
             events: self.events.bits().into(),
             reserved2: 0.into(),
         })
@@ -137,15 +141,21 @@ impl Hello {
         if version_min == 0 || version_min > version_max {
             return Err(FrameError::Versions(version_min, version_max));
         }
-        if raw.reserved != 0 || raw.reserved2 != 0 {
+        let flags = raw.flags.get();
+        if raw.reserved2 != 0 || (version_min == 1 && flags != 0) {
             return Err(FrameError::Reserved);
         }
+        if flags & !FARWATCH_HELLO_RAISES != 0 {
+            return Err(FrameError::HelloFlags(flags));
+        }
+        let raises = flags & FARWATCH_HELLO_RAISES != 0;
         let delivery = match raw.delivery.get() {
             FARWATCH_DELIVERY_QUEUE => Delivery::Queue,
             FARWATCH_DELIVERY_READS => Delivery::Reads,
             other => return Err(FrameError::Delivery(other)),
         };
-        Ok(Self { version_min, version_max, delivery, events: events(raw.events.get())? })
+        let events = events(raw.events.get())?;
+        Ok(Self { version_min, version_max, delivery, raises, events })
     }
 }
 
@@ -235,8 +245,13 @@ fn reserved_nodes(control: u64, limbo: u64) -> Result<(NodeId, NodeId), FrameErr
 mod tests {
     use super::*;
 
-    const HELLO: Hello =
-        Hello { version_min: 1, version_max: 1, delivery: Delivery::Reads, events: Mask::DEFAULT };
+    const HELLO: Hello = Hello {
+        version_min: 1,
+        version_max: 1,
+        delivery: Delivery::Reads,
+        raises: false,
+        events: Mask::DEFAULT,
+    };
     const WELCOME: Welcome = Welcome {
         version: 1,
         rename_pairs: true,
@@ -255,7 +270,9 @@ mod tests {
 
     #[test]
     fn the_highest_common_version_is_spoken_and_none_if_there_is_none() {
-        for (min, max, spoken) in [(1, 1, Some(1)), (1, 9, Some(1)), (2, 9, None)] {
+        for (min, max, spoken) in
+            [(1, 1, Some(1)), (1, 2, Some(2)), (1, 9, Some(2)), (2, 2, Some(2)), (3, 9, None)]
+        {
             let hello = Hello { version_min: min, version_max: max, ..HELLO };
             assert_eq!(hello.negotiate(), spoken, "{min} to {max}");
         }
@@ -271,6 +288,10 @@ mod tests {
         refused(4, &[2], FrameError::Versions(2, 1));
         refused(8, &[2], FrameError::Delivery(2));
         refused(12, &[1], FrameError::Reserved);
+        let of_2 = Hello { version_min: 2, version_max: 2, raises: true, ..HELLO };
+        assert_eq!(Hello::decode(&of_2.encode()), Ok(of_2));
+        let flags = changed(of_2.encode(), 12, &[3]);
+        assert_eq!(Hello::decode(&flags), Err(FrameError::HelloFlags(3)));
         refused(18, &[1], FrameError::Events(Mask::DEFAULT.bits() | 0x1_0000));
         refused(31, &[1], FrameError::Reserved);
         assert_eq!(Hello::decode(&[0; 33]), Err(FrameError::Length(33)));

@@ -11,6 +11,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use farwatch_proto::Node;
 use farwatch_proto::host::Ticket;
 use farwatch_proto::wire::abi::NOTIFY_BUF_SIZE;
 use farwatch_proto::wire::sync;
@@ -43,6 +44,14 @@ pub trait NotificationSource: Send + Sync {
     /// A READ that waits for a notification is to be answered at once, with none, and who waits for a
     /// barrier, that it is not reached.
     fn hurry(&self);
+
+    /// The guest's kernel takes notifications itself (`FUSE_HAVE_FSNOTIFY`): through the queue, or else by reads of the
+    /// control node. `tells` says that it will say what is watched. Called before the reply to its INIT.
+    fn kernel_attached(&self, queue: bool, tells: bool);
+
+    /// The guest's kernel says for which `FS_*` bits a node is watched (FUSE_FSNOTIFY). Returns those that can be
+    /// delivered; the error is for the kernel.
+    fn watch(&self, node: Node, mask: u64) -> Result<u64, Errno>;
 
     /// The driver is gone or has reset the device: what was not delivered will not be asked for.
     fn reset(&self);

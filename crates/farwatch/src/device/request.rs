@@ -26,9 +26,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
-use farwatch_proto::NodeId;
-use farwatch_proto::wire::abi::FUSE_HAVE_FSNOTIFY;
-use farwatch_proto::wire::sync;
+use farwatch_proto::wire::abi::{FUSE_FSNOTIFY, FUSE_HAVE_FSNOTIFY};
+use farwatch_proto::wire::{interest, sync};
+use farwatch_proto::{Node, NodeId};
 use farwatch_sys::thread::unshare_fs;
 use rustix::io::Errno;
 use tracing::{error, trace, warn};
@@ -50,6 +50,10 @@ const _: () = assert!(REPLY_HEADER_LEN == size_of::<OutHeader>());
 /// Bytes of the whole reply to a question for a barrier.
 const SYNC_REPLY_LEN: u32 = 48;
 const _: () = assert!(SYNC_REPLY_LEN as usize == REPLY_HEADER_LEN + sync::REPLY_LEN);
+
+/// Bytes of the whole reply to FUSE_FSNOTIFY.
+const WATCH_REPLY_LEN: u32 = 32;
+const _: () = assert!(WATCH_REPLY_LEN as usize == REPLY_HEADER_LEN + interest::REPLY_LEN);
 
 /// `fuse_init_in.flags` and `flags2` within an INIT request.
 const INIT_IN_FLAGS: Range<usize> = HEADER_LEN + 12..HEADER_LEN + 16;
@@ -79,7 +83,7 @@ pub(super) struct Requests<F: FileSystem + Sync> {
     source: Arc<dyn NotificationSource>,
     /// Whether requests may run. A request runs with this lock held for reading.
     open: RwLock<bool>,
-    /// Whether there is a notification queue, so that INIT may grant `FUSE_HAVE_FSNOTIFY`.
+    /// Whether there is a notification queue, for a kernel that takes notifications.
     notifying: AtomicBool,
     agreed: Mutex<Agreed>,
     pub(super) dispatched: Counter,
@@ -188,6 +192,8 @@ impl<F: FileSystem + Sync> Requests<F> {
             self.init(request)
         } else if is_sync(request) {
             self.sync(request)
+        } else if request.header.opcode == FUSE_FSNOTIFY {
+            self.watch(request)
         } else {
             self.dispatch(request.reader()?, request.writer.clone())
         }
@@ -224,12 +230,14 @@ impl<F: FileSystem + Sync> Requests<F> {
         let room = request.writer.available_bytes();
         let written = self.dispatch(request.reader()?, request.private_writer(room)?)?;
         let mut reply = request.private_reply(written)?;
-        if self.notifying.load(Ordering::Relaxed)
-            && let Some(flags2) = reply.get_mut(INIT_OUT_FLAGS2)
-        {
-            change_le32(flags2, |flags| flags | offered & HAVE_FSNOTIFY2);
+        let takes = offered & HAVE_FSNOTIFY2;
+        if let Some(flags2) = reply.get_mut(INIT_OUT_FLAGS2) {
+            change_le32(flags2, |flags| flags | takes);
         }
         request.writer.clone().write_all(&reply).map_err(|_| Errno::INVAL)?;
+        if takes != 0 && granted(&reply).is_some() {
+            self.source.kernel_attached(self.notifying.load(Ordering::Relaxed), true);
+        }
         if let Some(granted) = granted(&reply) {
             *self.lock_agreed() = Agreed { request: request.bytes_mut().to_vec(), granted };
         }
@@ -243,6 +251,18 @@ impl<F: FileSystem + Sync> Requests<F> {
         let deadline = if may_wait() { Instant::now().checked_add(SYNC_WAIT) } else { None };
         let answer = self.source.progress(ticket, deadline)?.encode();
         let reply = OutHeader { len: SYNC_REPLY_LEN, error: 0, unique: request.header.unique };
+        let reply = [reply.as_slice(), &answer].concat();
+        request.writer.clone().write_all(&reply).map_err(|_| Errno::INVAL)?;
+        Ok(reply.len())
+    }
+
+    /// FUSE_FSNOTIFY, which virtiofsd's server does not know.
+    fn watch(&self, request: &Request<'_>) -> Result<usize, Errno> {
+        let body = request.bytes().get(HEADER_LEN..).unwrap_or_default();
+        let (generation, mask) = interest::question(body).ok_or(Errno::INVAL)?;
+        let id = NodeId::new(request.header.nodeid).ok_or(Errno::STALE)?;
+        let answer = interest::answer(self.source.watch(Node { id, generation }, mask)?);
+        let reply = OutHeader { len: WATCH_REPLY_LEN, error: 0, unique: request.header.unique };
         let reply = [reply.as_slice(), &answer].concat();
         request.writer.clone().write_all(&reply).map_err(|_| Errno::INVAL)?;
         Ok(reply.len())
@@ -316,7 +336,9 @@ impl<F: FileSystem + SerializableFileSystem + Sync> Requests<F> {
         self.reset();
         let load = || {
             self.agree_again(agreed)?;
-            self.server.deserialize_and_apply(state)
+            self.server.deserialize_and_apply(state)?;
+            self.attach_again(agreed);
+            Ok(())
         };
         let loaded = catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|_| {
             self.note_panic();
@@ -357,6 +379,14 @@ impl<F: FileSystem + SerializableFileSystem + Sync> Requests<F> {
         }
         *self.lock_agreed() = agreed.clone();
         Ok(())
+    }
+
+    /// The state of a guest that comes from another host has been applied. If its kernel takes notifications, it
+    /// goes on doing so, and does not say again what is watched.
+    fn attach_again(&self, agreed: &Agreed) {
+        if agreed.granted[1] & HAVE_FSNOTIFY2 != 0 {
+            self.source.kernel_attached(self.notifying.load(Ordering::Relaxed), false);
+        }
     }
 }
 

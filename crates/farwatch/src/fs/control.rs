@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use farwatch_proto::wire::Notification;
 use farwatch_proto::wire::abi::MARKER_UID;
 use farwatch_proto::wire::control::{Delivery, Hello, Welcome};
-use farwatch_proto::{FileKind, Generation, Mask, NodeId, Seq};
+use farwatch_proto::{FileKind, Generation, NodeId, Seq};
 use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 use virtiofsd::filesystem::{Context, Entry, OpenOptions, ZeroCopyReader, ZeroCopyWriter};
@@ -70,7 +70,7 @@ enum State {
     #[default]
     Opened,
     /// Has the hello; the version is agreed.
-    Greeted { version: u16, delivery: Delivery, events: Mask },
+    Greeted { version: u16, hello: Hello },
     /// The welcome has been read. Reads of this link return notifications.
     Welcomed { reads: Option<u64> },
 }
@@ -105,6 +105,9 @@ impl Control {
         share: &Share,
         ctx: &Context,
     ) -> io::Result<(Option<Handle>, OpenOptions)> {
+        if share.is_kernel(ctx.uid.into_inner(), ctx.pid) {
+            return self.open_by_kernel(share);
+        }
         if ctx.uid.into_inner() != MARKER_UID {
             return Err(Errno::PERM.into());
         }
@@ -117,6 +120,19 @@ impl Control {
         session.handle = Some(handle);
         session.state = State::Opened;
         tracing::info!(tid, "an agent has opened the control node");
+        Ok((Some(handle), OpenOptions::DIRECT_IO | OpenOptions::NOFLUSH))
+    }
+
+    /// The same by the guest's kernel, which takes notifications itself and has said so at INIT: its reads return
+    /// them from the first one on.
+    fn open_by_kernel(&self, share: &Share) -> io::Result<(Option<Handle>, OpenOptions)> {
+        let mut session = self.lock();
+        let link = share.kernel_reads().ok_or(Errno::BUSY)?;
+        session.opened += 1;
+        let handle = HANDLE_MIN + session.opened;
+        session.handle = Some(handle);
+        session.state = State::Welcomed { reads: Some(link) };
+        tracing::info!("the guest's kernel raises events itself, and reads the notifications");
         Ok((Some(handle), OpenOptions::DIRECT_IO | OpenOptions::NOFLUSH))
     }
 
@@ -140,7 +156,7 @@ impl Control {
         rustix::io::pread(&frame, &mut bytes, 0)?;
         let hello = Hello::decode(&bytes).map_err(|_| Errno::INVAL)?;
         let version = hello.negotiate().ok_or(Errno::PROTONOSUPPORT)?;
-        session.state = State::Greeted { version, delivery: hello.delivery, events: hello.events };
+        session.state = State::Greeted { version, hello };
         Ok(Hello::LEN)
     }
 
@@ -159,8 +175,8 @@ impl Control {
         if session.handle != Some(handle) {
             return Err(Errno::BADF.into());
         }
-        let (version, delivery, events) = match session.state {
-            State::Greeted { version, delivery, events } => (version, delivery, events),
+        let (version, hello) = match session.state {
+            State::Greeted { version, hello } => (version, hello),
             State::Welcomed { reads: Some(link) } => {
                 // Whoever opens or closes the node does not wait for this.
                 drop(session);
@@ -182,11 +198,12 @@ impl Control {
             limbo: NodeId::LIMBO,
         };
         let len = send(&mut writer, &welcome.encode())?;
-        let link = if proved { share.listen(delivery, events) } else { None };
+        let Hello { delivery, events, raises, .. } = hello;
+        let link = if proved { share.listen(delivery, events, raises) } else { None };
         let reads = link.filter(|_| delivery == Delivery::Reads);
         session.state = State::Welcomed { reads };
         if proved {
-            tracing::info!(version, ?delivery, "the agent is welcome: notifications begin");
+            tracing::info!(version, ?delivery, raises, "the agent is welcome: notifications begin");
         } else {
             tracing::warn!("the agent's marks do not arrive together: it is told nothing");
         }

@@ -23,13 +23,17 @@ impl Share {
         attached
     }
 
-    /// The agent has proved its tags: notifications begin, of those of `events` that are watched for.
-    /// Returns the number of the link.
-    pub(crate) fn listen(&self, delivery: Delivery, events: Mask) -> Option<u64> {
+    /// The agent has proved its tags: notifications begin, of those of `events` that are watched for. `raises` says
+    /// that it replays nothing. Returns the number of the link.
+    pub(crate) fn listen(&self, delivery: Delivery, events: Mask, raises: bool) -> Option<u64> {
         let mut state = self.lock();
+        if raises {
+            state.engine.raises();
+        }
         state.engine.want(events.intersection(self.events()));
         state.engine.listen(SystemTime::now());
         state.delivery = Some(delivery);
+        self.publish_agent(&state);
         state.engine.link()
     }
 
@@ -47,6 +51,7 @@ impl Share {
     /// of it, so that the two agree whenever the lock is free.
     pub(super) fn publish_agent(&self, state: &State) {
         self.agent_tid.store(state.engine.agent_tid().unwrap_or(0), Ordering::Release);
+        self.flags.publish(state);
     }
 
     /// The thread that is registered as the agent's. Does not take the lock: each request asks.

@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use farwatch_proto::Node;
 use farwatch_proto::host::{Input, Ticket};
 use farwatch_proto::wire::control::Delivery;
 use farwatch_proto::wire::{Notification, sync};
@@ -68,6 +69,14 @@ impl NotificationSource for Share {
         deadline: Option<Instant>,
     ) -> Result<sync::Answer, Errno> {
         Self::progress(self, ticket, deadline)
+    }
+
+    fn kernel_attached(&self, queue: bool, tells: bool) {
+        Self::kernel_attached(self, queue, tells);
+    }
+
+    fn watch(&self, node: Node, mask: u64) -> Result<u64, Errno> {
+        Self::watch(self, node, mask)
     }
 
     fn hurry(&self) {

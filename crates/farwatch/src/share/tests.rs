@@ -89,7 +89,7 @@ fn listening(delivery: Delivery) -> (Share, Arc<OwnedFd>) {
     let root = OwnedFd::from(std::fs::File::open("/").unwrap());
     share.reset(Some(Identity { fd: Some(root), fid: fid(1), mounted: false }));
     share.attach(AGENT).unwrap();
-    share.listen(delivery, Mask::DEFAULT).unwrap();
+    share.listen(delivery, Mask::DEFAULT, false).unwrap();
     (share, work)
 }
 

@@ -74,6 +74,12 @@ impl Guest {
         Self { driver, posted: false, next: Seq::FIRST }
     }
 
+    /// The same without a notification queue.
+    pub(crate) fn connect_without_queue(socket: &Path) -> Self {
+        let driver = FakeDriver::connect(socket, QUEUES, 16, 0);
+        Self { driver, posted: false, next: Seq::FIRST }
+    }
+
     /// The same guest on another host, paused, without the state that it has left.
     pub(crate) fn moved(self, socket: &Path) -> Self {
         Self { driver: self.driver.moved(socket), ..self }
@@ -148,6 +154,11 @@ impl Guest {
     pub(crate) fn attach_by_reads(&mut self) -> u64 {
         let hello = Hello { delivery: Delivery::Reads, ..hello() };
         self.greet_as(Caller::agent(0), hello).unwrap().0
+    }
+
+    /// The same with this hello.
+    pub(crate) fn greet(&mut self, agent: Caller, hello: Hello) -> Result<(u64, Welcome), Errno> {
+        self.greet_as(agent, hello)
     }
 
     fn greet_as(&mut self, agent: Caller, hello: Hello) -> Result<(u64, Welcome), Errno> {
@@ -225,7 +236,8 @@ fn decode(reply: &[u8]) -> Reply {
 
 /// What [`Guest::attach_as`] says.
 pub(crate) fn hello() -> Hello {
-    Hello { version_min: 1, version_max: 1, delivery: Delivery::Queue, events: Mask::all() }
+    let (delivery, events) = (Delivery::Queue, Mask::all());
+    Hello { version_min: 1, version_max: 1, delivery, raises: false, events }
 }
 
 pub(crate) fn le32(bytes: &[u8], at: usize) -> u32 {

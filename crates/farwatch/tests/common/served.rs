@@ -158,6 +158,11 @@ impl Host {
         Self { shell: Shell::start(&root), _watcher: watcher, served, share, root }
     }
 
+    /// A guest whose driver takes no notification queue. It has not mounted yet.
+    pub(crate) fn connect_without_queue(&self) -> Guest {
+        Guest::connect_without_queue(&self.served.socket())
+    }
+
     /// A guest that has mounted.
     pub(crate) fn mount(&self) -> Guest {
         let mut guest = self.served.connect();

@@ -97,7 +97,8 @@ impl Engine {
     }
 
     fn give_links(&mut self, id: NodeId, links: u32, under_way: u32) -> u32 {
-        if !self.is_listening() {
+        // A kernel that raises events itself asks for the count and takes nothing from it.
+        if !self.is_listening() || self.is_native() {
             return links;
         }
         let names = self.tree.names_len(id);
@@ -113,6 +114,9 @@ impl Engine {
     /// The guest gives `count` references on a node back (FORGET). Returns the nodes that are gone with them.
     pub fn forget(&mut self, id: NodeId, count: u64) -> Vec<Forgotten> {
         let gone = self.tree.forget(id, count);
+        if let Some(interest) = &mut self.interest {
+            gone.iter().for_each(|node| interest.set(node.id, 0));
+        }
         self.checked(gone)
     }
 
@@ -196,6 +200,9 @@ impl Engine {
         let reported = id.map_or(Reported::Absent, |id| Reported::Present(shown(id)));
         if self.contested.guest_changed(dir, name, reported) {
             self.contested.held(dir, name, held);
+            if self.is_order_unknown(dir, name) {
+                self.contested.order_unknown(dir, name);
+            }
         } else {
             self.nets.gave_up(dir, Mask::empty(), &self.tree);
         }

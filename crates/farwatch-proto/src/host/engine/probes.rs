@@ -59,7 +59,8 @@ impl Engine {
             self.barriers.handle_sent(probe);
             sent = true;
         }
-        if self.contested.wants_probe() || self.is_stuck(now) {
+        let unprobed = self.is_unprobed() && !self.contested.is_probing();
+        if self.contested.wants_probe() || unprobed || self.is_stuck(now) {
             let probe = probe(&mut self.phantoms, &mut self.backlog, self.tree.generation());
             self.contested.probe_sent(probe);
             self.stuck = None;
@@ -111,6 +112,7 @@ impl Engine {
         self.second_half.is_none()
             && self.backlog.is_empty()
             && self.ledger.last_unfinished().is_none()
+            && (!self.is_native() || self.ledger.len() == 0)
     }
 
     fn owed(&self) -> Owed {

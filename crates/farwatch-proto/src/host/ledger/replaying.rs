@@ -20,8 +20,8 @@ pub(super) struct Replaying<'a> {
     message: Message,
     state: &'a mut State,
     /// The node by which the guest knows the object, if it does now.
-    known: Option<NodeId>,
-    tree: &'a mut Tree,
+    pub(super) known: Option<NodeId>,
+    pub(super) tree: &'a mut Tree,
     backlog: &'a Backlog,
 }
 
@@ -239,7 +239,7 @@ impl<'a> Replaying<'a> {
     /// is still under way came later: the guest has looked ahead of the events. One that is moved away
     /// next is not replaced. Nor is a directory by anything else, or anything else by a directory: such a
     /// node came later too, and the guest's kernel would refuse the call (`may_delete()`).
-    fn replaced(&self, dir: NodeId, name: &Name) -> Option<NodeId> {
+    pub(super) fn replaced(&self, dir: NodeId, name: &Name) -> Option<NodeId> {
         if self.pending.exchanges {
             return None;
         }
@@ -252,7 +252,7 @@ impl<'a> Replaying<'a> {
     }
 
     /// The object comes to a name and replaces what is there.
-    fn arrive(&mut self, dir: NodeId, name: &Name, replaced: Option<NodeId>) {
+    pub(super) fn arrive(&mut self, dir: NodeId, name: &Name, replaced: Option<NodeId>) {
         self.tree.removed(dir, name, replaced);
         match self.known {
             Some(id) => self.tree.arrived(dir, name, id),
@@ -281,7 +281,7 @@ impl<'a> Replaying<'a> {
     }
 
     /// What the guest's programs are shown, until the reply makes the object known to its kernel.
-    fn shown(&self, kind: FileKind) -> Shown {
+    pub(super) fn shown(&self, kind: FileKind) -> Shown {
         Shown { object: self.pending.object.clone(), kind }
     }
 
@@ -302,7 +302,7 @@ impl<'a> Replaying<'a> {
         self.backlog.under_way(fid, |dir| self.tree.is_beside(dir, place))
     }
 
-    fn kind(&self) -> FileKind {
+    pub(super) fn kind(&self) -> FileKind {
         kind(&self.pending.event)
     }
 

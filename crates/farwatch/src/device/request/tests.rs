@@ -18,6 +18,8 @@ use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, Guest
 
 use super::*;
 
+mod watched;
+
 use crate::device::{AtomicMemory, Chain, QUEUE_SIZE_MAX};
 use crate::virtio::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE};
 
@@ -49,8 +51,13 @@ struct Seen {
 
 struct NoEntries;
 
-/// Gives out barrier 7, which is reached, and knows no other.
-struct Barriers;
+/// Gives out barrier 7, which is reached, and knows no other. Node 3 can be watched.
+#[derive(Default)]
+struct Barriers {
+    /// What was said of the guest's kernel.
+    kernels: Mutex<Vec<(bool, bool)>>,
+    watched: Mutex<Vec<(Node, u64)>>,
+}
 
 impl NotificationSource for Barriers {
     fn next(&self, _: &mut [u8; Notification::LEN_MAX]) -> Option<usize> {
@@ -60,6 +67,15 @@ impl NotificationSource for Barriers {
     fn progress(&self, ticket: Option<Ticket>, _: Option<Instant>) -> Result<sync::Answer, Errno> {
         let known = Ticket::new(7).filter(|known| ticket.is_none_or(|ticket| ticket == *known));
         known.map(|ticket| sync::Answer { ticket, state: State::Reached }).ok_or(Errno::STALE)
+    }
+
+    fn kernel_attached(&self, queue: bool, tells: bool) {
+        self.kernels.lock().unwrap().push((queue, tells));
+    }
+
+    fn watch(&self, node: Node, mask: u64) -> Result<u64, Errno> {
+        self.watched.lock().unwrap().push((node, mask));
+        if node.id.get() == 3 { Ok(0x300) } else { Err(Errno::STALE) }
     }
 
     fn hurry(&self) {}
@@ -148,6 +164,7 @@ struct Bench {
     memory: AtomicMemory,
     desk: Desk,
     requests: Requests<TestFs>,
+    source: Arc<Barriers>,
     seen: Arc<Seen>,
 }
 
@@ -163,10 +180,12 @@ impl Bench {
     fn new() -> Self {
         let mem = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEM_LEN)]).unwrap();
         let seen = Arc::new(Seen::default());
+        let source = Arc::new(Barriers::default());
         Self {
             memory: GuestMemoryAtomic::new(mem),
             desk: Desk::new().unwrap(),
-            requests: Requests::new(TestFs(Arc::clone(&seen)), Arc::new(Barriers)),
+            requests: Requests::new(TestFs(Arc::clone(&seen)), Arc::clone(&source) as _),
+            source,
             seen,
         }
     }
@@ -521,9 +540,10 @@ fn init_never_grants_allow_idmap_and_grants_all_else_that_the_server_does() {
         let mut bench = Bench::new();
         let whole = bench.serve(&[In(init(offered)), Out(80)]);
         assert_eq!((whole.len(), errno(&whole)), (80, 0));
-        assert_eq!(init_flags(&whole), (FsOptions::all() - FsOptions::ALLOW_IDMAP).bits());
+        let all = FsOptions::all() - FsOptions::ALLOW_IDMAP;
+        assert_eq!(init_flags(&whole), all.bits() | FUSE_HAVE_FSNOTIFY);
         let capable = bench.seen.capable.lock().unwrap()[0];
-        assert_eq!(capable, FsOptions::all() - FsOptions::ALLOW_IDMAP);
+        assert_eq!(capable, all);
 
         // A second INIT works, and so does a reply cut anywhere.
         for cut in 0..=80 {
@@ -554,14 +574,18 @@ fn an_init_with_too_little_room_for_its_reply_is_refused() {
 }
 
 #[test]
-fn fsnotify_is_granted_if_it_was_offered_and_there_is_a_notification_queue() {
-    for (offered, notifying, granted) in
-        [(u64::MAX, true, FUSE_HAVE_FSNOTIFY), (u64::MAX, false, 0), (!FUSE_HAVE_FSNOTIFY, true, 0)]
-    {
+fn fsnotify_is_granted_if_it_was_offered_and_the_kernel_is_attached_with_its_queue_or_without() {
+    for (offered, queue, granted) in [
+        (u64::MAX, true, FUSE_HAVE_FSNOTIFY),
+        (u64::MAX, false, FUSE_HAVE_FSNOTIFY),
+        (!FUSE_HAVE_FSNOTIFY, true, 0),
+    ] {
         let mut bench = Bench::new();
-        bench.requests.set_notifying(notifying);
+        bench.requests.set_notifying(queue);
         let reply = bench.serve(&[In(init(offered)), Out(80)]);
         assert_eq!(init_flags(&reply) & FUSE_HAVE_FSNOTIFY, granted);
+        let attached = if granted != 0 { vec![(queue, true)] } else { Vec::new() };
+        assert_eq!(*bench.source.kernels.lock().unwrap(), attached);
     }
 }
 
