@@ -198,7 +198,9 @@ fn watched_file_that_is_replaced_is_told_although_nobody_watches_its_directory()
     host.knows("f", 2, FileKind::Regular);
     host.watch(2, Mask::ATTRIB).unwrap();
     host.moved("new", "f", 9);
-    assert_eq!(host.sent().len(), 2);
+    // The kernel may hold it without the name: that it may have lost its last is said apart.
+    let masks = host.sent().into_iter().map(|(_, mask)| mask).collect::<Vec<_>>();
+    assert_eq!(masks, [Mask::MOVED_FROM, Mask::MOVED_TO, Mask::DELETE]);
 }
 
 #[test]

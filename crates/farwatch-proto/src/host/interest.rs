@@ -66,7 +66,8 @@ impl Interest {
         self.watched.get(&id).is_some_and(|watched| watched & (bits | moved) != 0)
     }
 
-    fn is_watched(&self, id: NodeId) -> bool {
+    /// Whether anything about a node is watched for.
+    pub(super) fn is_watched(&self, id: NodeId) -> bool {
         self.watched.contains_key(&id)
     }
 

@@ -61,7 +61,7 @@ impl Ledger {
         if self.records.len() >= Self::LEN_MAX
             && let Some(oldest) = self.records.pop_front()
         {
-            self.retire(&oldest, 0, backlog);
+            self.retire(oldest, 0, backlog);
         }
         let message = if second { Message::Second } else { Message::First };
         self.records.extend(Record::new(seq, pending, message));
@@ -98,7 +98,7 @@ impl Ledger {
         let is_probe = |record: &Record| matches!(&record.pending.event, GuestEvent::Object { node: probe, .. } if probe.id == node);
         for _ in 0..self.records.iter().position(is_probe).unwrap_or_default() {
             if let Some(record) = self.records.pop_front() {
-                self.retire(&record, 0, backlog);
+                self.retire(record, 0, backlog);
             }
         }
     }
@@ -260,13 +260,13 @@ impl Ledger {
             if record.state.todo.intersects(Mask::MOVE) && age <= Self::HALF_KEPT_MAX {
                 at += 1;
             } else if let Some(record) = self.records.remove(at) {
-                self.retire(&record, at, backlog);
+                self.retire(record, at, backlog);
             }
         }
     }
 
     /// `at` is where the record was.
-    fn retire(&mut self, record: &Record, at: usize, backlog: &mut Backlog) {
+    fn retire(&mut self, mut record: Record, at: usize, backlog: &mut Backlog) {
         let next = self.records.get(at).filter(|next| next.seq == record.seq.next());
         self.unfinished.extend(record.left(next));
         record.settle(backlog);

@@ -9,7 +9,7 @@ use farwatch_proto::Seq;
 use farwatch_proto::guest::join::Join;
 use farwatch_proto::wire::Notification;
 
-use crate::config::Delivery;
+use crate::config::{Client, Delivery};
 use crate::replay::Replayer;
 use crate::sim::World;
 
@@ -113,7 +113,10 @@ impl World {
                 self.note(|| {
                     format!("replays {:?} {:?} {:?}", joined.seq, joined.mate, joined.event)
                 });
-                replayer.replay(joined).await;
+                match self.config.client {
+                    Client::Agent => replayer.replay(joined).await,
+                    Client::Kernel | Client::Module => self.raise(joined.event).await,
+                }
                 if self.agent_dies() {
                     return;
                 }

@@ -23,6 +23,17 @@ pub(crate) enum Delivery {
     Reads(usize),
 }
 
+/// Who raises the events in the guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Client {
+    /// An agent, by replay.
+    Agent,
+    /// The guest's kernel, which says what is watched.
+    Kernel,
+    /// The guest's kernel, by a module, which does not say it.
+    Module,
+}
+
 /// What has little room.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Limits {
@@ -67,6 +78,7 @@ pub(crate) struct Config {
     pub(crate) exact: bool,
     /// Time passes where everybody waits, and hardly anywhere else.
     pub(crate) calm: bool,
+    pub(crate) client: Client,
     pub(crate) fault: Option<Fault>,
 }
 
@@ -94,6 +106,7 @@ impl Config {
             objects: family.objects,
             exact: family.exact,
             calm: family.exact || rng.one_in(2),
+            client: family.client,
             fault: family.fault,
         }
     }

@@ -49,6 +49,8 @@ pub(crate) struct Inode {
     pub(crate) children: usize,
     /// A program watches it.
     pub(crate) watched: bool,
+    /// The server knows that it is watched, or is about to be (FUSE_FSNOTIFY).
+    pub(crate) interest: bool,
 }
 
 #[derive(Debug)]
@@ -267,7 +269,7 @@ impl Kernel {
     }
 
     /// `fsnotify_inoderemove()`
-    fn inoderemove(&mut self, node: NodeId) {
+    pub(crate) fn inoderemove(&mut self, node: NodeId) {
         let inode = self.inodes.get_mut(&node).expect("a dentry led to it");
         if std::mem::take(&mut inode.watched) {
             for end in ["DELETE_SELF", "IGNORED"] {

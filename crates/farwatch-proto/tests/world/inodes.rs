@@ -20,6 +20,7 @@ impl Kernel {
             aliases: Vec::new(),
             children: 0,
             watched: false,
+            interest: false,
         };
         let inode = self.inodes.entry(entry.node).or_insert_with(new);
         if entry.node != NodeId::ROOT {

@@ -300,7 +300,7 @@ impl World {
     }
 
     /// `lock_rename()`: the one above first.
-    async fn lock_rename(&self, one: NodeId, two: NodeId) -> Vec<Guard<'_>> {
+    pub(crate) async fn lock_rename(&self, one: NodeId, two: NodeId) -> Vec<Guard<'_>> {
         if one == two {
             return vec![self.lock(Lock::Dir(one)).await];
         }

@@ -6,7 +6,7 @@ use std::fmt;
 
 use farwatch_proto::{FileKind, Name};
 
-use crate::config::{Config, Limits, Objects, Watched};
+use crate::config::{Client, Config, Limits, Objects, Watched};
 use crate::faults::Fault;
 use crate::rng::Rng;
 use crate::sim::Schedule;
@@ -119,6 +119,7 @@ pub(crate) struct Family {
     pub(crate) identifies: bool,
     pub(crate) objects: Objects,
     pub(crate) exact: bool,
+    pub(crate) client: Client,
     pub(crate) fault: Option<Fault>,
 }
 

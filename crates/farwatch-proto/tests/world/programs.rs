@@ -8,6 +8,7 @@ use std::time::Duration;
 use farwatch_proto::replay::Times;
 use farwatch_proto::{FileKind, Mask, Name, NodeId};
 
+use crate::config::Client;
 use crate::host::{Errno, Host, Obj, Pid, Way};
 use crate::ops::{At, Dir, Op, Who};
 use crate::sim::World;
@@ -100,6 +101,10 @@ impl World {
         let node = held.node().expect("it was found");
         let Some(object) = self.server.borrow().library.object(node) else { return };
         let step = self.steps();
+        // Before there is a mark, so that nothing is missed.
+        if self.config.client == Client::Kernel {
+            self.watch_natively(node).await;
+        }
         let directory = {
             let mut kernel = self.kernel();
             let Some(inode) = kernel.inodes.get_mut(&node) else { return };

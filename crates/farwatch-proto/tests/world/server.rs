@@ -19,7 +19,7 @@ use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId, Seq};
 
 use crate::backend::Backend;
 use crate::barrier::Passing;
-use crate::config::{Config, Watched};
+use crate::config::{Client, Config, Watched};
 use crate::host::{Host, Obj, fid};
 use crate::library::Library;
 use crate::sim::World;
@@ -199,6 +199,7 @@ impl Server {
     /// A program in the guest has changed names.
     pub(crate) fn own(&mut self, change: OwnChange<'_>) {
         self.engine.guest_changed(change);
+        self.work |= self.engine.is_native() && self.engine.has_work();
     }
 
     /// The answer to a LOOKUP of a program in the guest was that the name does not exist.
@@ -280,8 +281,22 @@ impl Server {
 impl Server {
     /// It opens the control node, and is welcome.
     pub(crate) fn listen(&mut self, world: &World) {
-        self.engine.attach(AGENT).expect("one agent at a time");
+        match world.config.client {
+            Client::Agent => self.engine.attach(AGENT),
+            Client::Module => self.engine.attach(AGENT).inspect(|()| self.engine.raises()),
+            Client::Kernel => self.engine.attach_kernel(true),
+        }
+        .expect("one client at a time");
         self.engine.listen(world.wall());
+    }
+
+    /// FUSE_FSNOTIFY, where the guest's kernel says what is watched.
+    pub(crate) fn watch(&mut self, id: NodeId) {
+        if self.engine.watched_len().is_some() {
+            let node = self.engine.tree().node(id);
+            let watched = self.engine.watch(node, Mask::DEFAULT.bits(), true);
+            watched.expect("the guest knows it");
+        }
     }
 
     pub(crate) fn detach(&mut self) {

@@ -50,9 +50,14 @@ impl Share {
         self.guest_changed(OwnChange::Exchanged(one, two));
     }
 
-    /// The host's watcher reports the call, whoever made it, so the watch thread wakes by itself.
+    /// The host's watcher reports the call, whoever made it, so the watch thread wakes by itself. But a kernel that
+    /// raises events itself may have been sent the last one about the name before, and then nothing follows the report.
     fn guest_changed(&self, change: OwnChange<'_>) {
         tracing::trace!(?change, "own");
-        self.lock().engine.guest_changed(change);
+        let mut state = self.lock();
+        state.engine.guest_changed(change);
+        if state.engine.is_native() {
+            self.wake_for_work(&state);
+        }
     }
 }

@@ -94,7 +94,7 @@ impl Engine {
     /// Has the watches on a node end, if it is gone by the time of the replay: its last name may have been taken
     /// from another node in the guest (`docs/PROTOCOL.md`, 6.5). The server looks whether it is gone when the
     /// agent's kernel asks for it.
-    fn push_end(&mut self, id: NodeId) {
+    pub(super) fn push_end(&mut self, id: NodeId) {
         let Some(kind) = self.tree.kind(id).filter(|_| id != NodeId::ROOT) else { return };
         if !self.wanted.contains(Mask::DELETE) {
             return;

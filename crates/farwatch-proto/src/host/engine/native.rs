@@ -111,7 +111,7 @@ impl Engine {
 
     /// Notification `seq` was handed out, which the kernel raises.
     pub(super) fn raised(&mut self, seq: Seq) {
-        let raised = self.ledger.raise(seq, &mut self.tree, &self.backlog);
+        let raised = self.ledger.raise(seq, &mut self.tree, &mut self.backlog);
         self.note(raised);
     }
 
@@ -123,6 +123,11 @@ impl Engine {
                 }
                 Raised::Left(dir, name, stays) => {
                     self.contested.left(dir, &name, stays.as_ref());
+                }
+                Raised::Unnamed(id) => {
+                    if self.interest.as_ref().is_none_or(|interest| interest.is_watched(id)) {
+                        self.push_end(id);
+                    }
                 }
             }
         }

@@ -10,7 +10,7 @@ impl Ledger {
     pub(in super::super) fn handed_out(&self) -> impl Iterator<Item = &Pending> {
         self.records
             .iter()
-            .filter(|record| record.message == Message::First)
+            .filter(|record| record.message == Message::First && !record.state.settled)
             .map(|record| &record.pending)
     }
 

@@ -16,6 +16,9 @@ pub(in super::super) enum Raised {
     Arrived(NodeId, Name, Shown),
     /// An object has left it; after the second rename of an exchange this one is there.
     Left(NodeId, Name, Option<Fid>),
+    /// A node may have lost its last name, and the notification does not name it. Its kernel may hold it without the
+    /// name.
+    Unnamed(NodeId),
 }
 
 impl Ledger {
@@ -28,7 +31,7 @@ impl Ledger {
         &mut self,
         seq: Seq,
         tree: &mut Tree,
-        backlog: &Backlog,
+        backlog: &mut Backlog,
     ) -> Vec<Raised> {
         let found = self.records.iter_mut().rev().find(|record| record.seq == seq);
         found.map(|record| raise(record, tree, backlog)).unwrap_or_default()
@@ -43,14 +46,12 @@ impl Ledger {
         let Some(mut record) = Record::new(Seq::FIRST, pending, Message::First) else {
             return Vec::new();
         };
-        let raised = raise(&mut record, tree, backlog);
-        record.settle(backlog);
-        raised
+        raise(&mut record, tree, backlog)
     }
 
     /// All that was handed out has been raised, but for the last `kept` notifications.
     pub(in super::super) fn raised_up_to(&mut self, kept: usize, backlog: &mut Backlog) {
-        for record in self.records.drain(..self.records.len().saturating_sub(kept)) {
+        for mut record in self.records.drain(..self.records.len().saturating_sub(kept)) {
             record.settle(backlog);
         }
     }
@@ -66,7 +67,7 @@ impl Ledger {
     }
 }
 
-fn raise(record: &mut Record, tree: &mut Tree, backlog: &Backlog) -> Vec<Raised> {
+fn raise(record: &mut Record, tree: &mut Tree, backlog: &mut Backlog) -> Vec<Raised> {
     // The second message of a rename says what the first has said.
     let message = record.message;
     let (event, stays) = (record.pending.event.clone(), record.pending.stays.clone());
@@ -80,7 +81,7 @@ fn raise(record: &mut Record, tree: &mut Tree, backlog: &Backlog) -> Vec<Raised>
                     raised.push(replaying.create(dir, name));
                 }
                 if mask.contains(Mask::MOVED_TO) {
-                    raised.push(replaying.bring(dir, name));
+                    raised.extend(replaying.bring(dir, name));
                 }
                 if mask.intersects(Mask::DELETE | Mask::MOVED_FROM) {
                     raised.extend(replaying.take(dir, name, stays));
@@ -89,12 +90,13 @@ fn raise(record: &mut Record, tree: &mut Tree, backlog: &Backlog) -> Vec<Raised>
             GuestEvent::Rename { from, to, .. } => {
                 let arrived = replaying.bring(to.dir.id, &to.name);
                 raised.extend(replaying.take(from.dir.id, &from.name, stays));
-                raised.push(arrived);
+                raised.extend(arrived);
             }
             GuestEvent::Object { .. } | GuestEvent::Overflow => {}
         }
     }
     record.state.todo = Mask::empty();
+    record.settle(backlog);
     raised
 }
 
@@ -110,22 +112,31 @@ impl Replaying<'_> {
         self.arrived(dir, name)
     }
 
-    fn bring(&mut self, dir: NodeId, name: &Name) -> Raised {
+    fn bring(&mut self, dir: NodeId, name: &Name) -> Vec<Raised> {
         let replaced = self.replaced(dir, name);
         self.arrive(dir, name, replaced);
-        self.arrived(dir, name)
+        let replaced = replaced.map(Raised::Unnamed);
+        [self.arrived(dir, name)].into_iter().chain(replaced).collect()
     }
 
-    /// `None` if the name is none of the share's.
-    fn take(&mut self, dir: NodeId, name: &Name, stays: Option<Fid>) -> Option<Raised> {
+    /// Nothing if the name is none of the share's.
+    fn take(&mut self, dir: NodeId, name: &Name, stays: Option<Fid>) -> Vec<Raised> {
+        let is_dir = self.is_dir();
+        let fits = |id: &NodeId| (self.tree.kind(*id) == Some(FileKind::Directory)) == is_dir;
+        let told = self.tree.told(dir, name).iter().copied().filter(fits);
+        let mut raised: Vec<_> = match self.known {
+            Some(_) => Vec::new(),
+            None => told.map(Raised::Unnamed).collect(),
+        };
         self.tree.removed(dir, name, self.known);
         if dir == NodeId::LIMBO {
             if let Some(id) = self.known {
                 self.tree.lost_all_names(id);
             }
-            return None;
+            return Vec::new();
         }
-        Some(Raised::Left(dir, name.clone(), stays))
+        raised.push(Raised::Left(dir, name.clone(), stays));
+        raised
     }
 
     fn arrived(&self, dir: NodeId, name: &Name) -> Raised {

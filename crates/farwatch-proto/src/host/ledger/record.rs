@@ -39,6 +39,8 @@ pub(super) struct State {
     pub(super) looked_up: bool,
     /// The directory is created a second time: the kernel has repeated the call.
     pub(super) repeated: bool,
+    /// It is not on its way any more, for the backlog.
+    pub(super) settled: bool,
 }
 
 impl Record {
@@ -56,6 +58,7 @@ impl Record {
             stale_told: false,
             looked_up: false,
             repeated: false,
+            settled: false,
         };
         Some(Self { seq, pending, message, state })
     }
@@ -87,8 +90,9 @@ impl Record {
         }
     }
 
-    pub(super) fn settle(&self, backlog: &mut Backlog) {
-        if self.message == Message::First {
+    /// What the event brings to its names or takes from them has been told, or will not be.
+    pub(super) fn settle(&mut self, backlog: &mut Backlog) {
+        if self.message == Message::First && !std::mem::replace(&mut self.state.settled, true) {
             backlog.settled(&self.pending);
         }
     }

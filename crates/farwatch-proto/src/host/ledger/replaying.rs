@@ -306,7 +306,7 @@ impl<'a> Replaying<'a> {
         kind(&self.pending.event)
     }
 
-    fn is_dir(&self) -> bool {
+    pub(super) fn is_dir(&self) -> bool {
         self.kind() == FileKind::Directory
     }
 
