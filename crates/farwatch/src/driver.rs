@@ -19,6 +19,7 @@ mod memory;
 mod mount_watch;
 mod notification;
 mod queue;
+mod relay;
 mod ring;
 mod signal;
 mod supervisor;
@@ -28,12 +29,13 @@ mod testing;
 mod tests;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 
 pub use error::Error;
 pub use frontend::Endpoint;
 pub use notification::{NotificationQueue, Received};
+pub use relay::Relay;
 pub use ring::RingError;
 
 use forward::{Hiprio, HiprioAreas, Worker, WorkerAreas};
@@ -175,8 +177,9 @@ impl Driver {
     /// # Errors
     /// When `/dev/fuse` cannot be opened or mounted; nothing is mounted then.
     pub fn mount(self, mount_point: &Path, source: &str) -> Result<Session, Error> {
-        let fuse = FuseDevice::open()?;
+        let fuse = Arc::new(FuseDevice::open()?);
         let mount = Mount::new(&fuse, mount_point, source)?;
+        let kernel = Arc::downgrade(&fuse);
         let socket = self.device.socket().map_err(Error::system("duplicating a socket"))?;
         let orders = self.orders.clone();
         let supervisor = Supervisor::start(orders, socket, mount.id(), self.workers, fuse)?;
@@ -184,6 +187,7 @@ impl Driver {
         Ok(Session {
             mount: Some(mount),
             supervisor: Some(supervisor),
+            kernel,
             device: self.device,
             orders: self.orders,
         })
@@ -194,11 +198,26 @@ impl Driver {
 pub struct Session {
     mount: Option<Mount>,
     supervisor: Option<JoinHandle<()>>,
+    kernel: Weak<FuseDevice>,
     device: Device,
     orders: Orders,
 }
 
 impl Session {
+    /// Whether the kernel raises the events of notifications itself (`FUSE_HAVE_FSNOTIFY`). Known as soon as any
+    /// request of a program has been answered.
+    pub fn kernel_raises(&self) -> bool {
+        self.kernel.upgrade().is_some_and(|fuse| fuse.raises())
+    }
+
+    /// Hands the notifications on to such a kernel.
+    ///
+    /// # Errors
+    /// When there is no thread for that.
+    pub fn relay(&self, queue: NotificationQueue) -> Result<Relay, Error> {
+        Relay::start(queue, Weak::clone(&self.kernel))
+    }
+
     /// What ends the session.
     pub fn stopper(&self) -> Stopper {
         Stopper(self.orders.stop.clone())

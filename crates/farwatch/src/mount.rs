@@ -17,7 +17,7 @@ use anyhow::{Context as _, bail};
 use crate::driver::{Driver, Ended, Endpoint, Options};
 use crate::options::MountArgs;
 use crate::signals;
-use agent::Agent;
+use agent::{Agent, Raised};
 use device::Device;
 
 /// Runs until the mount ends.
@@ -67,15 +67,28 @@ fn serve(
     let queue = driver.notification_queue().filter(|_| !args.no_agent);
     let agent = queue.map(Agent::prepare).transpose()?;
     let session = driver.mount(mount_point, &source.to_string_lossy())?;
-    let agent = match agent {
+    let raised = match agent {
         Some(agent) => agent.attach(mount_point, &session.stopper())?,
-        None => None,
+        None => Raised::ByNobody,
     };
-    if agent.is_none() && !args.no_agent {
+    let (agent, relay) = match raised {
+        Raised::By(agent) => (Some(agent), None),
+        Raised::ByAnother(queue) if session.kernel_raises() => {
+            tracing::info!("this kernel raises the events itself: there is no agent");
+            (None, Some(session.relay(queue)?))
+        }
+        Raised::ByAnother(_) => {
+            session.stopper().stop();
+            bail!(farwatch_guest::Error::Busy)
+        }
+        Raised::ByNobody => (None, None),
+    };
+    let has_events = agent.is_some() || relay.is_some();
+    if !has_events && !args.no_agent {
         tracing::warn!("no events: there is no farwatch behind this mount");
     }
     let mut stdout = io::stdout().lock();
-    let events = if agent.is_some() { "" } else { ", without events" };
+    let events = if has_events { "" } else { ", without events" };
     writeln!(stdout, "mounted {} on {}{events}", source.display(), mount_point.display())
         .and_then(|()| stdout.flush())
         .context("standard output")?;
@@ -83,6 +96,9 @@ fn serve(
     let ended = session.wait();
     if let Some(agent) = agent {
         agent.join();
+    }
+    if let Some(relay) = relay {
+        relay.join();
     }
     session.close()?;
     match ended {

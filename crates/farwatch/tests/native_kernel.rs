@@ -39,12 +39,17 @@ const ROOT_PROGRAM: Caller = Caller::PROGRAM;
 
 fn populate(share: &Path) {
     fs::create_dir(share.join("dir")).unwrap();
-    fs::write(share.join("known"), "").unwrap();
+    for name in ["known", "other"] {
+        fs::write(share.join(name), "").unwrap();
+    }
 }
 
 /// A host, and a guest whose kernel takes notifications by the queue, or without one.
 fn mounted(queue: bool) -> (Host, Guest) {
-    let host = Host::new(populate);
+    mounted_on(Host::new(populate), queue)
+}
+
+fn mounted_on(host: Host, queue: bool) -> (Host, Guest) {
     let mut guest = if queue { host.served.connect() } else { host.connect_without_queue() };
     let reply = guest.send(ROOT_PROGRAM, &requests::init(INIT_EXT | FUSE_HAVE_FSNOTIFY)).unwrap();
     let granted = u64::from(le32(&reply, 12)) | u64::from(le32(&reply, 32)) << 32;
@@ -195,4 +200,19 @@ fn program_that_says_it_is_the_kernel_is_refused_where_no_kernel_takes_notificat
     let open = requests::open(CONTROL, 0);
     assert_eq!(guest.send(KERNEL, &open), Err(Errno::PERM));
     assert_eq!(guest.send(KERNEL, &fsnotify(ROOT, 2, 0)), Err(Errno::NOSYS));
+}
+
+#[test]
+fn open_does_not_wait_for_what_says_how_the_file_was_opened() {
+    if skip_without_root() {
+        return;
+    }
+    let host = Host::new_telling(populate, Mask::DEFAULT | Mask::READS);
+    let (mut host, mut guest) = mounted_on(host, true);
+    let bits = Mask::OPEN | Mask::MODIFY;
+    watch(&mut guest, ROOT, bits.bits()).unwrap();
+    // To an agent, what happens to another entry overtakes an OPEN.
+    host.run("exec 3<known; echo more >>other; exec 3<&-");
+    let first = guest.notification().1;
+    assert_eq!((name_of(&first), first.mask), (&b"known"[..], Mask::OPEN));
 }

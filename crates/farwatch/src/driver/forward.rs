@@ -58,6 +58,7 @@ struct Request {
     slot: Slot,
     reply: Area,
     unique: u64,
+    is_init: bool,
 }
 
 /// The end of all workers.
@@ -175,7 +176,8 @@ impl Worker {
         }
         let room = slot.reply(len);
         let reply = room.part(0, room.len().min(header.reply_len_max.unwrap_or(usize::MAX)));
-        let request = Request { slot, reply, unique: header.unique };
+        let (unique, is_init) = (header.unique, header.is_init());
+        let request = Request { slot, reply, unique, is_init };
         self.queue.add(&[message], &[reply], request).expect("the ring has a place for each slot");
         self.queue.kick();
         Ok(())
@@ -183,9 +185,14 @@ impl Worker {
 
     /// Writes the replies that have come.
     fn deliver(&mut self, fuse: &FuseDevice) -> Result<(), Error> {
-        while let Some((Request { slot, reply, unique }, used)) = self.queue.pop()? {
+        while let Some((request, used)) = self.queue.pop()? {
+            let Request { slot, reply, unique, is_init } = request;
             let len = usize::try_from(used).expect("a length that fits its buffer");
-            fuse.reply(unique, &self.memory.slice(reply.part(0, len)));
+            let reply = self.memory.slice(reply.part(0, len));
+            if is_init {
+                fuse.note_init(&reply);
+            }
+            fuse.reply(unique, &reply);
             self.free.push(slot);
         }
         Ok(())

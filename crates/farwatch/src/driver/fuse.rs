@@ -11,6 +11,9 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use farwatch_proto::wire::abi::FUSE_HAVE_FSNOTIFY;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -30,11 +33,16 @@ pub(super) const OUT_HEADER_LEN: usize = 16;
 pub(super) const WRITE_IN_LEN: usize = 40;
 
 const FUSE_FORGET: u32 = 2;
+const FUSE_INIT: u32 = 26;
+/// Where `flags2` is in the reply to INIT.
+const INIT_OUT_FLAGS2_AT: usize = OUT_HEADER_LEN + 32;
 const FUSE_READ: u32 = 15;
 const FUSE_READDIR: u32 = 28;
 const FUSE_INTERRUPT: u32 = 36;
 const FUSE_BATCH_FORGET: u32 = 42;
 const FUSE_READDIRPLUS: u32 = 44;
+/// [`FUSE_HAVE_FSNOTIFY`] as it stands in `flags2`.
+const HAVE_FSNOTIFY2: u32 = (FUSE_HAVE_FSNOTIFY >> 32) as u32;
 /// Where `size` is in a message with a `struct fuse_read_in`.
 const READ_IN_SIZE_AT: usize = IN_HEADER_LEN + 16;
 
@@ -62,6 +70,11 @@ impl InHeader {
         Self { opcode, unique, reply_len_max }
     }
 
+    /// Whether its reply says what the kernel and the device agree upon.
+    pub(super) fn is_init(self) -> bool {
+        self.opcode == FUSE_INIT
+    }
+
     /// True for what goes to the hiprio queue and is never answered (virtio 1.2 §5.11.6.2).
     pub(super) fn is_hiprio(self) -> bool {
         matches!(self.opcode, FUSE_FORGET | FUSE_INTERRUPT | FUSE_BATCH_FORGET)
@@ -82,26 +95,70 @@ pub(super) enum Incoming {
 /// The FUSE connection. The last clone of the `Arc` around it to go ends the connection, and with
 /// it every request that still waits (`fuse_dev_release()`).
 #[derive(Debug)]
-pub(super) struct FuseDevice(File);
+pub(super) struct FuseDevice {
+    file: File,
+    /// The kernel takes notifications and raises the events itself (`FUSE_HAVE_FSNOTIFY`).
+    raises: AtomicBool,
+}
+
+/// What has become of a notification that was written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Notified {
+    /// The kernel has it.
+    Taken,
+    /// Too many wait to be raised already.
+    Full,
+    /// It is none that the kernel takes.
+    Refused,
+    /// The file system is unmounted, or its connection was aborted.
+    Gone,
+}
 
 impl FuseDevice {
     /// Opens `/dev/fuse`.
     pub(super) fn open() -> Result<Self, Error> {
         let flags = i32::try_from(OFlags::NONBLOCK.bits()).expect("a flag of open(2)");
         let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open("/dev/fuse");
-        file.map(Self).map_err(Error::OpenFuse)
+        file.map(Self::from).map_err(Error::OpenFuse)
     }
 
     /// A socket that keeps messages apart in the place of `/dev/fuse`.
     #[cfg(test)]
     pub(super) fn stand_in(socket: std::os::fd::OwnedFd) -> Self {
-        Self(socket.into())
+        File::from(socket).into()
+    }
+
+    /// What the device answers to INIT. Called before the kernel gets it.
+    pub(super) fn note_init(&self, reply: &VolatileSlice<'_>) {
+        let granted = reply.read_obj::<u32>(4).is_ok_and(|error| error == 0)
+            && reply
+                .read_obj::<u32>(INIT_OUT_FLAGS2_AT)
+                .is_ok_and(|flags2| flags2 & HAVE_FSNOTIFY2 != 0);
+        self.raises.store(granted, Ordering::Release);
+    }
+
+    /// Whether the kernel raises the events of notifications itself. Known when INIT has been answered.
+    pub(super) fn raises(&self) -> bool {
+        self.raises.load(Ordering::Acquire)
+    }
+
+    /// Writes a notification. Waits for nobody.
+    pub(super) fn notify(&self, message: &[u8]) -> Notified {
+        match rustix::io::write(&self.file, message) {
+            Ok(_) => Notified::Taken,
+            Err(Errno::AGAIN) => Notified::Full,
+            Err(Errno::NODEV | Errno::CONNABORTED) => Notified::Gone,
+            Err(error) => {
+                tracing::debug!(%error, "the kernel refused a notification");
+                Notified::Refused
+            }
+        }
     }
 
     /// Reads one message into `space`.
     pub(super) fn read(&self, space: &mut VolatileSlice<'_>) -> Result<Incoming, Error> {
         loop {
-            let error = match (&self.0).read_volatile(space) {
+            let error = match (&self.file).read_volatile(space) {
                 Ok(len) if len >= IN_HEADER_LEN => return Ok(Incoming::Message(len)),
                 Ok(_) => return Ok(Incoming::Gone),
                 Err(error) => error,
@@ -128,7 +185,7 @@ impl FuseDevice {
             reply.len() >= OUT_HEADER_LEN && reply.read_obj::<u64>(8).ok() == Some(unique);
         if !answered {
             tracing::debug!(unique, len = reply.len(), "the device did not answer a request");
-        } else if let Err(error) = (&self.0).write_volatile(reply) {
+        } else if let Err(error) = (&self.file).write_volatile(reply) {
             // ENOENT: the caller was killed meanwhile, nobody waits.
             if errno(&error) == Some(Errno::NOENT) {
                 tracing::trace!(unique, "reply to an interrupted request");
@@ -138,15 +195,21 @@ impl FuseDevice {
         } else {
             return;
         }
-        if let Err(error) = rustix::io::write(&self.0, &failure(unique, Errno::IO)) {
+        if let Err(error) = rustix::io::write(&self.file, &failure(unique, Errno::IO)) {
             tracing::trace!(unique, %error, "failing a request that nobody waits for");
         }
     }
 }
 
+impl From<File> for FuseDevice {
+    fn from(file: File) -> Self {
+        Self { file, raises: AtomicBool::new(false) }
+    }
+}
+
 impl AsRawFd for FuseDevice {
     fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.0.as_raw_fd()
+        self.file.as_raw_fd()
     }
 }
 

@@ -121,19 +121,21 @@ pub(super) struct Supervisor {
 
 impl Supervisor {
     /// Starts `workers` on `fuse`, and the supervisor over them; `device` is the socket of the
-    /// device, `mount` the mount of `fuse`. The threads have the only references to `fuse`, so it
+    /// device, `mount` the mount of `fuse`. The threads have the only references to `fuse` that last, so it
     /// closes when they have ended.
     pub(super) fn start(
         orders: Orders,
         device: UnixStream,
         mount: MountId,
         workers: Vec<Worker>,
-        fuse: FuseDevice,
+        fuse: Arc<FuseDevice>,
     ) -> Result<JoinHandle<()>, Error> {
         let mount = MountWatch::new(mount).map_err(Error::system("opening the mount table"))?;
         let worker_ended = Signal::new().map_err(Error::system("making an eventfd"))?;
         let mut supervisor = Self { orders, device, mount, worker_ended, workers: Vec::new() };
-        let started = supervisor.start_workers(workers, fuse);
+        let started = supervisor.start_workers(workers, &fuse);
+        // The workers have the references that last.
+        drop(fuse);
         let stop = supervisor.orders.halt.stop.clone();
         started
             .and_then(|()| {
@@ -145,10 +147,9 @@ impl Supervisor {
             .inspect_err(|_| stop.raise())
     }
 
-    fn start_workers(&mut self, workers: Vec<Worker>, fuse: FuseDevice) -> Result<(), Error> {
-        let fuse = Arc::new(fuse);
+    fn start_workers(&mut self, workers: Vec<Worker>, fuse: &Arc<FuseDevice>) -> Result<(), Error> {
         for (nth, worker) in workers.into_iter().enumerate() {
-            let (fuse, ended) = (Arc::clone(&fuse), RaiseOnDrop(self.worker_ended.clone()));
+            let (fuse, ended) = (Arc::clone(fuse), RaiseOnDrop(self.worker_ended.clone()));
             let thread = thread::Builder::new()
                 .name(format!("farwatch-q{nth}"))
                 .spawn(move || {

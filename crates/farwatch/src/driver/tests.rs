@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use farwatch_proto::wire::abi::NOTIFY_BUF_SIZE;
+use farwatch_proto::wire::abi::{FUSE_HAVE_FSNOTIFY, NOTIFY_BUF_SIZE};
 use farwatch_sys::mountinfo;
 use farwatch_sys::thread::CapabilitySet;
 use farwatch_testkit::{skip, skip_without};
@@ -61,6 +61,9 @@ fn connect(device: &TestDevice, notification_buffers: u16) -> Driver {
 struct Bench {
     kernel: OwnedFd,
     halt: forward::Halt,
+    fuse: Weak<FuseDevice>,
+    notifications: Option<NotificationQueue>,
+    closed: Signal,
     workers: Vec<JoinHandle<Result<(), Error>>>,
     // Stops the queues when it goes.
     _device: Device,
@@ -68,7 +71,8 @@ struct Bench {
 
 impl Bench {
     fn new(device: &TestDevice) -> Self {
-        let driver = connect(device, 1);
+        let mut driver = connect(device, 1);
+        let notifications = driver.notification_queue();
         let (kernel, fuse) = rustix::net::socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -86,7 +90,9 @@ impl Bench {
                 thread::spawn(move || worker.run(&fuse))
             })
             .collect();
-        Self { kernel, halt: driver.orders.halt, workers, _device: driver.device }
+        let (halt, closed) = (driver.orders.halt, driver.orders.closed);
+        let fuse = Arc::downgrade(&fuse);
+        Self { kernel, halt, fuse, notifications, closed, workers, _device: driver.device }
     }
 
     fn send(&self, message: &[u8]) {
@@ -120,6 +126,67 @@ fn a_request_reaches_the_device_as_it_is_and_the_reply_comes_back_as_it_is() {
     assert_eq!(seen, request);
     assert!([2, 3].contains(&queue), "requests start at 2 when 1 is the notification queue");
     bench.end();
+}
+
+/// A reply to INIT with these flags, of which the upper half is `flags2`.
+fn init_reply(message: &[u8], error: i32, flags: u64) -> Answer {
+    let mut body = [0; 64];
+    body[12..16].copy_from_slice(&u32::try_from(flags & 0xffff_ffff).unwrap().to_ne_bytes());
+    body[32..36].copy_from_slice(&u32::try_from(flags >> 32).unwrap().to_ne_bytes());
+    Answer::Reply(reply(message, error, &body))
+}
+
+#[test]
+fn kernel_raises_events_itself_if_the_device_has_granted_that_at_init() {
+    type Case = (fn(&[u8]) -> Answer, bool);
+    let answers: [Case; 4] = [
+        (|message| init_reply(message, 0, FUSE_HAVE_FSNOTIFY), true),
+        (|message| init_reply(message, 0, !FUSE_HAVE_FSNOTIFY), false),
+        (|message| init_reply(message, -71, FUSE_HAVE_FSNOTIFY), false),
+        (|message| Answer::Reply(reply(message, 0, &[0xff; 24])), false),
+    ];
+    for (answer, raises) in answers {
+        let device = TestDevice::start(FULL, answer);
+        let bench = Bench::new(&device);
+        bench.send(&message(INIT, 7, b""));
+        bench.receive();
+        assert_eq!(bench.fuse.upgrade().unwrap().raises(), raises);
+        bench.end();
+    }
+}
+
+#[test]
+fn notifications_are_relayed_to_the_kernel_as_they_are_until_the_session_ends() {
+    let device = TestDevice::start(FULL, echo);
+    let mut bench = Bench::new(&device);
+    let relay =
+        Relay::start(bench.notifications.take().unwrap(), Weak::clone(&bench.fuse)).unwrap();
+    // More than the socket holds: the relay waits for room.
+    let sent: Vec<_> =
+        (0..500).map(|nth: u32| [&nth.to_ne_bytes()[..], &[7; 300]].concat()).collect();
+    thread::scope(|scope| {
+        scope.spawn(|| sent.iter().for_each(|message| device.notify(message)));
+        for message in &sent {
+            assert_eq!(bench.receive(), *message);
+        }
+    });
+    bench.closed.raise();
+    relay.join();
+    bench.end();
+}
+
+#[test]
+fn relay_ends_when_the_workers_have() {
+    let device = TestDevice::start(FULL, echo);
+    let Bench { kernel, fuse, notifications, workers, _device, .. } = Bench::new(&device);
+    let relay = Relay::start(notifications.unwrap(), fuse).unwrap();
+    // As unmounting does.
+    drop(kernel);
+    for worker in workers {
+        worker.join().unwrap().unwrap();
+    }
+    device.notify(b"for nobody");
+    relay.join();
 }
 
 #[test]

@@ -21,12 +21,28 @@ use crate::driver::{self, NotificationQueue, Stopper};
 /// A thread that waits to be told the mount point.
 pub(super) struct Prepared {
     mount_point: Sender<PathBuf>,
-    attached: Receiver<Result<(), Error>>,
+    attached: Receiver<Result<(), NotAttached>>,
     thread: JoinHandle<()>,
 }
 
 /// A thread that replays.
 pub(super) struct Agent(JoinHandle<()>);
+
+/// Why a thread does not replay, and what it would have taken notifications from.
+struct NotAttached {
+    error: Error,
+    queue: NotificationQueue,
+}
+
+/// Who raises the events.
+pub(super) enum Raised {
+    /// The agent.
+    By(Agent),
+    /// The server has another client already. If that is the kernel, the notifications are for it.
+    ByAnother(NotificationQueue),
+    /// Nobody: no farwatch is behind the mount.
+    ByNobody,
+}
 
 struct Queue(NotificationQueue);
 
@@ -72,22 +88,18 @@ impl Agent {
 }
 
 impl Prepared {
-    /// Tells the thread where the share is mounted now, and waits until it is welcome there. `None`
-    /// when no farwatch is behind the mount.
-    pub(super) fn attach(
-        self,
-        mount_point: &Path,
-        stopper: &Stopper,
-    ) -> anyhow::Result<Option<Agent>> {
+    /// Tells the thread where the share is mounted now, and waits until it is welcome there.
+    pub(super) fn attach(self, mount_point: &Path, stopper: &Stopper) -> anyhow::Result<Raised> {
         let sent = self.mount_point.send(mount_point.to_owned());
         sent.ok().context("the agent's thread has ended")?;
         match self.attached.recv().context("the agent's thread has ended")? {
-            Ok(()) => Ok(Some(Agent(self.thread))),
-            Err(error @ Error::NoControlNode(_)) => {
+            Ok(()) => Ok(Raised::By(Agent(self.thread))),
+            Err(NotAttached { error: error @ Error::NoControlNode(_), .. }) => {
                 tracing::warn!(%error);
-                Ok(None)
+                Ok(Raised::ByNobody)
             }
-            Err(error) => {
+            Err(NotAttached { error: Error::Busy, queue }) => Ok(Raised::ByAnother(queue)),
+            Err(NotAttached { error, .. }) => {
                 stopper.stop();
                 Err(error.into())
             }
@@ -95,14 +107,14 @@ impl Prepared {
     }
 }
 
-fn run(mount_point: &Path, mut queue: Queue, attached: &Sender<Result<(), Error>>) {
+fn run(mount_point: &Path, mut queue: Queue, attached: &Sender<Result<(), NotAttached>>) {
     let linked = MountRoot::open(mount_point)
         .and_then(|root| Link::open(&root, Delivery::Queue).map(|link| (root, link)));
     let (root, link) = match linked {
         Ok(linked) => linked,
         Err(error) => {
             // Whoever waits for this has it, or has given up.
-            drop(attached.send(Err(error)));
+            drop(attached.send(Err(NotAttached { error, queue: queue.0 })));
             return;
         }
     };

@@ -70,6 +70,10 @@ impl Intake for Share {
         Dropped { dirs: engine.stale_len(), events: engine.events_forgotten() }
     }
 
+    fn holds_opens(&self) -> bool {
+        !self.is_native()
+    }
+
     fn to_read(&self) -> Option<ReadMark> {
         self.lock().engine.to_read()
     }

@@ -47,6 +47,10 @@ pub trait Intake: Send + Sync {
     /// How far the guest's view is behind.
     fn dropped(&self) -> Dropped;
 
+    /// Whether an OPEN has to wait for what says how the file was opened. An agent needs to know, a kernel that raises
+    /// events itself does not.
+    fn holds_opens(&self) -> bool;
+
     /// Up to where the kernel's queue is to be read, if anything waits for that.
     fn to_read(&self) -> Option<ReadMark>;
 }

@@ -76,7 +76,12 @@ impl Reader for FanotifyReader<'_> {
             reads += 1;
             if drained || reads >= READS_MAX {
                 put_right(&mut changes);
-                let observed = self.hold.handle(Instant::now(), std::mem::take(&mut changes));
+                let observed = std::mem::take(&mut changes);
+                let observed = if intake.holds_opens() {
+                    self.hold.handle(Instant::now(), observed)
+                } else {
+                    observed
+                };
                 self.hand_in(intake, observed);
                 reads = 0;
                 if drained {

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! [`Relay`]: hands notifications on to the kernel, where that raises the events itself (`docs/PROTOCOL.md`, 10).
+//!
+//! One thread, which makes no call on the mount. What it writes the kernel copies and raises later, so the write waits
+//! for nothing; when too many wait to be raised it fails, and is repeated. The device's backlog waits meanwhile.
+
+use std::sync::{Arc, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::error::Error;
+use super::fuse::{FuseDevice, Notified};
+use super::notification::{NotificationQueue, Received};
+
+/// How long a message waits until it is written again. The kernel does not say when it has room.
+const FULL_WAIT: Duration = Duration::from_millis(1);
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Relay(JoinHandle<()>);
+
+impl Relay {
+    /// Starts the thread, which ends when the queue is closed. It has no reference to `fuse` of its own.
+    pub(super) fn start(queue: NotificationQueue, fuse: Weak<FuseDevice>) -> Result<Self, Error> {
+        let run = move || match run(queue, &fuse) {
+            Ok(Counts { written, refused }) => {
+                tracing::info!(written, refused, "the relay of notifications ends");
+            }
+            Err(error) => tracing::error!(%error, "events are not delivered any more: mount again"),
+        };
+        let thread = thread::Builder::new().name("relay".into()).spawn(run);
+        thread.map(Self).map_err(Error::system("starting a thread"))
+    }
+
+    /// Waits for its end.
+    pub fn join(self) {
+        if self.0.join().is_err() {
+            tracing::error!("the relay of notifications had panicked");
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    written: u64,
+    /// The kernel knows no such message.
+    refused: u64,
+}
+
+fn run(mut queue: NotificationQueue, fuse: &Weak<FuseDevice>) -> Result<Counts, Error> {
+    let mut counts = Counts::default();
+    let mut message = vec![0; queue.buf_size()];
+    while let Received::Message(len) = queue.receive(None, &mut message)? {
+        let message = &message[..len.min(message.len())];
+        loop {
+            // The workers have ended.
+            let Some(fuse) = Weak::upgrade(fuse) else { return Ok(counts) };
+            match notify(&fuse, message) {
+                Notified::Taken => counts.written += 1,
+                Notified::Refused => counts.refused += 1,
+                Notified::Gone => return Ok(counts),
+                Notified::Full => {
+                    drop(fuse);
+                    if !queue.wait_for_end(Instant::now() + FULL_WAIT)? {
+                        continue;
+                    }
+                    return Ok(counts);
+                }
+            }
+            break;
+        }
+    }
+    Ok(counts)
+}
+
+fn notify(fuse: &Arc<FuseDevice>, message: &[u8]) -> Notified {
+    let notified = fuse.notify(message);
+    tracing::trace!(len = message.len(), ?notified);
+    notified
+}
