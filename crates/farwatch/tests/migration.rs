@@ -22,8 +22,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use farwatch_proto::wire::Notification;
+use farwatch_proto::wire::abi::{FUSE_FSNOTIFY, FUSE_HAVE_FSNOTIFY};
 use farwatch_proto::{Mask, NodeId};
 use guest::{Caller, Guest, ROOT, fh, le32, le64, nodeid};
+use requests::Request;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 use served::{Host, skip_without_root};
@@ -481,4 +483,25 @@ fn every_page_that_the_device_writes_to_is_logged() {
     assert!(written.len() >= 4, "two used rings and their buffers: {written:?}");
     let unlogged: Vec<_> = written.iter().filter(|page| !guest.driver.is_logged(**page)).collect();
     assert!(unlogged.is_empty(), "pages {unlogged:?} of {written:?}");
+}
+
+#[test]
+fn kernel_that_raises_events_itself_goes_on_on_another_host_and_is_sent_everything() {
+    if skip_without_root() {
+        return;
+    }
+    let source = Host::new(populate);
+    let mut guest = source.served.connect();
+    let init = requests::init(FUSE_HAVE_FSNOTIFY | 1 << 30);
+    guest.send(Caller::PROGRAM, &init).unwrap();
+    // It has said that nothing is watched, which is not moved.
+    let dir = guest.lookup(ROOT, "dir");
+    let mut destination = source.second();
+    let mut guest = migrate(guest, &destination);
+    let watch = Request { opcode: FUSE_FSNOTIFY, nodeid: dir, body: vec![0; 16] };
+    assert_eq!(guest.send(Caller::PROGRAM, &watch), Err(Errno::NOSYS));
+    destination.run("touch dir/made");
+    let made = std::iter::from_fn(|| Some(guest.notification().1))
+        .find(|told| told.name.as_ref().is_some_and(|name| name.as_bytes() == b"made"));
+    assert!(made.is_some_and(|made| made.mask.contains(Mask::CREATE)));
 }
