@@ -1,5 +1,6 @@
-# Sourced by ./test and ./demo after packages.sh: keeps Debian's stock cloud kernels, unpacked, in the
-# cache. Nothing is installed; what is there already is not fetched again.
+# Sourced by ./test, ./demo and `cargo xtask kernel` after packages.sh: keeps Debian's stock cloud kernels,
+# unpacked, and the source of the one that kernel/series patches, in the cache. Nothing is installed; what
+# is there already is not fetched again.
 # shellcheck shell=bash
 
 kernels=${XDG_CACHE_HOME:-$HOME/.cache}/farwatch/kernels
@@ -40,4 +41,76 @@ unpack_kernel() {
     mv "$unpacked"/lib/modules/* "$unpacked/modules" || return
     rm -rf "$unpacked"/{boot,lib,usr} "$unpacked"/*.deb "${kernels:?}/$1"
     mv "$unpacked" "$kernels/$1"
+}
+
+# What a kernel is built with.
+need_kernel_tools() {
+    need cc build-essential
+    need flex flex
+    need bison bison
+    need bc bc
+    need xz xz-utils
+    need patch patch
+    need unshare util-linux
+}
+
+# fetch_kernel_source VERSION: makes $kernels/source-VERSION/{linux.tar.xz,version}. Says so and goes on when
+# that cannot be had: then no kernel is built, and the tests in it are skipped, and counted.
+fetch_kernel_source() {
+    [[ -e $kernels/source-$1/version ]] && return 0
+    unpack_kernel_source "$1" && return 0
+    # apt's lists may be missing, or name a version that has been replaced.
+    "${as_root[@]}" apt-get update -qq || true
+    unpack_kernel_source "$1" || echo "no source of the kernel $1: none is built" >&2
+}
+
+unpack_kernel_source() {
+    local unpacked=$kernels/source-$1.new package=linux-source-$1
+    echo "kernel $1: $package, once, into $kernels/source-$1"
+    rm -rf "$unpacked" && mkdir -p "$unpacked" || return
+    (cd "$unpacked" && apt-get download -qq "$package" 2>/dev/null && dpkg-deb -x ./*.deb .) || return
+    mv "$unpacked"/usr/src/linux-source-*.tar.xz "$unpacked/linux.tar.xz" || return
+    dpkg-deb -f "$unpacked"/*.deb Version >"$unpacked/version" || return
+    rm -rf "$unpacked/usr" "$unpacked"/*.deb "${kernels:?}/source-$1"
+    mv "$unpacked" "$kernels/source-$1"
+}
+
+# kernel_release VERSION: what the fetched kernel calls itself. The x86 boot protocol has at 0x20e where
+# that is.
+kernel_release() {
+    local at
+    at=$(od -An -tu2 -j $((0x20e)) -N 2 "$kernels/$1/vmlinuz") || return
+    tail -c +$((at + 0x200 + 1)) "$kernels/$1/vmlinuz" | head -c 128 | cut -z -d' ' -f1 | tr '\0' '\n' | head -1
+}
+
+# fetch_kernel_headers VERSION: makes $kernels/headers-VERSION, against which modules for the fetched kernel
+# are built. Says so and goes on when they cannot be had: then no module is built, and its tests are
+# skipped, and counted.
+fetch_kernel_headers() {
+    local release
+    release=$(kernel_release "$1") || return 0
+    [[ $(cat "$kernels/headers-$1/release" 2>/dev/null) == "$release" ]] && return 0
+    unpack_kernel_headers "$1" "$release" && return 0
+    "${as_root[@]}" apt-get update -qq || true
+    unpack_kernel_headers "$1" "$release" || echo "no headers of $release: no module is built for it" >&2
+}
+
+unpack_kernel_headers() {
+    local unpacked=$kernels/headers-$1.new version=${2%-cloud-amd64} headers package
+    headers=$kernels/headers-$1
+    echo "headers of $2, once, into $headers"
+    rm -rf "$unpacked" && mkdir -p "$unpacked" || return
+    local kbuild=linux-kbuild-$version
+    apt-cache show "$kbuild" >/dev/null 2>&1 || kbuild=linux-kbuild-$1
+    (cd "$unpacked" &&
+        apt-get download -qq "linux-headers-$2" "linux-headers-$version-common" "$kbuild" 2>/dev/null) || return
+    for package in "$unpacked"/*.deb; do
+        dpkg-deb -x "$package" "$unpacked" || return
+    done
+    # They look for one another where the packages would be installed.
+    sed -i "s#/usr/src/#$headers/usr/src/#" "$unpacked/usr/src/linux-headers-$2"/{Makefile,.kernelvariables} || return
+    ln -s "usr/src/linux-headers-$2" "$unpacked/build"
+    rm -rf "$unpacked"/*.deb "${headers:?}"
+    echo "$2" >"$unpacked/release"
+    mv "$unpacked" "$headers"
 }

@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Result, anyhow};
-use farwatch_testkit::vm::{Kernel, Qemu};
+use farwatch_testkit::vm::{Kernel, Qemu, Uml};
 use farwatch_testkit::{FsType, Mount, Place, Scenario};
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -32,6 +32,8 @@ pub enum Need {
     StockVirtiofsd,
     /// QEMU, the stock kernel of this version, and what the guest's file system is made with.
     Vm(&'static str),
+    /// What `cargo xtask kernel` builds of this version, and what the guest's file system is made with.
+    Uml(&'static str),
     /// A QEMU that moves machines with shares to another one.
     Migration,
     /// The `python3` program: what only unsafe code can do in Rust, a test does with it.
@@ -65,6 +67,10 @@ impl Need {
                 (false, "needs QEMU, busybox, cpio and xz")
             }
             Self::Vm(version) => (Kernel::find(version).is_some(), "needs the kernel's package"),
+            Self::Uml(_) if in_path("busybox").is_none() || in_path("unshare").is_none() => {
+                (false, "needs busybox and unshare")
+            }
+            Self::Uml(version) => (Uml::find(version).is_some(), "needs `cargo xtask kernel`"),
             Self::FileSystem(fs_type) => return fs_type.missing(),
             Self::Migration => (Qemu::that_migrates().is_some(), "needs QEMU 8.2"),
             Self::Python => (in_path("python3").is_some(), "needs python3"),
@@ -189,6 +195,9 @@ pub fn run_all<P: Place>(scenarios: &[Scenario], start: impl Fn() -> Result<P>) 
             failures += &format!("---- {} ----\n{error:#}\n", scenario.name);
         }
     }
+    if let Err(error) = shared.is_sound() {
+        failures += &format!("{error:#}\n");
+    }
     if failures.is_empty() { Ok(()) } else { Err(anyhow!(failures)) }
 }
 
@@ -209,6 +218,16 @@ impl<P> Shared<P> {
             scenario.run(&start()?)
         } else {
             scenario.run(&*self.mount(start)?)
+        }
+    }
+
+    fn is_sound(&self) -> Result<()>
+    where
+        P: Place,
+    {
+        match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(Ok(place)) => place.is_sound(),
+            _ => Ok(()),
         }
     }
 

@@ -7,6 +7,7 @@ mod bench;
 mod ci;
 mod converge;
 mod guest;
+mod kernel;
 mod oracle;
 mod tally;
 mod tidy;
@@ -23,8 +24,10 @@ usage: cargo xtask <task>
   guest     the programs that run in a virtual machine, linked statically, into target/guest
   vm-image  KERNEL DIR: an initial file system with these programs for a stock kernel that ./test or
             ./demo has fetched, into DIR/initrd; standard input says what to run in it
+  kernel    the patches of kernel/series applied to Debian's source and built as a User-mode Linux, into the
+            cache, unless that has been done: prints where it is, and boots it once
   oracle    random operations, and whether a mount tells of them what a local directory tells (needs
-            root): --ops N --seed S [--unpaced] [--path mount|agent|6.1|6.12] [--watch BACKEND]
+            root): --ops N --seed S [--unpaced] [--path mount|agent|6.1|6.12|uml] [--watch BACKEND]
             [--few] [--fault drop|swap|cookie] [--keep DIR]; or case FILE
   converge  few names changed at full speed, on the host and in the mount, and whether what a program in
             the mount believes is true afterwards (needs root): [renames solo both many] --trials N
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         ["ci"] => ci::run(root),
         ["tidy"] => tidy::run(root),
         ["guest"] => guest::run(root),
+        ["kernel"] => kernel::run(root),
         ["vm-image", kernel, dir] => vm_image::run(root, kernel, Path::new(dir)),
         ["oracle", ref args @ ..] => oracle::run(root, args),
         ["converge", ref args @ ..] => converge::run(root, args),

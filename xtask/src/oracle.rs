@@ -11,7 +11,7 @@ use crate::guest;
 /// `args` are those of `farwatch-oracle`, whose `run` need not be named.
 pub(crate) fn run(root: &Path, args: &[&str]) -> Result<bool> {
     build(root)?;
-    if args.iter().any(|arg| ["6.1", "6.12"].contains(arg)) {
+    if args.iter().any(|arg| ["6.1", "6.12", "uml"].contains(arg)) {
         guest::run(root)?;
     }
     let program = guest::target_dir(root).join("release/farwatch-oracle");

@@ -28,6 +28,11 @@ pub trait Place {
     /// Waits with `sync` until all that was changed on the host side before this call has been told.
     fn sync(&self) -> Result<()>;
 
+    /// Whether its kernel has found no fault in itself, where that is asked.
+    fn is_sound(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// What everything that takes part has said, for whoever looks into a failure.
     fn log(&self) -> String;
 }

@@ -36,7 +36,13 @@ struct Output {
 impl Process {
     /// Starts `command` with both outputs captured and nothing on standard input.
     pub fn start(mut command: Command) -> Result<Self> {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(Stdio::null());
+        Self::start_with_input(command)
+    }
+
+    /// The same with the standard input that the command has.
+    pub(crate) fn start_with_input(mut command: Command) -> Result<Self> {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
         let (sender, lines) = channel();
         forward(child.stdout.take().context("no stdout")?, sender.clone());

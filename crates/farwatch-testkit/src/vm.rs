@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A virtual machine with a stock kernel: QEMU, without acceleration, and an initial file system with
-//! busybox, the agent and the observer.
+//! A virtual machine: a stock kernel in QEMU, without acceleration, or a User-mode Linux with the patches of
+//! `kernel/series`. In it are busybox, the agent and the observer.
 //!
-//! A [`Guest`] is a running machine. A [`Vm`] is one with a share that an agent serves, in which a
-//! scenario can run.
+//! A [`Guest`] is a running machine. A [`Vm`] is one with a share, in which a scenario can run.
 
 mod channel;
 mod image;
 pub(crate) mod line;
 mod place;
 mod qemu;
+mod uml;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,7 @@ use tempfile::TempDir;
 pub use self::image::{Kernel, initrd};
 pub use self::place::{RemoteRecorder, Vm};
 pub use self::qemu::Qemu;
+pub use self::uml::{Series, Uml};
 
 use self::channel::Channel;
 use self::qemu::{Monitor, Sockets};
@@ -42,10 +43,17 @@ pub fn mount_point(tag: &str) -> PathBuf {
 #[derive(Debug)]
 pub struct Guest {
     // In the order in which they go.
-    qemu: Process,
+    process: Process,
     channel: Channel,
-    monitor: Monitor,
+    /// If QEMU runs it.
+    qemu: Option<Box<InQemu>>,
     dir: TempDir,
+}
+
+/// What is known of a machine that QEMU runs.
+#[derive(Debug)]
+struct InQemu {
+    monitor: Monitor,
     program: Qemu,
     kernel: Kernel,
     initrd: PathBuf,
@@ -73,47 +81,62 @@ impl Guest {
 
     /// The same in a certain QEMU.
     pub fn boot_in(program: &Qemu, kernel: &Kernel, shares: &[(&str, &Path)]) -> Result<Self> {
-        let dir = tempfile::Builder::new().prefix("farwatch-vm-").tempdir()?;
-        let initrd = initrd(kernel, &image::programs()?, &script(shares), dir.path())?;
+        let dir = directory()?;
+        let script = script(shares, "/dev/ttyS1");
+        let initrd = initrd(kernel, &image::programs()?, &script, dir.path())?;
         let sockets = Sockets::bind(dir.path(), 0)?;
-        let qemu = Process::start(program.machine(kernel, &initrd, &sockets, shares, false))?;
-        let (port, monitor) = sockets.accept().with_context(|| qemu.log())?;
+        let process = Process::start(program.machine(kernel, &initrd, &sockets, shares, false))?;
+        let (port, monitor) = sockets.accept().with_context(|| process.log())?;
         let (program, kernel) = (program.clone(), kernel.clone());
-        let channel = Channel::new(port);
-        let mut guest = Self { qemu, channel, monitor, dir, program, kernel, initrd, moves: 0 };
+        let qemu = Some(Box::new(InQemu { monitor, program, kernel, initrd, moves: 0 }));
+        let mut guest = Self { process, channel: Channel::new(port), qemu, dir };
+        guest.wait_for_observer()?;
+        Ok(guest)
+    }
+
+    /// Boots a User-mode Linux with a virtio-fs device for each socket. The tags are those that the
+    /// devices have, and must be the ones named here.
+    pub fn boot_uml(kernel: &Uml, shares: &[(&str, &Path)]) -> Result<Self> {
+        let dir = directory()?;
+        let script = script(shares, "/dev/ttyS0");
+        let root = image::root(&image::programs()?, &script, dir.path())?;
+        let (machine, port) = kernel.machine(&root, dir.path(), shares)?;
+        let process = Process::start_with_input(machine)?;
+        let mut guest = Self { process, channel: Channel::new(port), qemu: None, dir };
         guest.wait_for_observer()?;
         Ok(guest)
     }
 
     /// Moves the machine to another QEMU, where its shares have these sockets, while it runs.
     pub fn migrate(&mut self, shares: &[(&str, &Path)]) -> Result<()> {
-        self.moves += 1;
-        let sockets = Sockets::bind(self.dir.path(), self.moves)?;
-        let machine = self.program.machine(&self.kernel, &self.initrd, &sockets, shares, true);
+        let qemu = self.qemu.as_mut().context("only QEMU moves machines")?;
+        qemu.moves += 1;
+        let sockets = Sockets::bind(self.dir.path(), qemu.moves)?;
+        let machine = qemu.program.machine(&qemu.kernel, &qemu.initrd, &sockets, shares, true);
         let destination = Process::start(machine)?;
-        let way = self.dir.path().join(format!("moving-{}", self.moves));
+        let way = self.dir.path().join(format!("moving-{}", qemu.moves));
         let moved = sockets.accept().and_then(|(port, mut monitor)| {
             let uri = format!(r#"{{"uri": "unix:{}"}}"#, way.display());
             monitor
                 .execute(&format!(r#"{{"execute": "migrate-incoming", "arguments": {uri}}}"#))?;
-            move_out(&mut self.monitor, &uri)?;
+            move_out(&mut qemu.monitor, &uri)?;
             Ok((port, monitor))
         });
         let (port, monitor) = moved.map_err(|error| {
-            let (source, destination) = (self.qemu.log(), destination.log());
+            let (source, destination) = (self.process.log(), destination.log());
             anyhow!("{error:#}\nthe source:\n{source}\nthe destination:\n{destination}")
         })?;
-        self.qemu = destination;
+        qemu.monitor = monitor;
+        self.process = destination;
         self.channel = Channel::new(port);
-        self.monitor = monitor;
         Ok(())
     }
 
     fn wait_for_observer(&mut self) -> Result<()> {
-        let qemu = &self.qemu;
+        let process = &self.process;
         // The kernel restarts the machine when it panics: without a look at what it says, that would
         // go round until the patience is over.
-        let is_hopeless = || qemu.log().contains("Kernel panic");
+        let is_hopeless = || process.log().contains("Kernel panic");
         self.channel.wait_for_hello(BOOT_MAX, is_hopeless).map_err(|error| self.explain(&error))
     }
 
@@ -237,15 +260,33 @@ impl Guest {
     /// Switches it off from inside, and waits until it is.
     pub fn power_off(mut self) -> Result<()> {
         self.channel.send(&["run", "poweroff", "-f"])?;
-        let status = self.qemu.exited()?;
+        let status = self.process.exited()?;
         ensure!(status.success(), "{status}\n{}", self.console());
         Ok(())
+    }
+
+    /// What the kernel has said that a sound one does not say.
+    pub fn complaints(&mut self) -> Result<Vec<String>> {
+        const SIGNS: [&str; 9] = [
+            "WARNING:",
+            "BUG:",
+            "Oops",
+            "INFO: ",
+            "Kernel panic",
+            "general protection",
+            "Call Trace",
+            "refcount_t",
+            "unreferenced object",
+        ];
+        let said = self.output(&["dmesg"])?.stdout;
+        let is_bad = |line: &&str| SIGNS.iter().any(|sign| line.contains(sign));
+        Ok(said.lines().filter(is_bad).map(str::to_owned).collect())
     }
 
     /// What the machine has written to its console so far.
     #[must_use]
     pub fn console(&self) -> String {
-        format!("the machine's console:\n{}", self.qemu.log())
+        format!("the machine's console:\n{}", self.process.log())
     }
 }
 
@@ -258,14 +299,18 @@ impl Output {
     }
 }
 
+fn directory() -> Result<TempDir> {
+    Ok(tempfile::Builder::new().prefix("farwatch-vm-").tempdir()?)
+}
+
 /// What the first process does when the modules are loaded.
-fn script(shares: &[(&str, &Path)]) -> String {
+fn script(shares: &[(&str, &Path)], port: &str) -> String {
     let mounts = shares.iter().map(|(tag, _)| {
         let at = mount_point(tag);
         format!("mkdir -p {0} && mount -t virtiofs {tag} {0}\n", at.display())
     });
     mounts.collect::<String>()
-        + "farwatch-observer /dev/ttyS1\necho the observer has ended\npoweroff -f\n"
+        + &format!("farwatch-observer {port}\necho the observer has ended\npoweroff -f\n")
 }
 
 /// Has a QEMU send its machine to where another one listens, and end.

@@ -12,7 +12,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use farwatch_testkit::oracle::{self, Case, Fault, Oracle, Plan, Report};
-use farwatch_testkit::vm::{Kernel, Vm};
+use farwatch_testkit::vm::{Kernel, Uml, Vm};
 use farwatch_testkit::{Mount, Place};
 
 /// Does random operations on a shared directory and compares what programs are told of them in its
@@ -79,8 +79,8 @@ struct RunArgs {
 
 #[derive(Debug, Args)]
 struct PathArgs {
-    /// How events are delivered: by `farwatch mount` itself, by farwatch-agent on its mount, or by
-    /// farwatch-agent in a virtual machine with that kernel
+    /// How events are delivered: by `farwatch mount` itself, by farwatch-agent on its mount, by
+    /// farwatch-agent in a virtual machine with that kernel, or by the kernel of a User-mode Linux
     #[arg(long, value_enum, default_value = "mount")]
     path: Delivered,
     /// How the host is watched: inotify, which is the default, or fanotify
@@ -96,6 +96,7 @@ enum Delivered {
     V6_1,
     #[value(name = "6.12")]
     V6_12,
+    Uml,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -110,7 +111,9 @@ fn main() -> Result<ExitCode> {
         Task::Run(args) => match args.at.path {
             Delivered::Mount => run(&mount(&args.at, false)?, &args, true),
             Delivered::Agent => run(&mount(&args.at, true)?, &args, true),
-            Delivered::V6_1 | Delivered::V6_12 => run(&vm(&args.at)?, &args, false),
+            Delivered::V6_1 | Delivered::V6_12 | Delivered::Uml => {
+                run(&vm(&args.at)?, &args, false)
+            }
         },
         Task::Case { file, times, log, at } => {
             let text =
@@ -119,7 +122,9 @@ fn main() -> Result<ExitCode> {
             match at.path {
                 Delivered::Mount => repeat(&mount(&at, false)?, &case, times, log),
                 Delivered::Agent => repeat(&mount(&at, true)?, &case, times, log),
-                Delivered::V6_1 | Delivered::V6_12 => repeat(&vm(&at)?, &case, times, log),
+                Delivered::V6_1 | Delivered::V6_12 | Delivered::Uml => {
+                    repeat(&vm(&at)?, &case, times, log)
+                }
             }
         }
         Task::Process { base, outside } => {
@@ -141,8 +146,12 @@ fn mount(at: &PathArgs, agent: bool) -> Result<Mount> {
 
 fn vm(at: &PathArgs) -> Result<Vm> {
     let version = if matches!(at.path, Delivered::V6_1) { "6.1" } else { "6.12" };
-    let kernel = Kernel::find(version).context("no such kernel: ./test fetches them")?;
     let options: Vec<&str> = at.watch.iter().flat_map(|watch| ["--watch", watch]).collect();
+    if matches!(at.path, Delivered::Uml) {
+        let kernel = Uml::find(version).context("it is not built: cargo xtask kernel")?;
+        return Vm::start_uml(&kernel, &options);
+    }
+    let kernel = Kernel::find(version).context("no such kernel: ./test fetches them")?;
     let vm = Vm::start_without_agent(&kernel, &options)?;
     vm.start_agent()?;
     Ok(vm)

@@ -43,6 +43,12 @@ impl Case {
         !self.ops.iter().any(|(who, _)| matches!(who, Who::Process(_)))
     }
 
+    /// Whether nothing is done in the mount.
+    #[must_use]
+    pub fn is_of_the_host(&self) -> bool {
+        !self.ops.iter().any(|(who, _)| *who == Who::Mount)
+    }
+
     /// False when something is done that a mount is known to tell otherwise; `by_name` as in
     /// [`super::Plan`].
     #[must_use]

@@ -52,17 +52,21 @@ impl Kernel {
     /// The kernel of a version, if it is there.
     #[must_use]
     pub fn find(version: &str) -> Option<Self> {
-        let cache = || {
-            let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
-            let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home)?;
-            Some(cache.join("farwatch/kernels"))
-        };
-        let kernels = std::env::var_os(KERNELS_VARIABLE).map(PathBuf::from).or_else(cache)?;
-        let dir = kernels.join(version);
+        let dir = kernels()?.join(version);
         let (image, modules) = (dir.join("vmlinuz"), dir.join("modules"));
         let is_there = image.is_file() && modules.is_dir();
         is_there.then(|| Self { version: version.to_owned(), image, modules })
     }
+}
+
+/// Where `./test` keeps kernels.
+pub(super) fn kernels() -> Option<PathBuf> {
+    let cache = || {
+        let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
+        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home)?;
+        Some(cache.join("farwatch/kernels"))
+    };
+    std::env::var_os(KERNELS_VARIABLE).map(PathBuf::from).or_else(cache)
 }
 
 /// The statically linked programs for the guest, if they have been built.
@@ -89,6 +93,21 @@ pub(super) fn programs() -> Result<PathBuf> {
 /// shell script, says.
 pub fn initrd(kernel: &Kernel, programs: &Path, then: &str, dir: &Path) -> Result<PathBuf> {
     let root = dir.join("root");
+    fill(&root, programs)?;
+    let modules = modules(kernel, &root.join("lib"))?;
+    init(&root, &modules, then)?;
+    pack(&root, &dir.join("initrd"))
+}
+
+/// The same as a directory, for a kernel that needs no modules.
+pub(super) fn root(programs: &Path, then: &str, dir: &Path) -> Result<PathBuf> {
+    let root = dir.join("root");
+    fill(&root, programs)?;
+    init(&root, &[], then)?;
+    Ok(root)
+}
+
+fn fill(root: &Path, programs: &Path) -> Result<()> {
     for sub in ["bin", "etc", "proc", "sys", "dev", "lib", "share", "tmp", "run"] {
         fs::create_dir_all(root.join(sub))?;
     }
@@ -97,19 +116,22 @@ pub fn initrd(kernel: &Kernel, programs: &Path, then: &str, dir: &Path) -> Resul
     for program in PROGRAMS {
         fs::copy(programs.join(program), root.join("bin").join(program)).context(program)?;
     }
-    applets(&root)?;
+    applets(root)?;
     for (program, files) in extras()? {
         for file in files {
             let to = root.join(file.strip_prefix("/").unwrap_or(&file));
-            fs::create_dir_all(to.parent().unwrap_or(&root))?;
+            fs::create_dir_all(to.parent().unwrap_or(root))?;
             fs::copy(&file, &to).with_context(|| format!("{program}: {}", file.display()))?;
         }
     }
-    let modules = modules(kernel, &root.join("lib"))?;
+    Ok(())
+}
+
+fn init(root: &Path, modules: &[String], then: &str) -> Result<()> {
     let init = root.join("init");
-    fs::write(&init, script(&modules, then))?;
+    fs::write(&init, script(modules, then))?;
     fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
-    pack(&root, &dir.join("initrd"))
+    Ok(())
 }
 
 /// What the first process of the machine does.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! [`Vm`]: a share of this machine in a virtual machine, where an agent delivers its events.
+//! [`Vm`]: a share of this machine in a virtual machine, where an agent or the kernel delivers its events.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
-use super::{Guest, Kernel, Qemu, mount_point};
+use super::{Guest, Kernel, Qemu, Uml, mount_point};
 use crate::event::Event;
 use crate::mount::Mount;
 use crate::place::{Place, Record};
@@ -38,13 +38,14 @@ impl Vm {
 
     /// The same without an agent. `options` are for `farwatch serve`.
     pub fn start_without_agent(kernel: &Kernel, options: &[&str]) -> Result<Self> {
-        let host = Mount::start_device(|mount, socket| {
-            let mut serve = mount.farwatch()?;
-            serve.arg("serve").arg("--socket").arg(socket).arg("--shared-dir").arg(mount.host());
-            serve.args(options);
-            Ok(serve)
-        })?;
-        Self::boot(kernel, host)
+        Self::boot(kernel, serve(options)?)
+    }
+
+    /// Starts `farwatch serve` and boots a User-mode Linux with its share, without an agent.
+    pub fn start_uml(kernel: &Uml, options: &[&str]) -> Result<Self> {
+        let host = serve(options)?;
+        let guest = Guest::boot_uml(kernel, &[(TAG, &host.socket())]);
+        Self::of(guest, host)
     }
 
     /// Boots a machine for a share that somebody serves.
@@ -60,8 +61,11 @@ impl Vm {
 
     /// The same in a certain QEMU.
     pub fn boot_in(qemu: &Qemu, kernel: &Kernel, host: Mount, socket: &Path) -> Result<Self> {
-        let guest = Guest::boot_in(qemu, kernel, &[(TAG, socket)])
-            .map_err(|error| anyhow!("{error:#}\nthe device:\n{}", host.log()))?;
+        Self::of(Guest::boot_in(qemu, kernel, &[(TAG, socket)]), host)
+    }
+
+    fn of(guest: Result<Guest>, host: Mount) -> Result<Self> {
+        let guest = guest.map_err(|error| anyhow!("{error:#}\nthe device:\n{}", host.log()))?;
         Ok(Self { guest: Arc::new(Mutex::new(guest)), host, recorders: AtomicU32::new(0) })
     }
 
@@ -143,6 +147,17 @@ impl Vm {
     }
 }
 
+/// `farwatch serve` of a directory.
+fn serve(options: &[&str]) -> Result<Mount> {
+    Mount::start_device(|mount, socket| {
+        let mut serve = mount.farwatch()?;
+        serve.arg("serve").arg("--socket").arg(socket).arg("--shared-dir").arg(mount.host());
+        // QEMU's device has a tag of its own.
+        serve.args(["--tag", TAG]).args(options);
+        Ok(serve)
+    })
+}
+
 impl Place for Vm {
     fn share(&self, name: &str) -> Result<Share> {
         Ok(self.host.share(name)?.mounted_at(&self.mount_point().join(name)))
@@ -165,6 +180,12 @@ impl Place for Vm {
         let sync = [OsStr::new("farwatch-agent"), OsStr::new("sync"), mount_point.as_os_str()];
         let output = self.guest().output(&sync)?;
         ensure!(output.code == 0, "{output:?}");
+        Ok(())
+    }
+
+    fn is_sound(&self) -> Result<()> {
+        let complaints = self.guest().complaints()?;
+        ensure!(complaints.is_empty(), "the guest's kernel: {complaints:#?}");
         Ok(())
     }
 

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! [`Uml`]: a User-mode Linux, which is a kernel that runs as a process, with the patches of
+//! `kernel/series`. `cargo xtask kernel` builds it.
+//!
+//! It has what QEMU's device lacks, a notification queue. Its root is a directory of this machine, its
+//! first serial line the socket that is its standard input.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::fs::{StatVfsMountFlags, statvfs};
+
+use super::image::kernels;
+
+/// Names a kernel to run in place of the one that `cargo xtask kernel` has built.
+const VARIABLE: &str = "FARWATCH_UML";
+const SERIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernel/series");
+const SHARED_MEMORY: &str = "/dev/shm";
+const MEMORY: &str = "192M";
+/// Of virtio-fs, in the virtio specification.
+const DEVICE_ID: u32 = 26;
+
+/// A built kernel.
+#[derive(Clone, Debug)]
+pub struct Uml {
+    program: PathBuf,
+    /// More for its command line.
+    arguments: Vec<String>,
+}
+
+/// What a kernel is built from.
+#[derive(Clone, Debug)]
+pub struct Series {
+    /// As in the name of its directory: `6.12`.
+    pub version: String,
+    /// In the order in which they are applied.
+    pub patches: Vec<PathBuf>,
+    /// What is configured otherwise than by default: a fragment, as the kernel's scripts merge it.
+    pub config: PathBuf,
+}
+
+impl Series {
+    /// The patches of a version.
+    ///
+    /// # Errors
+    /// When there is no such directory.
+    pub fn of(version: &str) -> Result<Self> {
+        let dir = Path::new(SERIES).join(version);
+        let mut patches = Vec::new();
+        // Without the first ones, the kernel does not run here.
+        for dir in [dir.join("uml"), dir.clone()] {
+            let mut files = fs::read_dir(&dir)
+                .with_context(|| dir.display().to_string())?
+                .map(|entry| Ok(entry?.path()))
+                .collect::<Result<Vec<_>>>()?;
+            files.retain(|file| file.extension().is_some_and(|extension| extension == "patch"));
+            // The cover letter changes nothing.
+            files.retain(|file| {
+                !file.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"0000-"))
+            });
+            files.sort();
+            patches.extend(files);
+        }
+        Ok(Self { version: version.to_owned(), patches, config: dir.join("config") })
+    }
+
+    /// Where `./test` keeps the kernel's source: a tar file, and its version.
+    #[must_use]
+    pub fn source(&self) -> Option<PathBuf> {
+        Some(kernels()?.join(format!("source-{}", self.version)))
+    }
+
+    /// Where a kernel belongs that is built from the source that is there: another one for each
+    /// version, series and configuration.
+    ///
+    /// # Errors
+    /// When there is no source.
+    pub fn built(&self) -> Result<PathBuf> {
+        let source = self.source().context("no cache directory")?;
+        let mut hash = Fnv::default();
+        for file in [&source.join("version"), &self.config].into_iter().chain(&self.patches) {
+            hash.add(&fs::read(file).with_context(|| file.display().to_string())?);
+        }
+        Ok(source.with_file_name(format!("uml-{}-{:016x}", self.version, hash.0)))
+    }
+}
+
+impl Uml {
+    /// The kernel with the patches of a version as they are now, if it has been built.
+    #[must_use]
+    pub fn find(version: &str) -> Option<Self> {
+        let built = || Some(Series::of(version).ok()?.built().ok()?.join("linux"));
+        let program = std::env::var_os(VARIABLE).map(PathBuf::from).or_else(built)?;
+        program.is_file().then(|| Self::at(&program))
+    }
+
+    /// One that is named.
+    #[must_use]
+    pub fn at(program: &Path) -> Self {
+        Self { program: program.to_owned(), arguments: Vec::new() }
+    }
+
+    /// The same with a notification queue of so many buffers: a power of 2.
+    #[must_use]
+    pub fn with_notification_buffers(mut self, buffers: u32) -> Self {
+        self.arguments.push(format!("virtio_uml.queue_sizes=0,{buffers}"));
+        self
+    }
+
+    /// The kernel as a command, with a root directory, and a device for each share. What it needs beside
+    /// that it has in `dir`. Returns the other end of its serial line as well.
+    ///
+    /// It is the first process of a namespace, so that its helpers and the programs in it, which are
+    /// processes too, end with it.
+    pub(super) fn machine(
+        &self,
+        root: &Path,
+        dir: &Path,
+        shares: &[(&str, &Path)],
+    ) -> Result<(Command, UnixStream)> {
+        let (port, line) = UnixStream::pair().context("a socket pair")?;
+        let mut uml = Command::new("unshare");
+        uml.args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"]).arg(&self.program);
+        uml.arg(format!("mem={MEMORY}")).arg(format!("uml_dir={}", dir.join("uml").display()));
+        uml.args(["root=/dev/root", "rootfstype=hostfs", "rw", "init=/init"]);
+        uml.arg(format!("rootflags={}", root.display()));
+        for (_, socket) in shares {
+            uml.arg(format!("virtio_uml.device={}:{DEVICE_ID}", socket.display()));
+        }
+        uml.args(["con=null", "con0=null,fd:1", "ssl=null", "ssl0=fd:0", "quiet", "loglevel=5"]);
+        uml.args(&self.arguments);
+        uml.env("TMPDIR", memory()?);
+        uml.stdin(Stdio::from(OwnedFd::from(line)));
+        Ok((uml, port))
+    }
+}
+
+/// Where its memory is, which is a file that programs are run from.
+fn memory() -> Result<PathBuf> {
+    let temp = std::env::temp_dir();
+    let dirs = [Path::new(SHARED_MEMORY), &temp];
+    let may_run =
+        |dir: &&Path| statvfs(*dir).is_ok_and(|is| !is.f_flag.contains(StatVfsMountFlags::NOEXEC));
+    let found = dirs.into_iter().find(may_run).map(Path::to_owned);
+    ensure!(found.is_some(), "{SHARED_MEMORY} and {} are mounted noexec", temp.display());
+    found.context("a directory")
+}
+
+/// FNV-1a, of parts that cannot run into one another. It tells builds apart, and keeps nothing safe.
+#[derive(Debug)]
+struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fnv {
+    fn add(&mut self, part: &[u8]) {
+        for byte in (part.len() as u64).to_le_bytes().iter().chain(part) {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hash_depends_on_where_a_part_ends() {
+        let hash = |parts: &[&str]| {
+            let mut hash = Fnv::default();
+            parts.iter().for_each(|part| hash.add(part.as_bytes()));
+            hash.0
+        };
+        assert_ne!(hash(&["ab", "c"]), hash(&["a", "bc"]));
+        assert_eq!(hash(&["ab", "c"]), hash(&["ab", "c"]));
+    }
+
+    #[test]
+    fn patches_that_let_the_kernel_run_here_come_first() {
+        let series = Series::of("6.12").unwrap();
+        let is_uml = |patch: &PathBuf| patch.components().any(|part| part.as_os_str() == "uml");
+        assert!(series.patches.is_sorted_by_key(|patch| !is_uml(patch)), "{series:?}");
+    }
+}

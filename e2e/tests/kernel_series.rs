@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A User-mode Linux with the patches of `kernel/series`, whose kernel raises the events: every scenario,
+//! some of them with a notification queue of one buffer, and the oracle. No process of ours runs in the
+//! guest, and its kernel finds no fault in itself.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use e2e::Need;
+use farwatch_testkit::oracle::{Case, Oracle, Plan};
+use farwatch_testkit::vm::{Uml, Vm};
+use farwatch_testkit::{Place, Scenario};
+
+const VERSION: &str = "6.12";
+const NEEDS: [Need; 2] = [Need::Mount, Need::Uml(VERSION)];
+
+/// Another number is as good.
+const SEED: u64 = 1;
+const PACED: Plan = Plan {
+    ops: 3000,
+    seed: SEED,
+    paced: true,
+    in_mount: false,
+    by_name: true,
+    few: false,
+    fault: None,
+    shrink: true,
+};
+const UNPACED: Plan = Plan { ops: 20_000, paced: false, ..PACED };
+
+fn main() -> ExitCode {
+    let mut trials = e2e::trials![
+        &NEEDS;
+        kept_cases_are_equal,
+        paced_operations_are_reported_as_locally,
+        unpaced_operations_are_reported_as_locally,
+        paced_operations_are_reported_as_locally_through_fanotify,
+    ];
+    let (ready, lacking) = e2e::scenarios_by_readiness();
+    let lacking = lacking.into_iter().map(|scenario| {
+        let run = |_: &Scenario| Ok(());
+        e2e::scenario_trial(scenario, &NEEDS, run)
+    });
+    trials.extend(lacking);
+    trials.push(e2e::trial("scenarios", &NEEDS, move || e2e::run_all(&ready, || start(&[]))));
+    trials.push(e2e::trial("scenarios_with_one_buffer", &NEEDS, || {
+        let (ready, _) = e2e::scenarios_by_readiness();
+        e2e::run_all(&ready, || Vm::start_uml(&kernel()?.with_notification_buffers(1), &[]))
+    }));
+    e2e::run(trials)
+}
+
+fn start(options: &[&str]) -> Result<Vm> {
+    Vm::start_uml(&kernel()?, options)
+}
+
+fn kernel() -> Result<Uml> {
+    Uml::find(VERSION).context("the kernel has gone")
+}
+
+fn kept_cases_are_equal() -> Result<()> {
+    let vm = start(&[])?;
+    let mut oracle = Oracle::new(&vm);
+    for file in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("oracle"))? {
+        let file = file?.path();
+        let case = Case::parse(&std::fs::read_to_string(&file)?)
+            .with_context(|| file.display().to_string())?;
+        // What programs do in the mount needs a mount that is here.
+        if !case.is_fair(true) || !case.is_of_the_host() {
+            continue;
+        }
+        if let Some(difference) = oracle.run_case(&case)? {
+            return Err(anyhow!("{}:\n{difference}", file.display()));
+        }
+    }
+    vm.is_sound()
+}
+
+fn paced_operations_are_reported_as_locally() -> Result<()> {
+    equal(&[], PACED)
+}
+
+fn unpaced_operations_are_reported_as_locally() -> Result<()> {
+    equal(&[], UNPACED)
+}
+
+fn paced_operations_are_reported_as_locally_through_fanotify() -> Result<()> {
+    equal(&["--watch", "fanotify"], Plan { seed: SEED + 2000, by_name: false, ..PACED })
+}
+
+fn equal(options: &[&str], plan: Plan) -> Result<()> {
+    let vm = start(options)?;
+    let report = Oracle::new(&vm).run(plan, |_| {})?;
+    ensure!(report.events > 0, "nothing was compared");
+    if let Some(failure) = report.failure {
+        return Err(anyhow!(
+            "seed {}: {}\nthe case:\n{}\n{}",
+            failure.seed,
+            failure.difference,
+            failure.case,
+            vm.log()
+        ));
+    }
+    vm.is_sound()
+}
