@@ -52,6 +52,9 @@ need_kernel_tools() {
     need xz xz-utils
     need patch patch
     need unshare util-linux
+    need gcc-12 gcc-12 # for modules: the one that Debian builds these kernels with
+    need awk mawk
+    need od coreutils
 }
 
 # fetch_kernel_source VERSION: makes $kernels/source-VERSION/{linux.tar.xz,version}. Says so and goes on when
@@ -110,6 +113,8 @@ unpack_kernel_headers() {
     # They look for one another where the packages would be installed.
     sed -i "s#/usr/src/#$headers/usr/src/#" "$unpacked/usr/src/linux-headers-$2"/{Makefile,.kernelvariables} || return
     ln -s "usr/src/linux-headers-$2" "$unpacked/build"
+    # With it, type information is made, which takes yet another package.
+    rm -f "$unpacked/build/vmlinux"
     rm -rf "$unpacked"/*.deb "${headers:?}"
     echo "$2" >"$unpacked/release"
     mv "$unpacked" "$headers"

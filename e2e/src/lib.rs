@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Result, anyhow};
-use farwatch_testkit::vm::{Kernel, Qemu, Uml};
+use farwatch_testkit::vm::{Kernel, Module, Qemu, Uml};
 use farwatch_testkit::{FsType, Mount, Place, Scenario};
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -34,6 +34,8 @@ pub enum Need {
     Vm(&'static str),
     /// What `cargo xtask kernel` builds of this version, and what the guest's file system is made with.
     Uml(&'static str),
+    /// What `cargo xtask module` builds for that kernel.
+    Module(&'static str),
     /// A QEMU that moves machines with shares to another one.
     Migration,
     /// The `python3` program: what only unsafe code can do in Rust, a test does with it.
@@ -71,6 +73,9 @@ impl Need {
                 (false, "needs busybox and unshare")
             }
             Self::Uml(version) => (Uml::find(version).is_some(), "needs `cargo xtask kernel`"),
+            Self::Module(version) => {
+                (Module::find(version).is_some(), "needs `cargo xtask module`")
+            }
             Self::FileSystem(fs_type) => return fs_type.missing(),
             Self::Migration => (Qemu::that_migrates().is_some(), "needs QEMU 8.2"),
             Self::Python => (in_path("python3").is_some(), "needs python3"),

@@ -37,11 +37,14 @@ fn fetch(root: &Path, series: &Series) -> Result<()> {
     if source.join("version").is_file() {
         return Ok(());
     }
+    script(root, &format!("fetch_kernel_source {}", series.version))
+}
+
+/// Has `.ci/kernels.sh` do something, with what it needs installed.
+pub(crate) fn script(root: &Path, what: &str) -> Result<()> {
     let mut bash = Command::new("bash");
     bash.current_dir(root).arg("-euc").arg(format!(
-        "source .ci/packages.sh; source .ci/kernels.sh; need_kernel_tools; install_missing; \
-         fetch_kernel_source {}",
-        series.version
+        "source .ci/packages.sh; source .ci/kernels.sh; need_kernel_tools; install_missing; {what}"
     ));
     succeed(&mut bash)
 }
@@ -113,7 +116,8 @@ fn boot(linux: &Path) -> Result<String> {
     Ok(version.trim().to_owned())
 }
 
-fn succeed(command: &mut Command) -> Result<()> {
+/// Runs a program, which must succeed.
+pub(crate) fn succeed(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
     ensure!(status.success(), "{status} from {command:?}");
     Ok(())

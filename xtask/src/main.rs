@@ -8,6 +8,7 @@ mod ci;
 mod converge;
 mod guest;
 mod kernel;
+mod module;
 mod oracle;
 mod tally;
 mod tidy;
@@ -26,6 +27,7 @@ usage: cargo xtask <task>
             ./demo has fetched, into DIR/initrd; standard input says what to run in it
   kernel    the patches of kernel/series applied to Debian's source and built as a User-mode Linux, into the
             cache, unless that has been done: prints where it is, and boots it once
+  module    the module of kernel/dkms, built for Debian's stock kernels into the cache, unless that has been done
   oracle    random operations, and whether a mount tells of them what a local directory tells (needs
             root): --ops N --seed S [--unpaced] [--path mount|agent|6.1|6.12|uml] [--watch BACKEND]
             [--few] [--fault drop|swap|cookie] [--keep DIR]; or case FILE
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         ["ci"] => ci::run(root),
         ["tidy"] => tidy::run(root),
         ["guest"] => guest::run(root),
+        ["module"] => module::run(root),
         ["kernel"] => kernel::run(root),
         ["vm-image", kernel, dir] => vm_image::run(root, kernel, Path::new(dir)),
         ["oracle", ref args @ ..] => oracle::run(root, args),

@@ -5,8 +5,10 @@
 //! A [`Guest`] is a running machine. A [`Vm`] is one with a share, in which a scenario can run.
 
 mod channel;
+mod hash;
 mod image;
 pub(crate) mod line;
+mod module;
 mod place;
 mod qemu;
 mod uml;
@@ -20,6 +22,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 pub use self::image::{Kernel, initrd};
+pub use self::module::Module;
 pub use self::place::{RemoteRecorder, Vm};
 pub use self::qemu::Qemu;
 pub use self::uml::{Series, Uml};

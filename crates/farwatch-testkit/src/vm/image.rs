@@ -46,6 +46,8 @@ pub struct Kernel {
     /// What is booted.
     pub image: PathBuf,
     modules: PathBuf,
+    /// Loaded after its own.
+    further: Vec<PathBuf>,
 }
 
 impl Kernel {
@@ -55,7 +57,14 @@ impl Kernel {
         let dir = kernels()?.join(version);
         let (image, modules) = (dir.join("vmlinuz"), dir.join("modules"));
         let is_there = image.is_file() && modules.is_dir();
-        is_there.then(|| Self { version: version.to_owned(), image, modules })
+        is_there.then(|| Self { version: version.to_owned(), image, modules, further: Vec::new() })
+    }
+
+    /// The same with a module that is not its own.
+    #[must_use]
+    pub fn with_module(mut self, module: &Path) -> Self {
+        self.further.push(module.to_owned());
+        self
     }
 }
 
@@ -190,6 +199,12 @@ fn modules(kernel: &Kernel, to: &Path) -> Result<Vec<String>> {
             fs::copy(file, &plain)?;
         }
         loaded.push(module.to_owned());
+    }
+    for module in &kernel.further {
+        let name = module.file_stem().context("a module's name")?.to_string_lossy().into_owned();
+        fs::copy(module, to.join(format!("{name}.ko")))
+            .with_context(|| module.display().to_string())?;
+        loaded.push(name);
     }
     Ok(loaded)
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
-use super::{Guest, Kernel, Qemu, Uml, mount_point};
+use super::{Guest, Kernel, Module, Qemu, Uml, mount_point};
 use crate::event::Event;
 use crate::mount::Mount;
 use crate::place::{Place, Record};
@@ -94,6 +94,16 @@ impl Vm {
         agent.push(mount_point.as_os_str());
         guest.start(AGENT, &agent)?;
         guest.wait_for_line(AGENT, "events are delivered on ").map(drop)
+    }
+
+    /// Has the module raise the events of the share, which must be loaded.
+    pub fn attach_module(&self) -> Result<()> {
+        let script = format!(
+            "echo {} >/sys/module/{}/parameters/attach",
+            self.mount_point().display(),
+            Module::NAME
+        );
+        self.guest().shell(Path::new("/"), &script).map(drop)
     }
 
     /// The name of the agent among the guest's programs.

@@ -14,6 +14,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 use rustix::fs::{StatVfsMountFlags, statvfs};
 
+use super::hash::hash_of;
 use super::image::kernels;
 
 /// Names a kernel to run in place of the one that `cargo xtask kernel` has built.
@@ -81,11 +82,9 @@ impl Series {
     /// When there is no source.
     pub fn built(&self) -> Result<PathBuf> {
         let source = self.source().context("no cache directory")?;
-        let mut hash = Fnv::default();
-        for file in [&source.join("version"), &self.config].into_iter().chain(&self.patches) {
-            hash.add(&fs::read(file).with_context(|| file.display().to_string())?);
-        }
-        Ok(source.with_file_name(format!("uml-{}-{:016x}", self.version, hash.0)))
+        let version = source.join("version");
+        let hash = hash_of([&version, &self.config].into_iter().chain(&self.patches))?;
+        Ok(source.with_file_name(format!("uml-{}-{hash}", self.version)))
     }
 }
 
@@ -150,38 +149,9 @@ fn memory() -> Result<PathBuf> {
     found.context("a directory")
 }
 
-/// FNV-1a, of parts that cannot run into one another. It tells builds apart, and keeps nothing safe.
-#[derive(Debug)]
-struct Fnv(u64);
-
-impl Default for Fnv {
-    fn default() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Fnv {
-    fn add(&mut self, part: &[u8]) {
-        for byte in (part.len() as u64).to_le_bytes().iter().chain(part) {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn hash_depends_on_where_a_part_ends() {
-        let hash = |parts: &[&str]| {
-            let mut hash = Fnv::default();
-            parts.iter().for_each(|part| hash.add(part.as_bytes()));
-            hash.0
-        };
-        assert_ne!(hash(&["ab", "c"]), hash(&["a", "bc"]));
-        assert_eq!(hash(&["ab", "c"]), hash(&["ab", "c"]));
-    }
 
     #[test]
     fn patches_that_let_the_kernel_run_here_come_first() {
