@@ -2,6 +2,8 @@
 //! What the engine makes of host changes, and how it answers the requests of the replay. The guest's
 //! kernel is played by the test: it sends what `docs/PROTOCOL.md` says a kernel sends.
 
+#[path = "engine/above.rs"]
+mod above;
 #[path = "engine/content.rs"]
 mod content;
 #[path = "engine/links.rs"]

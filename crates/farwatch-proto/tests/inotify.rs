@@ -2,6 +2,8 @@
 //! What the observer makes of inotify's reports, against a directory that is a table.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "inotify/traced.rs"]
+mod traced;
 #[path = "inotify/world.rs"]
 mod world;
 

@@ -226,6 +226,11 @@ families! {
         200 Family { exact: true, ..ONE_HOST };
     events_of_one_host_program_in_directories_equal_the_hosts:
         200 Family { exact: true, host_ops: TREES, dirs: &Dir::SHARED, guests: 0, ..ONE_HOST };
+    names_of_three_host_programs_come_in_the_order_of_each_directory:
+        200 Family { exact: true, guests: 0, ..THREE_HOSTS };
+    names_of_three_host_programs_in_directories_come_in_the_order_of_each_directory: 200 Family {
+        exact: true, host_ops: TREES, dirs: &Dir::SHARED, guests: 0, ..THREE_HOSTS
+    };
 }
 
 // At rest the names and contents that were reported are those that exist.

@@ -10,6 +10,7 @@
 //! begin()                      before the kernel's queue is read
 //! handle(now, reports)         what was read; none when the queue was empty
 //! looks(tree)                  names to look up
+//! read_on(now, reports)        what was in the queue after that
 //! changes(tree, found)         what follows
 //! drained(mark)                after all that, if the queue was empty
 //! ```
@@ -79,6 +80,15 @@ enum Seen {
 }
 
 impl Seen {
+    /// The name to which something comes.
+    fn arrives_at(&self) -> Option<&HostEntry> {
+        match self {
+            Self::Entry { entry, mask } => mask.contains(Mask::CREATE).then_some(entry),
+            Self::To { to, .. } | Self::Move { to, .. } => Some(to),
+            Self::From { .. } | Self::Itself { .. } | Self::Overflow => None,
+        }
+    }
+
     /// Whether it is about an entry that is a directory.
     fn is_directory(&self) -> bool {
         match self {
@@ -128,6 +138,8 @@ pub struct Found {
 struct Came {
     to: HostEntry,
     was: Option<Fid>,
+    /// That is a directory with something in it.
+    was_filled: bool,
 }
 
 /// See the module's documentation.
@@ -154,6 +166,8 @@ pub struct Observer {
     second: Option<Fid>,
     /// The watch thread has read something, or is about to, and has not handed it in.
     in_hand: bool,
+    /// What had been taken in before the names were looked up.
+    looked: u64,
 }
 
 impl Observer {
@@ -177,6 +191,7 @@ impl Observer {
             came: None,
             second: None,
             in_hand: false,
+            looked: 0,
         }
     }
 
@@ -269,19 +284,25 @@ impl Observer {
 
     /// Takes in what was read at `now`; nothing when the queue was empty.
     pub fn handle(&mut self, now: Instant, reports: impl IntoIterator<Item = Report>) {
-        let mut empty = true;
+        let mut reports = reports.into_iter().peekable();
+        if reports.peek().is_none() {
+            self.halves.drained(now);
+        }
+        self.read_on(now, reports);
+        self.looked = self.halves.position();
+        while let Some(seen) = self.halves.pop() {
+            self.batch.push(seen);
+        }
+    }
+
+    /// Takes in what was in the kernel's queue after the names of [`Observer::looks`] were looked up. It follows with
+    /// the next [`Observer::handle`], but it may have happened before the look: what was found is traced back over it.
+    pub fn read_on(&mut self, now: Instant, reports: impl IntoIterator<Item = Report>) {
         self.twice.at(now);
         for report in reports {
-            empty = false;
             if let Some(seen) = self.seen(report) {
                 self.halves.push(now, seen);
             }
-        }
-        if empty {
-            self.halves.drained(now);
-        }
-        while let Some(seen) = self.halves.pop() {
-            self.batch.push(seen);
         }
     }
 
@@ -368,14 +389,20 @@ impl Observer {
     /// What the reports say, without what the daemon did itself.
     pub fn changes(&mut self, tree: &Tree, found: &Found) -> Vec<HostChange> {
         let batch = std::mem::take(&mut self.batch);
-        let objects = objects(&batch, found);
+        let traced = {
+            let (waiting, looked) = self.halves.waiting(self.looked);
+            let (before, after) = waiting.split_at(looked);
+            objects(&batch, before, after, found)
+        };
         if self.directories.len() + found.directories.len() > Self::DIRECTORIES_MAX {
             self.directories.clear();
         }
         self.directories.extend(found.directories.iter().cloned());
         let mut changes = Vec::with_capacity(batch.len());
         self.second = None;
-        for (i, (seen, object)) in batch.iter().zip(objects).enumerate() {
+        for (i, seen) in batch.iter().enumerate() {
+            let Some(this) = traced.get(i) else { break };
+            let object = this.object.clone();
             match seen {
                 Seen::Entry { entry, mask } => {
                     let lost = if self.is_gone_unknown(entry, *mask, tree) {
@@ -387,17 +414,20 @@ impl Observer {
                 }
                 Seen::Itself { dir, mask } => changes.extend(self.itself(dir, *mask, tree)),
                 Seen::From { from, directory, .. } => {
-                    changes.extend(self.left_view(from, *directory, found, tree));
+                    changes.extend(self.left_view(from, *directory, this, tree));
                 }
                 Seen::To { to, directory, .. } => {
                     let was = self.names.at(to, tree).flatten();
-                    self.came = Some(Came { to: to.clone(), was });
+                    let another = was.as_ref().filter(|was| Some(*was) != object.as_ref());
+                    let was_filled = another.is_some_and(|was| self.names.is_filled(was, tree));
+                    self.came = Some(Came { to: to.clone(), was, was_filled });
                     self.replaced(to, object.as_ref(), tree);
                     changes.extend(self.moved(None, Some(to), object, *directory, tree));
                 }
                 Seen::Move { from, to, directory } => {
-                    let reverse = is_reverse(seen, batch.get(i + 1));
-                    let (mover, stays) = self.mover(from, to, *directory, reverse, found, tree);
+                    let next = traced.get(i + 1);
+                    let reverse = next.filter(|_| is_reverse(seen, batch.get(i + 1)));
+                    let (mover, stays) = self.mover(from, to, *directory, reverse, this, tree);
                     let object = mover.or(object);
                     if self.second.is_none() && stays.is_none() {
                         self.replaced(to, object.as_ref(), tree);

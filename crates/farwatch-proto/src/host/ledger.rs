@@ -61,7 +61,7 @@ impl Ledger {
         if self.records.len() >= Self::LEN_MAX
             && let Some(oldest) = self.records.pop_front()
         {
-            self.retire(oldest, 0, backlog);
+            self.retire(oldest, backlog);
         }
         let message = if second { Message::Second } else { Message::First };
         self.records.extend(Record::new(seq, pending, message));
@@ -98,7 +98,7 @@ impl Ledger {
         let is_probe = |record: &Record| matches!(&record.pending.event, GuestEvent::Object { node: probe, .. } if probe.id == node);
         for _ in 0..self.records.iter().position(is_probe).unwrap_or_default() {
             if let Some(record) = self.records.pop_front() {
-                self.retire(record, 0, backlog);
+                self.retire(record, backlog);
             }
         }
     }
@@ -241,7 +241,22 @@ impl Ledger {
         self.record(seq)?;
         self.retire_before(seq, backlog);
         let record = self.records.iter_mut().find(|record| record.seq == seq)?;
-        Replaying::new(record, tree, backlog).answer(request)
+        let answer = Replaying::new(record, tree, backlog).answer(request);
+        if record.message == Message::Second && record.state.todo.is_empty() {
+            self.arrived_alone(seq);
+        }
+        answer
+    }
+
+    /// The second half of a rename was replayed by its own number. The first was before, or never will be, since the
+    /// guest does not have the old directory any more.
+    fn arrived_alone(&mut self, second: Seq) {
+        let mut records = self.records.iter_mut();
+        let first =
+            |record: &&mut Record| record.message == Message::First && record.seq.next() == second;
+        if let Some(first) = records.find(first) {
+            first.state.todo.remove(Mask::MOVED_TO);
+        }
     }
 
     fn record(&self, seq: Seq) -> Option<&Record> {
@@ -260,15 +275,13 @@ impl Ledger {
             if record.state.todo.intersects(Mask::MOVE) && age <= Self::HALF_KEPT_MAX {
                 at += 1;
             } else if let Some(record) = self.records.remove(at) {
-                self.retire(record, at, backlog);
+                self.retire(record, backlog);
             }
         }
     }
 
-    /// `at` is where the record was.
-    fn retire(&mut self, mut record: Record, at: usize, backlog: &mut Backlog) {
-        let next = self.records.get(at).filter(|next| next.seq == record.seq.next());
-        self.unfinished.extend(record.left(next));
+    fn retire(&mut self, mut record: Record, backlog: &mut Backlog) {
+        self.unfinished.extend(record.left());
         record.settle(backlog);
     }
 }

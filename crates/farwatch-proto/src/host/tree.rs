@@ -6,6 +6,7 @@
 //! what the guest's dentry cache holds for it. It is no picture of the host: what changed there is
 //! put in only when the guest learns of it.
 
+mod above;
 mod invariants;
 mod moved;
 mod places;

@@ -20,6 +20,11 @@ impl Host {
     /// The kernel's queue is read until nothing more comes of it. What is compared is found to be `found`. Returns
     /// what was sent, without probes, to which the agent answers.
     fn rest(&mut self, found: Option<&Listed>) -> Vec<Notification> {
+        self.rest_where(|_| found)
+    }
+
+    /// The same, where what is found depends on the entry.
+    fn rest_where<'a>(&mut self, found: impl Fn(&Name) -> Option<&'a Listed>) -> Vec<Notification> {
         let mut sent = Vec::new();
         for _ in 0..8 {
             if let Some(mark) = self.engine.to_read() {
@@ -29,7 +34,8 @@ impl Host {
             loop {
                 match self.engine.poll_output(self.now) {
                     Output::Check(check) => {
-                        let checked = Checked { found: found.cloned(), removed: Vec::new() };
+                        let found = found(&check.name).cloned();
+                        let checked = Checked { found, removed: Vec::new() };
                         self.engine.input(self.now, Input::Checked(check, checked));
                     }
                     Output::Timeout(_) => break,
@@ -87,6 +93,32 @@ fn node_that_is_there_or_was_forgotten_is_not_ended() {
     host.engine.forget(id(2), 1);
     host.knows_file("f", 3);
     assert_eq!(host.rest(Some(&listed("f", 3))), []);
+}
+
+#[test]
+fn rename_whose_second_half_was_replayed_alone_has_arrived() {
+    let mut host = Host::new();
+    host.moved(Some((1, "a")), Some((1, "b")), 5);
+    host.next().expect("the first half");
+    host.next().expect("the second half");
+    // The guest has its old directory no more.
+    let (b, n1) = (name("b"), name("1"));
+    let into = MarkedRequest::Rename(NodeId::LIMBO, &n1, NodeId::ROOT, &b);
+    assert_eq!(host.ask(into), Answer::Done);
+    // Then the next one, so that the second half is done with.
+    host.changed("x", Mask::DELETE, 6);
+    host.next().expect("the removal");
+    host.lookup("x");
+    assert_eq!(host.unlink("x"), Answer::Done);
+    let there = listed("b", 5);
+    let mut sent = host.rest_where(|entry| (*entry == b).then_some(&there));
+    // A probe shows that the replay does not go on.
+    host.now += std::time::Duration::from_secs(1);
+    sent.extend(host.rest_where(|entry| (*entry == b).then_some(&there)));
+    let mut names: Vec<_> = sent.into_iter().filter_map(|sent| sent.name).collect();
+    // Nobody replays it, so it is sent more than once.
+    names.dedup();
+    assert_eq!(names, [name("a")], "where it left nothing was reported");
 }
 
 #[test]

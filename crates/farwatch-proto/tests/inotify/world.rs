@@ -99,6 +99,14 @@ impl World {
     }
 
     pub(crate) fn tell(&mut self) -> Vec<HostChange> {
+        self.tell_before([])
+    }
+
+    /// The same, with what was in the queue after the look.
+    pub(crate) fn tell_before(
+        &mut self,
+        reports: impl IntoIterator<Item = Report>,
+    ) -> Vec<HostChange> {
         let looks = self.observer.looks(&self.tree);
         let names = looks.names.into_iter().filter_map(|entry| {
             let object = self.host.get(&entry)?.clone();
@@ -113,6 +121,7 @@ impl World {
             directories: self.directories.clone(),
             links: links.collect(),
         };
+        self.observer.read_on(self.now, reports);
         self.observer.changes(&self.tree, &found)
     }
 

@@ -7,10 +7,13 @@ use std::time::Duration;
 use farwatch_proto::{FileKind, Mask, Name};
 
 use crate::config::Objects;
-use crate::host::Host;
+use crate::host::{Host, Obj};
 use crate::programs::View;
 use crate::sim::World;
 use crate::watches::Event;
+
+/// What changes names.
+const NAMES: Mask = Mask::CREATE.union(Mask::DELETE).union(Mask::MOVE);
 
 impl World {
     /// What is wrong at rest, if anything is.
@@ -143,22 +146,31 @@ impl World {
     }
 
     /// Without any change made in the guest, watchers there receive what a watcher on the host receives,
-    /// except for equal neighbours.
+    /// except for equal neighbours. Where several programs change the host, changes of content have no order, and
+    /// each directory has an order of its own.
     fn check_stream(&self) -> Result<(), String> {
         let views = &self.programs.borrow().views;
         let host: &Host = &self.host.borrow();
         let dir_of = |node| views.iter().find(|view| view.node == node).map(|view| view.object);
         let watched = |dir| views.iter().any(|view| view.object == dir);
-        let local = host.local.iter().filter(|(dir, ..)| watched(*dir)).cloned();
-        let mut local: Vec<_> = local.collect();
-        local.dedup();
+        let in_order = |mask: Mask| self.config.alone || mask.intersects(NAMES);
+        let in_directories = |events: &mut Vec<(Obj, Mask, Name)>| {
+            events.dedup();
+            if !self.config.alone {
+                events.sort_by_key(|(dir, ..)| *dir);
+                events.dedup();
+            }
+        };
+        let local = host.local.iter().filter(|(dir, mask, _)| watched(*dir) && in_order(*mask));
+        let mut local: Vec<_> = local.cloned().collect();
+        in_directories(&mut local);
         let kernel = self.kernel();
         let named = kernel
             .events
             .iter()
             .filter_map(|event| Some((dir_of(event.watch)?, event.mask, event.name.clone()?)));
-        let mut mount: Vec<_> = named.collect();
-        mount.dedup();
+        let mut mount: Vec<_> = named.filter(|(_, mask, _)| in_order(*mask)).collect();
+        in_directories(&mut mount);
         if local == mount {
             return Ok(());
         }

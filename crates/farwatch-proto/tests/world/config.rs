@@ -76,6 +76,8 @@ pub(crate) struct Config {
     pub(crate) objects: Objects,
     /// The events are to equal the host's.
     pub(crate) exact: bool,
+    /// One program alone changes something on the host.
+    pub(crate) alone: bool,
     /// Time passes where everybody waits, and hardly anywhere else.
     pub(crate) calm: bool,
     pub(crate) client: Client,
@@ -105,6 +107,7 @@ impl Config {
             identifies: family.identifies,
             objects: family.objects,
             exact: family.exact,
+            alone: family.hosts == 1,
             calm: family.exact || rng.one_in(2),
             client: family.client,
             fault: family.fault,

@@ -355,6 +355,12 @@ impl Server {
         observer.looks(self.engine.tree())
     }
 
+    pub(crate) fn read_on(&mut self, world: &World, reports: Vec<Report>) {
+        if let Some(observer) = &mut self.observer {
+            observer.read_on(world.now(), reports);
+        }
+    }
+
     pub(crate) fn changes(&mut self, found: &Found) -> (Vec<HostChange>, Vec<Doubt>) {
         let Some(observer) = &mut self.observer else { return (Vec::new(), Vec::new()) };
         let changes = observer.changes(self.engine.tree(), found);

@@ -92,8 +92,10 @@ impl World {
                 server.passing.read(reports.len());
                 server.reported(self, reports)
             };
+            let looked = !looks.names.is_empty();
             let found = self.look_up(looks).await;
             self.step().await;
+            let more = looked && self.read_on().await;
             let (changes, doubts) = self.server.borrow_mut().changes(&found);
             // Without any doubt the lock is held until the changes have been handed in.
             for doubt in doubts {
@@ -114,10 +116,25 @@ impl World {
             if reported && !again {
                 self.server.borrow_mut().pass(self);
             }
-            if empty && !again {
+            if empty && !again && !more {
                 return;
             }
         }
+    }
+
+    /// Reads what was in the queue after a look. `false` if nothing was.
+    async fn read_on(&self) -> bool {
+        let mut left = self.host.borrow().backend.len();
+        let some = left > 0;
+        while left > 0 {
+            self.step().await;
+            let reports = self.read_reports();
+            left = left.saturating_sub(reports.len().max(1));
+            let server = &mut *self.server.borrow_mut();
+            server.passing.read(reports.len());
+            server.read_on(self, reports);
+        }
+        some
     }
 
     fn begin_passing(&self) {

@@ -92,6 +92,12 @@ impl Halves {
         Some(held.seen)
     }
 
+    /// What waits, in its order, and how much of it had been pushed up to a position.
+    pub(super) fn waiting(&self, position: u64) -> (Vec<&Seen>, usize) {
+        let before = usize::try_from(position.saturating_sub(self.popped)).unwrap_or(usize::MAX);
+        (self.queue.iter().map(|held| &held.seen).collect(), before.min(self.queue.len()))
+    }
+
     /// When to look into the kernel's queue again, even if there is nothing new.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.queue.front()?.until

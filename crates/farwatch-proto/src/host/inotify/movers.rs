@@ -3,44 +3,60 @@
 //! (`RENAME_EXCHANGE`), which is reported as two renames, there and back: after the first the old name of the
 //! second has what came, and the second moves what was there before.
 
-use std::collections::BTreeMap;
-
 use super::super::change::{HostChange, HostEntry};
 use super::super::tree::Tree;
-use super::{Came, Found, Observer};
+use super::objects::Traced;
+use super::{Came, Observer};
 use crate::Fid;
+
+/// Something has come to the old name of a rename and stays there; `None` if it is not known what.
+#[derive(Debug)]
+pub(super) struct Stays(Option<Fid>);
 
 impl Observer {
     /// What a rename moves, as far as is known, and what has come to its old name and stays there. If the
-    /// `reverse` of it follows, that may be the second of an exchange; if it has followed, this is the second.
+    /// `reverse` of it follows, that may be the second of an exchange; if it has followed, this is the second. `traced`
+    /// says what is under the names after it.
     pub(super) fn mover(
         &mut self,
         from: &HostEntry,
         to: &HostEntry,
         directory: bool,
-        reverse: bool,
-        found: &Found,
+        reverse: Option<&Traced>,
+        traced: &Traced,
         tree: &Tree,
-    ) -> (Option<Fid>, Option<Fid>) {
+    ) -> (Option<Fid>, Option<Stays>) {
         let mut mover = self.second.take();
-        if mover.is_none() && reverse {
-            (mover, self.second) = self.exchange(from, to, &found.names, tree).unzip();
+        if mover.is_none()
+            && let Some(reverse) = reverse
+        {
+            (mover, self.second) = self.exchange(from, to, reverse, tree).unzip();
+            self.second = self.second.take().or_else(|| self.cannot_be_replaced(from, to, tree));
         } else if mover.is_none() {
-            mover = self.exchanged(from, to, &found.names, tree);
+            mover = self.exchanged(from, to, traced, tree);
         }
         // What was under the old name: the new one may have been given away since.
         let (was, other) = self.leaving(from, directory, tree);
         // The second of an exchange leaves there what the first has brought.
-        let there = || mover.as_ref().and_then(|_| self.names.at(from, tree).flatten());
+        let there = || mover.as_ref().map(|_| Stays(self.names.at(from, tree).flatten()));
+        let other = other.map(|other| Stays(Some(other)));
         let stays = if self.second.is_none() { there().or(other) } else { None };
         (mover.or(was), stays)
     }
 
     /// What has come to the old name of a rename that was told is there again.
-    pub(super) fn stayed(&mut self, from: &HostEntry, stays: Option<Fid>, tree: &Tree) {
-        if stays.is_some() {
+    pub(super) fn stayed(&mut self, from: &HostEntry, stays: Option<Stays>, tree: &Tree) {
+        if let Some(Stays(stays)) = stays {
             self.names.arrived(from, stays, tree);
         }
+    }
+
+    /// The directory under the new name, if something is in it: a rename of another exchanges the two.
+    fn cannot_be_replaced(&self, from: &HostEntry, to: &HostEntry, tree: &Tree) -> Option<Fid> {
+        let (was_from, was_to) =
+            (self.names.at(from, tree).flatten(), self.names.at(to, tree).flatten());
+        // The guest may have found what is moved under its new name before that was reported.
+        was_to.filter(|dir| was_from.as_ref() != Some(dir) && self.names.is_filled(dir, tree))
     }
 
     /// What leaves a name. If what is there is not of that kind, it has come in an exchange and stays,
@@ -68,15 +84,20 @@ impl Observer {
         &mut self,
         from: &HostEntry,
         directory: bool,
-        found: &Found,
+        traced: &Traced,
         tree: &Tree,
     ) -> Option<HostChange> {
         let at = self.names.at(from, tree).flatten();
         let came = self.came.take_if(|came| came.to == *from);
-        let there = at.as_ref().is_some_and(|at| found.names.get(from) == Some(at));
+        let there = at.is_some() && traced.at_from == at;
         let (object, stays) = match came {
-            Some(Came { was, .. }) if there => (was, at),
-            Some(_) | None => self.leaving(from, directory, tree),
+            Some(Came { was, was_filled, .. }) if there || (was_filled && directory) => {
+                (was, Some(Stays(at)))
+            }
+            Some(_) | None => {
+                let (object, other) = self.leaving(from, directory, tree);
+                (object, other.map(|other| Stays(Some(other))))
+            }
         };
         let change = self.moved(Some(from), None, object.clone(), directory, tree);
         if stays.is_some() {
@@ -92,11 +113,11 @@ impl Observer {
         &self,
         from: &HostEntry,
         to: &HostEntry,
-        found: &BTreeMap<HostEntry, Fid>,
+        reverse: &Traced,
         tree: &Tree,
     ) -> Option<(Fid, Fid)> {
         let was = |entry: &HostEntry| self.names.at(entry, tree).flatten();
-        let (at_from, at_to) = (found.get(from)?, found.get(to)?);
+        let (at_from, at_to) = (reverse.at_to.as_ref()?, reverse.at_from.as_ref()?);
         let (was_from, was_to) = (was(from), was(to));
         let fits =
             was_from.is_none_or(|was| was == *at_to) && was_to.is_none_or(|was| was == *at_from);
@@ -115,10 +136,10 @@ impl Observer {
         &self,
         from: &HostEntry,
         to: &HostEntry,
-        found: &BTreeMap<HostEntry, Fid>,
+        traced: &Traced,
         tree: &Tree,
     ) -> Option<Fid> {
-        let (at_from, at_to) = (found.get(from)?, found.get(to)?);
+        let (at_from, at_to) = (traced.at_from.as_ref()?, traced.at_to.as_ref()?);
         let stays = self.goes_back(from, to, tree) && self.names.before(to) == Some(at_from);
         (stays && at_from != at_to).then(|| at_to.clone())
     }

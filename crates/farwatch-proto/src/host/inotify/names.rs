@@ -68,6 +68,21 @@ impl Names {
         tree.fid(id).cloned().map(Some)
     }
 
+    /// Whether something is known to be in a directory: another cannot replace it.
+    pub(super) fn is_filled(&self, dir: &Fid, tree: &Tree) -> bool {
+        let names = self.dirs.get(dir);
+        let has = |slot: &Slot| slot.now.is_some() || slot.unseen;
+        if names.is_some_and(|names| names.values().any(has)) {
+            return true;
+        }
+        // What the guest was told of, where nothing was reported since.
+        let is_new = |name: &Name| names.is_none_or(|names| !names.contains_key(name));
+        let mut nodes = tree.nodes_of(dir).iter();
+        nodes.any(|id| {
+            tree.told_after(*id, None).any(|(name, nodes, _)| !nodes.is_empty() && is_new(name))
+        })
+    }
+
     /// The object that left a name under which nothing has been since.
     pub(super) fn before(&self, entry: &HostEntry) -> Option<&Fid> {
         self.dirs.get(&entry.dir)?.get(&entry.name)?.before.as_ref()

@@ -70,22 +70,21 @@ impl Record {
         self.message == Message::First && self.state.todo.intersects(NAMES) && !is_end
     }
 
-    /// The entries whose name a replay was to change and did not. `mate` is the record of the next
-    /// notification, which is the other half if this is a rename.
-    pub(super) fn left(&self, mate: Option<&Self>) -> Vec<(NodeId, Name)> {
+    /// The entries whose name a replay was to change and did not.
+    pub(super) fn left(&self) -> Vec<(NodeId, Name)> {
         if !self.changes_name() {
             return Vec::new();
         }
         let at = |entry: &Entry| (entry.dir.id, entry.name.clone());
         match &self.pending.event {
             GuestEvent::Entry { entry, .. } => vec![at(entry)],
-            GuestEvent::Rename { to, .. } if self.state.todo == Mask::MOVED_TO => {
-                // It was moved out, and in again by the number of its second half.
-                let is_done =
-                    |mate: &Self| mate.message == Message::Second && mate.state.todo.is_empty();
-                if mate.is_some_and(is_done) { Vec::new() } else { vec![at(to)] }
+            GuestEvent::Rename { from, to, .. } => {
+                let part = |bit, entry| self.state.todo.contains(bit).then(|| at(entry));
+                [part(Mask::MOVED_FROM, from), part(Mask::MOVED_TO, to)]
+                    .into_iter()
+                    .flatten()
+                    .collect()
             }
-            GuestEvent::Rename { from, to, .. } => vec![at(from), at(to)],
             GuestEvent::Object { .. } | GuestEvent::Overflow => Vec::new(),
         }
     }

@@ -244,7 +244,11 @@ impl<'a> Replaying<'a> {
             return None;
         }
         let is_directory = |id: NodeId| self.tree.kind(id) == Some(FileKind::Directory);
-        self.tree.held(dir, name).filter(|id| is_directory(*id) == self.is_dir()).find(|id| {
+        // Nor is one that the guest holds above the old name, which would not be empty.
+        let old_dir = entry(&self.pending.event).map(|entry| entry.dir.id);
+        let is_above = |id: NodeId| old_dir.is_some_and(|dir| self.tree.is_above(id, dir));
+        let fits = |id: &NodeId| is_directory(*id) == self.is_dir() && !is_above(*id);
+        self.tree.held(dir, name).filter(fits).find(|id| {
             let fid = self.tree.fid(*id);
             let arrives = fid.is_some_and(|fid| self.under_way(fid, dir).arrivals > 0);
             Some(*id) != self.known && !arrives
@@ -315,7 +319,19 @@ impl<'a> Replaying<'a> {
     }
 }
 
+/// The node by which the guest knows the object. Not a directory above the entry in the guest's dentry cache: its kernel
+/// would refuse that, and watchers would miss the event. Then a watcher that names no objects has guessed wrong, or the
+/// guest holds the directory at an earlier place.
 pub(super) fn known(pending: &Pending, tree: &Tree) -> Option<NodeId> {
+    let dirs = match &pending.event {
+        GuestEvent::Entry { entry, .. } => [entry.dir.id; 2],
+        GuestEvent::Rename { from, to, .. } => [from.dir.id, to.dir.id],
+        GuestEvent::Object { .. } | GuestEvent::Overflow => return None,
+    };
+    named(pending, tree).filter(|id| !dirs.iter().any(|dir| tree.is_above(*id, *dir)))
+}
+
+fn named(pending: &Pending, tree: &Tree) -> Option<NodeId> {
     let (GuestEvent::Entry { child, .. } | GuestEvent::Rename { child, .. }) = &pending.event
     else {
         return None;

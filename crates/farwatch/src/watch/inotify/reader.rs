@@ -50,6 +50,23 @@ impl<'a> InotifyReader<'a> {
         Self { backend, buf: buffer(), passing: Passing::default() }
     }
 
+    /// Reads what was in the queue after a look: the names may have changed before it. `false` if nothing was.
+    fn read_on(&mut self) -> io::Result<bool> {
+        let mut left = self.backend.instance.queued();
+        let some = left > 0;
+        while left > 0 {
+            let (reports, len) = self.backend.instance.read(&mut self.buf)?;
+            if len == 0 {
+                break;
+            }
+            tracing::trace!(?reports, "reported meanwhile");
+            self.passing.read(len);
+            left = left.saturating_sub(len);
+            self.backend.observer().read_on(Instant::now(), reports);
+        }
+        Ok(some)
+    }
+
     /// Takes in what follows from one read, with `found`. Of what is in doubt the objects are looked at
     /// first.
     fn take_in(&mut self, intake: &dyn Intake, round: Round, found: &Found) -> Outcome {
@@ -115,7 +132,9 @@ impl Reader for InotifyReader<'_> {
             }
             tracing::trace!(?reports, "reported");
             let looks = handle(backend, intake, reports);
+            let looked = !looks.names.is_empty();
             let found = look_up(backend, intake, looks);
+            let more = looked && self.read_on()?;
             let Outcome { drained, passes } = self.take_in(intake, round, &found);
             let again = drained.as_ref().is_some_and(|drained| drained.again);
             for doubt in drained.into_iter().flat_map(|drained| drained.doubts) {
@@ -124,7 +143,7 @@ impl Reader for InotifyReader<'_> {
             if passes && !again {
                 passed(intake, backend, &mut self.passing);
             }
-            if round.empty && !again {
+            if round.empty && !again && !more {
                 return Ok(());
             }
         }
