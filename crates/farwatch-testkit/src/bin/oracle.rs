@@ -73,6 +73,9 @@ struct RunArgs {
     /// Write a case that fails into this directory
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
+    /// When a case fails, write here what the server has logged: FARWATCH_LOG says how much
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
     #[command(flatten)]
     at: PathArgs,
 }
@@ -86,6 +89,12 @@ struct PathArgs {
     /// How the host is watched: inotify, which is the default, or fanotify
     #[arg(long, value_name = "BACKEND")]
     watch: Option<String>,
+}
+
+impl PathArgs {
+    fn is_by_fanotify(&self) -> bool {
+        self.watch.as_deref() == Some("fanotify")
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -119,11 +128,12 @@ fn main() -> Result<ExitCode> {
             let text =
                 std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
             let (case, log) = (Case::parse(&text)?, log.as_deref());
+            let merges = at.is_by_fanotify();
             match at.path {
-                Delivered::Mount => repeat(&mount(&at, false)?, &case, times, log),
-                Delivered::Agent => repeat(&mount(&at, true)?, &case, times, log),
+                Delivered::Mount => repeat(&mount(&at, false)?, &case, (times, merges), log),
+                Delivered::Agent => repeat(&mount(&at, true)?, &case, (times, merges), log),
                 Delivered::V6_1 | Delivered::V6_12 | Delivered::Uml => {
-                    repeat(&vm(&at)?, &case, times, log)
+                    repeat(&vm(&at)?, &case, (times, merges), log)
                 }
             }
         }
@@ -163,7 +173,7 @@ fn run<P: Place>(place: &P, args: &RunArgs, here: bool) -> Result<ExitCode> {
         seed: args.seed,
         paced: !args.unpaced,
         in_mount: here && !args.unpaced,
-        by_name: args.at.watch.as_deref() != Some("fanotify"),
+        by_name: !args.at.is_by_fanotify(),
         few: args.few,
         fault: args.fault.map(|fault| match fault {
             FaultArg::Drop => Fault::Drop,
@@ -183,6 +193,9 @@ fn run<P: Place>(place: &P, args: &RunArgs, here: bool) -> Result<ExitCode> {
     println!("{}, {:.1} s", line(&report), begin.elapsed().as_secs_f64());
     let Some(failure) = report.failure else { return Ok(ExitCode::SUCCESS) };
     println!("seed {} fails:\n{}\n{}", failure.seed, failure.difference, failure.case);
+    if let Some(file) = &args.log {
+        std::fs::write(file, place.log()).with_context(|| file.display().to_string())?;
+    }
     if let Some(dir) = &args.keep {
         let kind = if args.unpaced { "unpaced" } else { "paced" };
         let few = if args.few { "-few" } else { "" };
@@ -202,8 +215,16 @@ fn line(report: &Report) -> String {
     )
 }
 
-fn repeat<P: Place>(place: &P, case: &Case, times: u32, log: Option<&Path>) -> Result<ExitCode> {
+fn repeat<P: Place>(
+    place: &P,
+    case: &Case,
+    (times, merges): (u32, bool),
+    log: Option<&Path>,
+) -> Result<ExitCode> {
     let mut oracle = Oracle::new(place);
+    if merges {
+        oracle.expect_merges();
+    }
     for time in 1..=times {
         if let Some(difference) = oracle.run_case(case)? {
             println!("different, the {time}. time:\n{difference}");
