@@ -36,6 +36,9 @@ fn main() -> ExitCode {
         paced_operations_are_reported_as_locally,
         unpaced_operations_are_reported_as_locally,
         paced_operations_are_reported_as_locally_through_fanotify,
+        model_is_true_after_renames,
+        model_is_true_after_changes_of_one_process,
+        model_is_true_after_changes_on_both_sides,
     ];
     let (ready, lacking) = e2e::scenarios_by_readiness();
     let lacking = lacking.into_iter().map(|scenario| {
@@ -102,5 +105,31 @@ fn equal(options: &[&str], plan: Plan) -> Result<()> {
             vm.log()
         ));
     }
+    vm.is_sound()
+}
+
+fn model_is_true_after_renames() -> Result<()> {
+    converges(&["renames", "--renames", "3,7,51", "--trials", "6"], "names,listing,count")
+}
+
+fn model_is_true_after_changes_of_one_process() -> Result<()> {
+    converges(&["solo", "--trials", "24"], "names,listing")
+}
+
+fn model_is_true_after_changes_on_both_sides() -> Result<()> {
+    converges(&["both", "--trials", "24"], "names,listing")
+}
+
+/// The judges of convergence, in the guest: it has the shared directory too, past the server.
+fn converges(kind: &[&str], judges: &str) -> Result<()> {
+    let vm = start(&[])?;
+    let (host, mount) = (vm.mount_host()?, vm.mount_point());
+    let mut argv = vec!["farwatch-converge", "run"];
+    argv.extend(kind);
+    argv.extend(["--settle", "sync", "--judge", judges, "--at"]);
+    let (host, mount) = (host.display().to_string(), mount.display().to_string());
+    argv.extend([host.as_str(), &mount]);
+    let output = vm.guest().output(&argv)?;
+    ensure!(output.code == 0, "{}{}{}", output.stdout, output.stderr, vm.log());
     vm.is_sound()
 }

@@ -8,9 +8,10 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 
 /// The package and the program, where the package has it.
-const PROGRAMS: [(&str, &str, &str); 3] = [
+const PROGRAMS: [(&str, &str, &str); 4] = [
     ("farwatch-guest", "farwatch-agent", "crates/farwatch-guest/src/main.rs"),
     ("farwatch-testkit", "farwatch-observer", "crates/farwatch-testkit/src/bin/observer.rs"),
+    ("farwatch-testkit", "farwatch-converge", "crates/farwatch-testkit/src/bin/converge.rs"),
     ("e2e", "notify-client", "e2e/src/bin/notify-client.rs"),
 ];
 

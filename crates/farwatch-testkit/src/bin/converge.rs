@@ -11,8 +11,8 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use farwatch_testkit::Mount;
 use farwatch_testkit::converge::{self, Fault, Judge, Kind, Knobs, Plan, Settle};
+use farwatch_testkit::{Here, Mount, Place};
 
 /// Renames of a trial of the kind `renames`.
 const RENAMES: [usize; 5] = [3, 7, 51, 301, 1200];
@@ -46,6 +46,9 @@ struct RunArgs {
     /// all, for a local directory in place of a mount
     #[arg(long, value_enum, default_value = "mount")]
     path: Delivered,
+    /// The shared directory and its mount, which are both here: instead of a mount that is made
+    #[arg(long, num_args = 2, value_names = ["HOST", "MOUNT"], conflicts_with = "path")]
+    at: Vec<PathBuf>,
     /// How the host is watched
     #[arg(long, value_name = "BACKEND")]
     watch: Option<String>,
@@ -156,11 +159,17 @@ fn main() -> Result<ExitCode> {
 }
 
 fn run(args: &RunArgs) -> Result<ExitCode> {
+    match &args.at[..] {
+        [host, mount] => run_in(&Here::new(host, mount)?, args),
+        _ => run_in(&mount(args)?, args),
+    }
+}
+
+fn run_in<P: Place>(mount: &P, args: &RunArgs) -> Result<ExitCode> {
     let plan = plan(args);
-    let mount = mount(args)?;
     let begin = Instant::now();
     let mut failures = 0;
-    let report = converge::run(&mount, &plan, |failure| {
+    let report = converge::run(mount, &plan, |failure| {
         failures += 1;
         if failures <= args.show {
             println!("seed {}, {}", failure.seed, failure.text);

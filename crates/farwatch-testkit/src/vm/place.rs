@@ -96,6 +96,19 @@ impl Vm {
         guest.wait_for_line(AGENT, "events are delivered on ").map(drop)
     }
 
+    /// Mounts the shared directory itself in the guest, a User-mode Linux, and returns where: what is changed
+    /// there is changed on the host, not by the guest.
+    pub fn mount_host(&self) -> Result<PathBuf> {
+        let at = Path::new("/host");
+        let script = format!(
+            "mkdir -p {0} && mount -t hostfs -o {1} host {0}",
+            at.display(),
+            self.host.host().display()
+        );
+        self.guest().shell(Path::new("/"), &script)?;
+        Ok(at.to_owned())
+    }
+
     /// Has the module raise the events of the share, which must be loaded.
     pub fn attach_module(&self) -> Result<()> {
         let script = format!(
