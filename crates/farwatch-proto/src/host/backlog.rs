@@ -120,6 +120,13 @@ impl Backlog {
         true
     }
 
+    /// Adds an event that is delivered next. There must be room.
+    pub(super) fn push_first(&mut self, pending: Pending) {
+        self.looked = false;
+        self.count(&pending, true);
+        self.queue.push_front(pending);
+    }
+
     /// Something is moved from an entry. If another has been moved there just before, the two are
     /// exchanged. `None` if nothing has happened to the entry just before.
     pub(super) fn exchanged(

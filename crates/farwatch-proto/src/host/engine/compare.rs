@@ -95,14 +95,28 @@ impl Engine {
     /// from another node in the guest (`docs/PROTOCOL.md`, 6.5). The server looks whether it is gone when the
     /// agent's kernel asks for it.
     pub(super) fn push_end(&mut self, id: NodeId) {
-        let Some(kind) = self.tree.kind(id).filter(|_| id != NodeId::ROOT) else { return };
+        if let Some(end) = self.end(id) {
+            self.push(end);
+        }
+    }
+
+    /// The same before everything that waits: it belongs to what has just been handed out.
+    pub(super) fn push_end_first(&mut self, id: NodeId) {
+        if let Some(end) = self.end(id) {
+            self.has_news = true;
+            self.backlog.push_first(end);
+        }
+    }
+
+    fn end(&mut self, id: NodeId) -> Option<Pending> {
+        let kind = self.tree.kind(id).filter(|_| id != NodeId::ROOT)?;
         if !self.wanted.contains(Mask::DELETE) {
-            return;
+            return None;
         }
         if !self.backlog.has_room() {
             // It has no directory that a net could make up for it in: the watch stays until the guest forgets the node.
             self.backlog.give_up();
-            return;
+            return None;
         }
         let isdir = if kind == FileKind::Directory { Mask::ISDIR } else { Mask::empty() };
         // A number alone may be where the agent has moved something.
@@ -115,7 +129,7 @@ impl Engine {
             kind,
             link: false,
         };
-        self.push(Pending::new(event, None));
+        Some(Pending::new(event, None))
     }
 
     pub(super) fn doubt(&mut self, dir: NodeId, name: &Name) {

@@ -126,7 +126,7 @@ impl Engine {
                 }
                 Raised::Unnamed(id) => {
                     if self.interest.as_ref().is_none_or(|interest| interest.is_watched(id)) {
-                        self.push_end(id);
+                        self.push_end_first(id);
                     }
                 }
             }
