@@ -28,7 +28,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Task {
     /// Run trials, and print a table of what was wrong
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// One of the processes of a trial: reads its operations from standard input
     #[command(hide = true)]
     Process {
