@@ -23,12 +23,22 @@ pub(crate) fn run(root: &Path) -> Result<bool> {
     let series = Series::of(VERSION)?;
     fetch(root, &series)?;
     let built = series.built()?;
+    // Two builds in one place would spoil each other.
+    let _alone = alone(&built)?;
     if !built.join("linux").is_file() {
         guest::run(root)?;
         build(&series, &built)?;
     }
     println!("{}", built.join("linux").display());
     Ok(true)
+}
+
+/// Waits until nobody else builds beside `built`, and keeps others from it until the file is dropped.
+pub(crate) fn alone(built: &Path) -> Result<fs::File> {
+    let dir = built.parent().context("no cache directory")?;
+    let lock = fs::File::create(dir.join("lock"))?;
+    lock.lock()?;
+    Ok(lock)
 }
 
 /// Has `.ci/kernels.sh` fetch the source.

@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use farwatch_testkit::vm::Module;
 
-use crate::kernel::{script, succeed};
+use crate::kernel::{alone, script, succeed};
 
 const VERSIONS: [&str; 2] = ["6.1", "6.12"];
 
@@ -21,6 +21,7 @@ pub(crate) fn run(root: &Path) -> Result<bool> {
         let fetch = format!("fetch_kernel {version}; fetch_kernel_headers {version}");
         script(root, &fetch)?;
         let built = module.built()?;
+        let _alone = alone(&built)?;
         if Module::find(version).is_none() {
             build(&module, &built)?;
         }
