@@ -52,6 +52,8 @@ need_kernel_tools() {
     need xz xz-utils
     need patch patch
     need unshare util-linux
+    need setpriv util-linux
+    need strip binutils
     need gcc-12 gcc-12 # for modules: the one that Debian builds these kernels with
     need awk mawk
     need od coreutils

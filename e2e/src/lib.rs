@@ -52,6 +52,7 @@ pub enum Need {
 
 impl Need {
     fn missing(self) -> Option<String> {
+        const UML_PROGRAMS: [&str; 3] = ["busybox", "unshare", "setpriv"];
         const VM_PROGRAMS: [&str; 4] = ["qemu-system-x86_64", "busybox", "cpio", "xz"];
         let (met, reason) = match self {
             Self::Program(program) => {
@@ -69,8 +70,8 @@ impl Need {
                 (false, "needs QEMU, busybox, cpio and xz")
             }
             Self::Vm(version) => (Kernel::find(version).is_some(), "needs the kernel's package"),
-            Self::Uml(_) if in_path("busybox").is_none() || in_path("unshare").is_none() => {
-                (false, "needs busybox and unshare")
+            Self::Uml(_) if UML_PROGRAMS.iter().any(|program| in_path(program).is_none()) => {
+                (false, "needs busybox, unshare and setpriv")
             }
             Self::Uml(version) => (Uml::find(version).is_some(), "needs `cargo xtask kernel`"),
             Self::Module(version) => {

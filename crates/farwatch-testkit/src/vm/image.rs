@@ -83,12 +83,12 @@ pub(super) fn kernels() -> Option<PathBuf> {
 pub(super) fn programs() -> Result<PathBuf> {
     let dir = match std::env::var_os(PROGRAMS_VARIABLE) {
         Some(dir) => PathBuf::from(dir),
-        // Test programs lie in target/<profile>/deps.
-        None => std::env::current_exe()?
-            .ancestors()
-            .nth(3)
-            .context("a test program lies in target/<profile>/deps")?
-            .join("guest"),
+        // Test programs lie in target/<profile>/deps, others in target/<profile>.
+        None => {
+            let own = std::env::current_exe()?;
+            let nth = if own.parent().is_some_and(|dir| dir.ends_with("deps")) { 3 } else { 2 };
+            own.ancestors().nth(nth).context("a program lies in target/<profile>")?.join("guest")
+        }
     };
     let shown = dir.display();
     ensure!(

@@ -114,7 +114,8 @@ impl Uml {
     /// that it has in `dir`. Returns the other end of its serial line as well.
     ///
     /// It is the first process of a namespace, so that its helpers and the programs in it, which are
-    /// processes too, end with it.
+    /// processes too, end with it. It ends with the thread that starts it, whatever ends that: a guest whose
+    /// device has gone may not be able to end itself.
     pub(super) fn machine(
         &self,
         root: &Path,
@@ -122,7 +123,8 @@ impl Uml {
         shares: &[(&str, &Path)],
     ) -> Result<(Command, UnixStream)> {
         let (port, line) = UnixStream::pair().context("a socket pair")?;
-        let mut uml = Command::new("unshare");
+        let mut uml = Command::new("setpriv");
+        uml.args(["--pdeathsig", "KILL", "--", "unshare"]);
         uml.args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"]).arg(&self.program);
         uml.arg(format!("mem={MEMORY}")).arg(format!("uml_dir={}", dir.join("uml").display()));
         uml.args(["root=/dev/root", "rootfstype=hostfs", "rw", "init=/init"]);
