@@ -17,25 +17,22 @@ const NEEDS: [Need; 2] = [Need::Mount, Need::Uml(VERSION)];
 
 /// Another number is as good.
 const SEED: u64 = 1;
-const PACED: Plan = Plan {
-    ops: 3000,
+const UNPACED: Plan = Plan {
+    ops: 20_000,
     seed: SEED,
-    paced: true,
+    paced: false,
     in_mount: false,
     by_name: true,
     few: false,
     fault: None,
     shrink: true,
 };
-const UNPACED: Plan = Plan { ops: 20_000, paced: false, ..PACED };
 
 fn main() -> ExitCode {
     let mut trials = e2e::trials![
         &NEEDS;
         kept_cases_are_equal,
-        paced_operations_are_reported_as_locally,
         unpaced_operations_are_reported_as_locally,
-        paced_operations_are_reported_as_locally_through_fanotify,
         model_is_true_after_renames,
         model_is_true_after_changes_of_one_process,
         model_is_true_after_changes_on_both_sides,
@@ -46,7 +43,7 @@ fn main() -> ExitCode {
         e2e::scenario_trial(scenario, &NEEDS, run)
     });
     trials.extend(lacking);
-    trials.push(e2e::trial("scenarios", &NEEDS, move || e2e::run_all(&ready, || start(&[]))));
+    trials.push(e2e::trial("scenarios", &NEEDS, move || e2e::run_all(&ready, start)));
     trials.push(e2e::trial("scenarios_with_one_buffer", &NEEDS, || {
         let (ready, _) = e2e::scenarios_by_readiness();
         e2e::run_all(&ready, || Vm::start_uml(&kernel()?.with_notification_buffers(1), &[]))
@@ -54,8 +51,8 @@ fn main() -> ExitCode {
     e2e::run(trials)
 }
 
-fn start(options: &[&str]) -> Result<Vm> {
-    Vm::start_uml(&kernel()?, options)
+fn start() -> Result<Vm> {
+    Vm::start_uml(&kernel()?, &[])
 }
 
 fn kernel() -> Result<Uml> {
@@ -63,7 +60,7 @@ fn kernel() -> Result<Uml> {
 }
 
 fn kept_cases_are_equal() -> Result<()> {
-    let vm = start(&[])?;
+    let vm = start()?;
     let mut oracle = Oracle::new(&vm);
     for file in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("oracle"))? {
         let file = file?.path();
@@ -80,20 +77,12 @@ fn kept_cases_are_equal() -> Result<()> {
     vm.is_sound()
 }
 
-fn paced_operations_are_reported_as_locally() -> Result<()> {
-    equal(&[], PACED)
-}
-
 fn unpaced_operations_are_reported_as_locally() -> Result<()> {
-    equal(&[], UNPACED)
+    equal(UNPACED)
 }
 
-fn paced_operations_are_reported_as_locally_through_fanotify() -> Result<()> {
-    equal(&["--watch", "fanotify"], Plan { seed: SEED + 2000, by_name: false, ..PACED })
-}
-
-fn equal(options: &[&str], plan: Plan) -> Result<()> {
-    let vm = start(options)?;
+fn equal(plan: Plan) -> Result<()> {
+    let vm = start()?;
     let report = Oracle::new(&vm).run(plan, |_| {})?;
     ensure!(report.events > 0, "nothing was compared");
     if let Some(failure) = report.failure {
@@ -122,7 +111,7 @@ fn model_is_true_after_changes_on_both_sides() -> Result<()> {
 
 /// The judges of convergence, in the guest: it has the shared directory too, past the server.
 fn converges(kind: &[&str], judges: &str) -> Result<()> {
-    let vm = start(&[])?;
+    let vm = start()?;
     let (host, mount) = (vm.mount_host()?, vm.mount_point());
     let mut argv = vec!["farwatch-converge", "run"];
     argv.extend(kind);
