@@ -17,6 +17,7 @@ mod served;
 
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use farwatch_proto::host::Ticket;
 use farwatch_proto::wire::Notification;
@@ -208,11 +209,16 @@ fn open_does_not_wait_for_what_says_how_the_file_was_opened() {
         return;
     }
     let host = Host::new_telling(populate, Mask::DEFAULT | Mask::READS);
-    let (mut host, mut guest) = mounted_on(host, true);
+    let (host, mut guest) = mounted_on(host, true);
     let bits = Mask::OPEN | Mask::MODIFY;
     watch(&mut guest, ROOT, bits.bits()).unwrap();
-    // To an agent, what happens to another entry overtakes an OPEN.
-    host.run("exec 3<known; echo more >>other; exec 3<&-");
+    // To an agent, what happens to another entry overtakes an OPEN. The file stays open, or the host's kernel could merge
+    // the close with it.
+    let mut program = Command::new("sh");
+    program.args(["-c", "exec 3<known; echo more >>other; read end"]).current_dir(&host.root);
+    let mut program = program.stdin(Stdio::piped()).spawn().unwrap();
     let first = guest.notification().1;
+    drop(program.stdin.take());
+    program.wait().unwrap();
     assert_eq!((name_of(&first), first.mask), (&b"known"[..], Mask::OPEN));
 }
