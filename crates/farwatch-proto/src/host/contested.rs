@@ -140,21 +140,15 @@ impl Contested {
         self.slots.is_empty()
     }
 
-    /// The guest has changed an entry itself, and its watchers were told. `false` when there is no room.
+    /// The guest has changed an entry itself, and its watchers were told; it is in doubt if it is not known what they were
+    /// told last. `false` when there is no room.
     #[must_use]
     pub(super) fn guest_changed(&mut self, dir: NodeId, name: &Name, reported: Reported) -> bool {
         self.touch(dir, name, true, |slot| {
+            slot.doubtful |= matches!(reported, Reported::Unknown);
             slot.reported = reported;
             slot.by_guest = true;
         })
-    }
-
-    /// It is not known whether watchers were told of the guest's change before or after one of the host.
-    pub(super) fn order_unknown(&mut self, dir: NodeId, name: &Name) {
-        if let Some(slot) = self.slots.get_mut(&(dir, name.clone())) {
-            slot.reported = Reported::Unknown;
-            slot.doubtful = true;
-        }
     }
 
     /// A change of the host to an entry was observed. It is in doubt if the guest has changed it just before.

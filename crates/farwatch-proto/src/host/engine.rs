@@ -39,16 +39,6 @@ pub enum AttachError {
     Busy,
 }
 
-/// How the client raises the event of a notification.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Method {
-    /// An agent makes the system call that causes it, and its requests show how far it is.
-    #[default]
-    Replay,
-    /// The guest's kernel raises it itself. No request tells of that, but the answer to a probe.
-    Native,
-}
-
 /// Everything that the host side of one share decides. The daemon keeps it under one lock.
 ///
 /// What comes in without an answer is an [`Input`], what is to be done next an [`Output`] (`input`). What the guest does
@@ -105,7 +95,9 @@ struct Agent {
     /// `None` for the kernel, whose requests are no thread's.
     tid: Option<u32>,
     listening: bool,
-    method: Method,
+    /// Its kernel raises the events itself: no request tells of that, but the answer to a probe. Otherwise its requests
+    /// show how far its replay is.
+    raises: bool,
 }
 
 impl Default for Engine {
@@ -151,10 +143,15 @@ impl Engine {
     /// # Errors
     /// When there is one already.
     pub fn attach(&mut self, tid: u32) -> Result<(), AttachError> {
+        self.attach_client(Some(tid))
+    }
+
+    /// Without a thread it is the kernel.
+    fn attach_client(&mut self, tid: Option<u32>) -> Result<(), AttachError> {
         if self.agent.is_some() {
             return Err(AttachError::Busy);
         }
-        self.agent = Some(Agent { tid: Some(tid), listening: false, method: Method::Replay });
+        self.agent = Some(Agent { tid, listening: false, raises: tid.is_none() });
         self.links += 1;
         Ok(())
     }

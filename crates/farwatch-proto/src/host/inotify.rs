@@ -400,8 +400,8 @@ impl Observer {
         self.directories.extend(found.directories.iter().cloned());
         let mut changes = Vec::with_capacity(batch.len());
         self.second = None;
-        for (i, seen) in batch.iter().enumerate() {
-            let Some(this) = traced.get(i) else { break };
+        // Behind the batch, what waits was traced too.
+        for (i, (seen, this)) in batch.iter().zip(&traced).enumerate() {
             let object = this.object.clone();
             match seen {
                 Seen::Entry { entry, mask } => {

@@ -22,6 +22,8 @@ pub const FUSE_NOTIFY_FSNOTIFY: i32 = 0x4657;
 /// Bit of `fuse_init_in.flags | flags2 << 32`: the guest's kernel takes [`FUSE_NOTIFY_FSNOTIFY`].
 /// Private: the kernel's bits go up from 0 (42 in 7.45).
 pub const FUSE_HAVE_FSNOTIFY: u64 = 1 << 62;
+/// The same as it stands in `flags2`.
+pub const FUSE_HAVE_FSNOTIFY2: u32 = (FUSE_HAVE_FSNOTIFY >> 32) as u32;
 
 /// Opcode: the guest's kernel says what is watched. Private: the kernel's opcodes go up from 1 (53 in 7.45), and
 /// the two of CUSE and byte-swapped INIT are 4096 and 2^24 times 26.

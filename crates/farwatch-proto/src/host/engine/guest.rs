@@ -197,12 +197,13 @@ impl Engine {
             object: self.tree.fid(id).cloned(),
             kind: self.tree.kind(id).unwrap_or_default(),
         };
-        let reported = id.map_or(Reported::Absent, |id| Reported::Present(shown(id)));
+        let reported = match id {
+            _ if self.is_order_unknown(dir, name) => Reported::Unknown,
+            Some(id) => Reported::Present(shown(id)),
+            None => Reported::Absent,
+        };
         if self.contested.guest_changed(dir, name, reported) {
             self.contested.held(dir, name, held);
-            if self.is_order_unknown(dir, name) {
-                self.contested.order_unknown(dir, name);
-            }
         } else {
             self.nets.gave_up(dir, Mask::empty(), &self.tree);
         }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A client whose kernel raises the events itself ([`Method::Native`]): the patched kernel, or the module.
+//! A client whose kernel raises the events itself: the patched kernel, or the module.
 //!
 //! No request shows that an event has been raised, or whether before or after a call of the guest's own that
 //! concerns the same name. So the guest's view changes when a notification is handed out, and where both sides
@@ -10,7 +10,7 @@ use super::super::backlog::Pending;
 use super::super::contested::Reported;
 use super::super::interest::{FS_RENAME, Interest};
 use super::super::ledger::{Ledger, Raised};
-use super::{Agent, AttachError, Engine, Method};
+use super::{AttachError, Engine};
 use crate::{Mask, Name, Node, NodeId, Seq};
 
 /// `FS_DELETE_SELF` and `FS_MOVE_SELF`, which the guest's kernel raises with DELETE and with a move.
@@ -40,26 +40,27 @@ impl Engine {
     /// # Errors
     /// When there is a client already.
     pub fn attach_kernel(&mut self, tells: bool) -> Result<(), AttachError> {
-        if self.agent.is_some() {
-            return Err(AttachError::Busy);
-        }
-        self.agent = Some(Agent { tid: None, listening: false, method: Method::Native });
+        self.attach_client(None)?;
         self.interest = tells.then(Interest::default);
-        self.links += 1;
         Ok(())
+    }
+
+    /// Whether the kernel itself is the client, listening or not yet.
+    pub fn is_kernel(&self) -> bool {
+        self.agent.as_ref().is_some_and(|agent| agent.tid.is_none())
     }
 
     /// The agent has no need to replay: its kernel has a module that raises the events. Called before
     /// [`Engine::listen`].
     pub fn raises(&mut self) {
         if let Some(agent) = &mut self.agent {
-            agent.method = Method::Native;
+            agent.raises = true;
         }
     }
 
     /// Whether the client's kernel raises the events itself.
     pub fn is_native(&self) -> bool {
-        self.agent.as_ref().is_some_and(|agent| agent.listening && agent.method == Method::Native)
+        self.agent.as_ref().is_some_and(|agent| agent.listening && agent.raises)
     }
 
     /// How many nodes are watched in the guest; `None` if its kernel does not tell.

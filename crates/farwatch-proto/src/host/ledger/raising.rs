@@ -7,7 +7,7 @@ use super::super::backlog::{Backlog, Pending};
 use super::super::tree::{Shown, Tree};
 use super::record::{Message, NAMES, Record};
 use super::{Ledger, Replaying};
-use crate::{Entry, Fid, FileKind, GuestEvent, Mask, Name, NodeId, Seq};
+use crate::{Entry, Fid, GuestEvent, Mask, Name, NodeId, Seq};
 
 /// What watchers are told of a name.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -33,8 +33,9 @@ impl Ledger {
         tree: &mut Tree,
         backlog: &mut Backlog,
     ) -> Vec<Raised> {
-        let found = self.records.iter_mut().rev().find(|record| record.seq == seq);
-        found.map(|record| raise(record, tree, backlog)).unwrap_or_default()
+        // An overflow has none.
+        let last = self.records.back_mut().filter(|record| record.seq == seq);
+        last.map(|record| raise(record, tree, backlog)).unwrap_or_default()
     }
 
     /// An event counts as told without having been sent: nobody watches for it.
@@ -68,13 +69,11 @@ impl Ledger {
 }
 
 fn raise(record: &mut Record, tree: &mut Tree, backlog: &mut Backlog) -> Vec<Raised> {
-    // The second message of a rename says what the first has said.
-    let message = record.message;
-    let (event, stays) = (record.pending.event.clone(), record.pending.stays.clone());
     let mut raised = Vec::new();
-    if message == Message::First {
+    // The second message of a rename says what the first has said.
+    if record.message == Message::First {
         let mut replaying = Replaying::new(record, tree, backlog);
-        match &event {
+        match &replaying.pending.event {
             GuestEvent::Entry { entry, mask, .. } => {
                 let (dir, name) = (entry.dir.id, &entry.name);
                 if mask.contains(Mask::CREATE) {
@@ -84,12 +83,12 @@ fn raise(record: &mut Record, tree: &mut Tree, backlog: &mut Backlog) -> Vec<Rai
                     raised.extend(replaying.bring(dir, name));
                 }
                 if mask.intersects(Mask::DELETE | Mask::MOVED_FROM) {
-                    raised.extend(replaying.take(dir, name, stays));
+                    raised.extend(replaying.take(dir, name));
                 }
             }
             GuestEvent::Rename { from, to, .. } => {
                 let arrived = replaying.bring(to.dir.id, &to.name);
-                raised.extend(replaying.take(from.dir.id, &from.name, stays));
+                raised.extend(replaying.take(from.dir.id, &from.name));
                 raised.extend(arrived);
             }
             GuestEvent::Object { .. } | GuestEvent::Overflow => {}
@@ -120,10 +119,8 @@ impl Replaying<'_> {
     }
 
     /// Nothing if the name is none of the share's.
-    fn take(&mut self, dir: NodeId, name: &Name, stays: Option<Fid>) -> Vec<Raised> {
-        let is_dir = self.is_dir();
-        let fits = |id: &NodeId| (self.tree.kind(*id) == Some(FileKind::Directory)) == is_dir;
-        let told = self.tree.told(dir, name).iter().copied().filter(fits);
+    fn take(&mut self, dir: NodeId, name: &Name) -> Vec<Raised> {
+        let told = self.tree.told(dir, name).iter().copied().filter(|id| self.is_like(*id));
         let mut raised: Vec<_> = match self.known {
             Some(_) => Vec::new(),
             None => told.map(Raised::Unnamed).collect(),
@@ -135,12 +132,11 @@ impl Replaying<'_> {
             }
             return Vec::new();
         }
-        raised.push(Raised::Left(dir, name.clone(), stays));
+        raised.push(Raised::Left(dir, name.clone(), self.pending.stays.clone()));
         raised
     }
 
     fn arrived(&self, dir: NodeId, name: &Name) -> Raised {
-        let kind: FileKind = self.kind();
-        Raised::Arrived(dir, name.clone(), self.shown(kind))
+        Raised::Arrived(dir, name.clone(), self.shown(self.kind()))
     }
 }

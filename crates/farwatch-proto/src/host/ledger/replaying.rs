@@ -16,7 +16,7 @@ const ESTALE: Answer = Answer::Refused(Refusal::Stale);
 
 /// A record, and what the answers depend on besides.
 pub(super) struct Replaying<'a> {
-    pending: &'a Pending,
+    pub(super) pending: &'a Pending,
     message: Message,
     state: &'a mut State,
     /// The node by which the guest knows the object, if it does now.
@@ -243,11 +243,10 @@ impl<'a> Replaying<'a> {
         if self.pending.exchanges {
             return None;
         }
-        let is_directory = |id: NodeId| self.tree.kind(id) == Some(FileKind::Directory);
         // Nor is one that the guest holds above the old name, which would not be empty.
         let old_dir = entry(&self.pending.event).map(|entry| entry.dir.id);
         let is_above = |id: NodeId| old_dir.is_some_and(|dir| self.tree.is_above(id, dir));
-        let fits = |id: &NodeId| is_directory(*id) == self.is_dir() && !is_above(*id);
+        let fits = |id: &NodeId| self.is_like(*id) && !is_above(*id);
         self.tree.held(dir, name).filter(fits).find(|id| {
             let fid = self.tree.fid(*id);
             let arrives = fid.is_some_and(|fid| self.under_way(fid, dir).arrivals > 0);
@@ -310,8 +309,13 @@ impl<'a> Replaying<'a> {
         kind(&self.pending.event)
     }
 
-    pub(super) fn is_dir(&self) -> bool {
+    fn is_dir(&self) -> bool {
         self.kind() == FileKind::Directory
+    }
+
+    /// Whether a node is a directory exactly if the object is.
+    pub(super) fn is_like(&self, id: NodeId) -> bool {
+        (self.tree.kind(id) == Some(FileKind::Directory)) == self.is_dir()
     }
 
     fn is_link(&self) -> bool {
