@@ -68,8 +68,6 @@ struct State {
     looks: bool,
     /// How the agent that listens wants its notifications.
     delivery: Option<Delivery>,
-    /// The guest's kernel takes notifications by reads, and has yet to open the control node.
-    kernel_reads: bool,
 }
 
 /// How the host identifies an object that a reply is about to make known.
@@ -191,7 +189,6 @@ impl Share {
         state.unmarked = Unmarked::default();
         let (fd, fid) = root.map(|root| (root.fd, root.fid)).unzip();
         begin(&mut state.engine, fid.clone());
-        state.kernel_reads = false;
         self.publish_agent(&state);
         if let (Some(fd), Some(fid)) = (fd.flatten(), fid) {
             self.mark(&fd, &fid);

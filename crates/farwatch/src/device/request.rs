@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
-use farwatch_proto::wire::abi::{FUSE_FSNOTIFY, FUSE_HAVE_FSNOTIFY};
+use farwatch_proto::wire::abi::{FUSE_FSNOTIFY, FUSE_HAVE_FSNOTIFY2};
 use farwatch_proto::wire::{interest, sync};
 use farwatch_proto::{Node, NodeId};
 use farwatch_sys::thread::unshare_fs;
@@ -47,14 +47,6 @@ use super::waiting::may_wait;
 const REPLY_HEADER_LEN: usize = 16;
 const _: () = assert!(REPLY_HEADER_LEN == size_of::<OutHeader>());
 
-/// Bytes of the whole reply to a question for a barrier.
-const SYNC_REPLY_LEN: u32 = 48;
-const _: () = assert!(SYNC_REPLY_LEN as usize == REPLY_HEADER_LEN + sync::REPLY_LEN);
-
-/// Bytes of the whole reply to FUSE_FSNOTIFY.
-const WATCH_REPLY_LEN: u32 = 32;
-const _: () = assert!(WATCH_REPLY_LEN as usize == REPLY_HEADER_LEN + interest::REPLY_LEN);
-
 /// `fuse_init_in.flags` and `flags2` within an INIT request.
 const INIT_IN_FLAGS: Range<usize> = HEADER_LEN + 12..HEADER_LEN + 16;
 const INIT_IN_FLAGS2: Range<usize> = HEADER_LEN + 16..HEADER_LEN + 20;
@@ -63,8 +55,6 @@ const INIT_OUT_FLAGS: Range<usize> = REPLY_HEADER_LEN + 12..REPLY_HEADER_LEN + 1
 const INIT_OUT_FLAGS2: Range<usize> = REPLY_HEADER_LEN + 32..REPLY_HEADER_LEN + 36;
 /// `FUSE_ALLOW_IDMAP` (bit 40) as it stands in `flags2`.
 const ALLOW_IDMAP2: u32 = 1 << (40 - 32);
-/// [`FUSE_HAVE_FSNOTIFY`] as it stands in `flags2`.
-const HAVE_FSNOTIFY2: u32 = (FUSE_HAVE_FSNOTIFY >> 32) as u32;
 /// `FUSE_INIT_EXT`: `flags2` counts.
 const INIT_EXT: u32 = 1 << 30;
 
@@ -230,15 +220,12 @@ impl<F: FileSystem + Sync> Requests<F> {
         let room = request.writer.available_bytes();
         let written = self.dispatch(request.reader()?, request.private_writer(room)?)?;
         let mut reply = request.private_reply(written)?;
-        let takes = offered & HAVE_FSNOTIFY2;
         if let Some(flags2) = reply.get_mut(INIT_OUT_FLAGS2) {
-            change_le32(flags2, |flags| flags | takes);
+            change_le32(flags2, |flags| flags | offered & FUSE_HAVE_FSNOTIFY2);
         }
         request.writer.clone().write_all(&reply).map_err(|_| Errno::INVAL)?;
-        if takes != 0 && granted(&reply).is_some() {
-            self.source.kernel_attached(self.notifying.load(Ordering::Relaxed), true);
-        }
         if let Some(granted) = granted(&reply) {
+            self.attach_kernel(granted, true);
             *self.lock_agreed() = Agreed { request: request.bytes_mut().to_vec(), granted };
         }
         Ok(reply.len())
@@ -249,11 +236,7 @@ impl<F: FileSystem + Sync> Requests<F> {
         let body = request.bytes().get(HEADER_LEN..).unwrap_or_default();
         let ticket = sync::question(body).ok_or(Errno::INVAL)?;
         let deadline = if may_wait() { Instant::now().checked_add(SYNC_WAIT) } else { None };
-        let answer = self.source.progress(ticket, deadline)?.encode();
-        let reply = OutHeader { len: SYNC_REPLY_LEN, error: 0, unique: request.header.unique };
-        let reply = [reply.as_slice(), &answer].concat();
-        request.writer.clone().write_all(&reply).map_err(|_| Errno::INVAL)?;
-        Ok(reply.len())
+        answer(request, &self.source.progress(ticket, deadline)?.encode())
     }
 
     /// FUSE_FSNOTIFY, which virtiofsd's server does not know.
@@ -261,11 +244,15 @@ impl<F: FileSystem + Sync> Requests<F> {
         let body = request.bytes().get(HEADER_LEN..).unwrap_or_default();
         let (generation, mask) = interest::question(body).ok_or(Errno::INVAL)?;
         let id = NodeId::new(request.header.nodeid).ok_or(Errno::STALE)?;
-        let answer = interest::answer(self.source.watch(Node { id, generation }, mask)?);
-        let reply = OutHeader { len: WATCH_REPLY_LEN, error: 0, unique: request.header.unique };
-        let reply = [reply.as_slice(), &answer].concat();
-        request.writer.clone().write_all(&reply).map_err(|_| Errno::INVAL)?;
-        Ok(reply.len())
+        answer(request, &interest::answer(self.source.watch(Node { id, generation }, mask)?))
+    }
+
+    /// If the guest's kernel takes notifications, it is the client from now on. One that comes from another host does
+    /// not say again what is watched.
+    fn attach_kernel(&self, granted: [u32; 2], tells: bool) {
+        if granted[1] & FUSE_HAVE_FSNOTIFY2 != 0 {
+            self.source.kernel_attached(self.notifying.load(Ordering::Relaxed), tells);
+        }
     }
 
     /// What was agreed upon with the guest.
@@ -337,7 +324,7 @@ impl<F: FileSystem + SerializableFileSystem + Sync> Requests<F> {
         let load = || {
             self.agree_again(agreed)?;
             self.server.deserialize_and_apply(state)?;
-            self.attach_again(agreed);
+            self.attach_kernel(agreed.granted, false);
             Ok(())
         };
         let loaded = catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|_| {
@@ -372,7 +359,7 @@ impl<F: FileSystem + SerializableFileSystem + Sync> Requests<F> {
         let granted = granted(&reply).ok_or_else(|| {
             io::Error::other("this farwatch was started with options that the guest cannot do with")
         })?;
-        let missing = [low & !granted[0], high & !granted[1] & !HAVE_FSNOTIFY2];
+        let missing = [low & !granted[0], high & !granted[1] & !FUSE_HAVE_FSNOTIFY2];
         if missing != [0; 2] {
             let missing = FsOptions::from_bits_truncate(join(missing));
             warn!(?missing, "the guest relies on what this farwatch was started without");
@@ -380,20 +367,21 @@ impl<F: FileSystem + SerializableFileSystem + Sync> Requests<F> {
         *self.lock_agreed() = agreed.clone();
         Ok(())
     }
-
-    /// The state of a guest that comes from another host has been applied. If its kernel takes notifications, it
-    /// goes on doing so, and does not say again what is watched.
-    fn attach_again(&self, agreed: &Agreed) {
-        if agreed.granted[1] & HAVE_FSNOTIFY2 != 0 {
-            self.source.kernel_attached(self.notifying.load(Ordering::Relaxed), false);
-        }
-    }
 }
 
 impl From<Malformed> for Errno {
     fn from(Malformed: Malformed) -> Self {
         Self::INVAL
     }
+}
+
+/// Answers a request that the library does not know with this body.
+fn answer(request: &Request<'_>, body: &[u8]) -> Result<usize, Errno> {
+    let len = u32::try_from(REPLY_HEADER_LEN + body.len()).map_err(|_| Errno::INVAL)?;
+    let header = OutHeader { len, error: 0, unique: request.header.unique };
+    let reply = [header.as_slice(), body].concat();
+    request.writer.clone().write_all(&reply).map_err(|_| Errno::INVAL)?;
+    Ok(reply.len())
 }
 
 /// Whether a request is answered when something happens.

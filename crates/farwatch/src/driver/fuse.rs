@@ -13,7 +13,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use farwatch_proto::wire::abi::FUSE_HAVE_FSNOTIFY;
+use farwatch_proto::wire::abi::FUSE_HAVE_FSNOTIFY2;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -41,8 +41,6 @@ const FUSE_READDIR: u32 = 28;
 const FUSE_INTERRUPT: u32 = 36;
 const FUSE_BATCH_FORGET: u32 = 42;
 const FUSE_READDIRPLUS: u32 = 44;
-/// [`FUSE_HAVE_FSNOTIFY`] as it stands in `flags2`.
-const HAVE_FSNOTIFY2: u32 = (FUSE_HAVE_FSNOTIFY >> 32) as u32;
 /// Where `size` is in a message with a `struct fuse_read_in`.
 const READ_IN_SIZE_AT: usize = IN_HEADER_LEN + 16;
 
@@ -133,7 +131,7 @@ impl FuseDevice {
         let granted = reply.read_obj::<u32>(4).is_ok_and(|error| error == 0)
             && reply
                 .read_obj::<u32>(INIT_OUT_FLAGS2_AT)
-                .is_ok_and(|flags2| flags2 & HAVE_FSNOTIFY2 != 0);
+                .is_ok_and(|flags2| flags2 & FUSE_HAVE_FSNOTIFY2 != 0);
         self.raises.store(granted, Ordering::Release);
     }
 

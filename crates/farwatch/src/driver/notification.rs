@@ -123,12 +123,11 @@ impl NotificationQueue {
         Ok(Received::Closed)
     }
 
-    /// Waits until `deadline`; `true` when the session ends before that.
-    pub(super) fn wait_for_end(&self, deadline: Instant) -> Result<bool, Error> {
-        let epoll = Epoll::new().map_err(Error::system("making an epoll"))?;
-        self.closed.register(&epoll, 0).map_err(Error::system("watching for the end"))?;
-        let woken = signal::wait(&epoll, &mut [EpollEvent::default()], Some(deadline));
-        woken.map(|woken| woken > 0).map_err(Error::system("waiting for the end"))
+    /// What wakes when the session ends, and for nothing else.
+    pub(super) fn end(&self) -> Result<Epoll, Error> {
+        let end = Epoll::new().map_err(Error::system("making an epoll"))?;
+        self.closed.register(&end, 0).map_err(Error::system("watching for the end"))?;
+        Ok(end)
     }
 
     /// The virtqueue, to be handed to the device; then [`NotificationQueue::announce`].

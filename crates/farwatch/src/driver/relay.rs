@@ -4,13 +4,16 @@
 //! One thread, which makes no call on the mount. What it writes the kernel copies and raises later, so the write waits
 //! for nothing; when too many wait to be raised it fails, and is repeated. The device's backlog waits meanwhile.
 
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+
+use vmm_sys_util::epoll::{Epoll, EpollEvent};
 
 use super::error::Error;
 use super::fuse::{FuseDevice, Notified};
 use super::notification::{NotificationQueue, Received};
+use super::signal;
 
 /// How long a message waits until it is written again. The kernel does not say when it has room.
 const FULL_WAIT: Duration = Duration::from_millis(1);
@@ -48,33 +51,32 @@ struct Counts {
 }
 
 fn run(mut queue: NotificationQueue, fuse: &Weak<FuseDevice>) -> Result<Counts, Error> {
+    let end = queue.end()?;
     let mut counts = Counts::default();
     let mut message = vec![0; queue.buf_size()];
     while let Received::Message(len) = queue.receive(None, &mut message)? {
-        let message = &message[..len.min(message.len())];
-        loop {
-            // The workers have ended.
-            let Some(fuse) = Weak::upgrade(fuse) else { return Ok(counts) };
-            match notify(&fuse, message) {
-                Notified::Taken => counts.written += 1,
-                Notified::Refused => counts.refused += 1,
-                Notified::Gone => return Ok(counts),
-                Notified::Full => {
-                    drop(fuse);
-                    if !queue.wait_for_end(Instant::now() + FULL_WAIT)? {
-                        continue;
-                    }
-                    return Ok(counts);
-                }
-            }
-            break;
+        match write(fuse, &message[..len], &end)? {
+            Notified::Taken => counts.written += 1,
+            Notified::Refused => counts.refused += 1,
+            Notified::Full | Notified::Gone => break,
         }
     }
     Ok(counts)
 }
 
-fn notify(fuse: &Arc<FuseDevice>, message: &[u8]) -> Notified {
-    let notified = fuse.notify(message);
-    tracing::trace!(len = message.len(), ?notified);
-    notified
+/// Writes a message, again and again while the kernel has no room, until the session ends.
+fn write(fuse: &Weak<FuseDevice>, message: &[u8], end: &Epoll) -> Result<Notified, Error> {
+    loop {
+        // Without a reference while it waits: the connection is to close when the workers have ended.
+        let notified = fuse.upgrade().map_or(Notified::Gone, |fuse| fuse.notify(message));
+        tracing::trace!(len = message.len(), ?notified);
+        if notified != Notified::Full {
+            return Ok(notified);
+        }
+        let again = Instant::now() + FULL_WAIT;
+        let ended = signal::wait(end, &mut [EpollEvent::default()], Some(again));
+        if ended.map_err(Error::system("waiting for room"))? > 0 {
+            return Ok(notified);
+        }
+    }
 }

@@ -75,6 +75,16 @@ enum State {
     Welcomed { reads: Option<u64> },
 }
 
+impl Session {
+    /// The node has been opened: the reply.
+    fn begin(&mut self, state: State) -> (Option<Handle>, OpenOptions) {
+        self.opened += 1;
+        self.handle = Some(HANDLE_MIN + self.opened);
+        self.state = state;
+        (self.handle, OpenOptions::DIRECT_IO | OpenOptions::NOFLUSH)
+    }
+}
+
 impl Control {
     fn lock(&self) -> MutexGuard<'_, Session> {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
@@ -115,12 +125,8 @@ impl Control {
         let tid = u32::try_from(ctx.pid).ok().filter(|tid| *tid != 0).ok_or(Errno::INVAL)?;
         let mut session = self.lock();
         share.attach(tid).map_err(|_| Errno::BUSY)?;
-        session.opened += 1;
-        let handle = HANDLE_MIN + session.opened;
-        session.handle = Some(handle);
-        session.state = State::Opened;
         tracing::info!(tid, "an agent has opened the control node");
-        Ok((Some(handle), OpenOptions::DIRECT_IO | OpenOptions::NOFLUSH))
+        Ok(session.begin(State::Opened))
     }
 
     /// The same by the guest's kernel, which takes notifications itself and has said so at INIT: its reads return
@@ -128,12 +134,8 @@ impl Control {
     fn open_by_kernel(&self, share: &Share) -> io::Result<(Option<Handle>, OpenOptions)> {
         let mut session = self.lock();
         let link = share.kernel_reads().ok_or(Errno::BUSY)?;
-        session.opened += 1;
-        let handle = HANDLE_MIN + session.opened;
-        session.handle = Some(handle);
-        session.state = State::Welcomed { reads: Some(link) };
         tracing::info!("the guest's kernel raises events itself, and reads the notifications");
-        Ok((Some(handle), OpenOptions::DIRECT_IO | OpenOptions::NOFLUSH))
+        Ok(session.begin(State::Welcomed { reads: Some(link) }))
     }
 
     /// WRITE: the hello.

@@ -30,10 +30,21 @@ impl Share {
         if raises {
             state.engine.raises();
         }
+        self.begin_delivery(&mut state, delivery, events)
+    }
+
+    /// Notifications begin for the client that is attached, of those of `events` that are watched for. Returns the number
+    /// of its link.
+    pub(super) fn begin_delivery(
+        &self,
+        state: &mut State,
+        delivery: Delivery,
+        events: Mask,
+    ) -> Option<u64> {
         state.engine.want(events.intersection(self.events()));
         state.engine.listen(SystemTime::now());
         state.delivery = Some(delivery);
-        self.publish_agent(&state);
+        self.publish_agent(state);
         state.engine.link()
     }
 

@@ -2,7 +2,6 @@
 //! A guest whose kernel takes notifications itself, and raises the events: `docs/PROTOCOL.md`, section 10.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
 
 use farwatch_proto::host::InterestError;
 use farwatch_proto::wire::control::Delivery;
@@ -23,10 +22,8 @@ pub(super) struct Flags {
 impl Flags {
     /// Called with the lock held after each change of what they say.
     pub(super) fn publish(&self, state: &State) {
-        let is_kernel =
-            state.kernel_reads || (state.engine.is_native() && state.engine.agent_tid().is_none());
         self.native.store(state.engine.is_native(), Ordering::Release);
-        self.kernel.store(is_kernel, Ordering::Release);
+        self.kernel.store(state.engine.is_kernel(), Ordering::Release);
     }
 }
 
@@ -38,31 +35,23 @@ impl Share {
             return;
         }
         if queue {
-            self.kernel_listens(&mut state, Delivery::Queue);
+            self.begin_delivery(&mut state, Delivery::Queue, Mask::all());
             tracing::info!(
                 "the guest's kernel raises events itself, and takes notifications from the queue"
             );
         } else {
-            state.kernel_reads = true;
+            // It has yet to open the control node.
+            self.publish_agent(&state);
         }
-        self.publish_agent(&state);
     }
 
     /// The kernel has opened the control node. Returns the number of the link; `None` if it is not to, or has done so.
     pub(crate) fn kernel_reads(&self) -> Option<u64> {
         let mut state = self.lock();
-        if !std::mem::take(&mut state.kernel_reads) {
+        if !state.engine.is_kernel() || state.engine.is_listening() {
             return None;
         }
-        self.kernel_listens(&mut state, Delivery::Reads);
-        self.publish_agent(&state);
-        state.engine.link()
-    }
-
-    fn kernel_listens(&self, state: &mut State, delivery: Delivery) {
-        state.engine.want(Mask::all().intersection(self.events()));
-        state.engine.listen(SystemTime::now());
-        state.delivery = Some(delivery);
+        self.begin_delivery(&mut state, Delivery::Reads, Mask::all())
     }
 
     /// Whether a request is the guest's kernel's own: such a request bears nobody's ids. Does not take the lock.

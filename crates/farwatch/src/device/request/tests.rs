@@ -6,7 +6,7 @@ use std::ffi::CStr;
 
 use farwatch_proto::host::Ticket;
 use farwatch_proto::wire::Notification;
-use farwatch_proto::wire::abi::FARWATCH_IOC_SYNC;
+use farwatch_proto::wire::abi::{FARWATCH_IOC_SYNC, FUSE_HAVE_FSNOTIFY};
 use farwatch_proto::wire::sync::State;
 use proptest::prelude::*;
 use virtio_queue::desc::split::Descriptor;
