@@ -2,6 +2,10 @@
 //! When the engine says that all that happened before a moment has been replayed. The test plays the
 //! watch thread and the agent.
 
+#[path = "common/ids.rs"]
+#[expect(dead_code, reason = "other tests need the rest")]
+mod ids;
+
 use std::time::{Duration, Instant, SystemTime};
 
 use farwatch_proto::host::{
@@ -9,15 +13,8 @@ use farwatch_proto::host::{
     OwnChange, Progress, Ticket,
 };
 use farwatch_proto::wire::Notification;
-use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId, Seq};
-
-fn name(text: &str) -> Name {
-    Name::parse(text.as_bytes()).expect("a name")
-}
-
-fn fid(number: u8) -> Fid {
-    Fid::new([7, 0], 1, &[number]).expect("a short handle")
-}
+use farwatch_proto::{FileKind, Mask, NodeId, Seq};
+use ids::{fid, name};
 
 /// An engine whose guest knows the root and the directory `sub`, and whose agent listens.
 struct Host {

@@ -6,6 +6,8 @@
 mod above;
 #[path = "engine/content.rs"]
 mod content;
+#[path = "common/ids.rs"]
+mod ids;
 #[path = "engine/links.rs"]
 mod links;
 
@@ -17,23 +19,12 @@ use farwatch_proto::host::{
 };
 use farwatch_proto::replay::{OpenMode, Times};
 use farwatch_proto::wire::Notification;
-use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId, Seq};
+use farwatch_proto::{FileKind, Mask, Name, NodeId, Seq};
+use ids::{fid, id, name};
 
 const EPERM: Answer = Answer::Refused(Refusal::NotAsked);
 const ENOENT: Answer = Answer::Refused(Refusal::NoEntry);
 const ESTALE: Answer = Answer::Refused(Refusal::Stale);
-
-fn name(text: &str) -> Name {
-    Name::parse(text.as_bytes()).expect("a name")
-}
-
-fn fid(number: u8) -> Fid {
-    Fid::new([7, 0], 1, &[number]).expect("a short handle")
-}
-
-fn id(number: u64) -> NodeId {
-    NodeId::new(number).expect("not 0")
-}
 
 /// An engine whose guest knows the root (fid 1), and whose agent listens.
 struct Host {

@@ -2,6 +2,9 @@
 //! A guest whose kernel raises the events itself: what it is sent, what counts as told, and what is compared with
 //! the host. The kernel is played by the test.
 
+#[path = "common/ids.rs"]
+mod ids;
+
 use std::time::{Instant, SystemTime};
 
 use farwatch_proto::host::{
@@ -9,24 +12,13 @@ use farwatch_proto::host::{
     OwnChange, Progress,
 };
 use farwatch_proto::wire::Notification;
-use farwatch_proto::{Fid, FileKind, Generation, Mask, Name, Node, NodeId};
+use farwatch_proto::{FileKind, Generation, Mask, Node, NodeId};
+use ids::{fid, id, name};
 
 const DELETE_SELF: u64 = 0x400;
 const MOVE_SELF: u64 = 0x800;
 const ON_CHILD: u64 = 0x0800_0000;
 const RENAME: u64 = 0x1000_0000;
-
-fn name(text: &str) -> Name {
-    Name::parse(text.as_bytes()).expect("a name")
-}
-
-fn fid(number: u8) -> Fid {
-    Fid::new([7, 0], 1, &[number]).expect("a short handle")
-}
-
-fn id(number: u64) -> NodeId {
-    NodeId::new(number).expect("not 0")
-}
 
 /// An engine whose guest knows the root (fid 1), and whose kernel takes notifications.
 struct Host {

@@ -2,6 +2,10 @@
 //! What the engine tells after it has given up single events: the difference between what the guest
 //! was told and what is. The test plays the host's directories and the guest's kernel.
 
+#[path = "common/ids.rs"]
+#[expect(dead_code, reason = "other tests need the rest")]
+mod ids;
+
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,7 +14,8 @@ use farwatch_proto::host::{
     Output, OwnChange, Refusal, Rescan,
 };
 use farwatch_proto::wire::Notification;
-use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId, Seq};
+use farwatch_proto::{Fid, FileKind, Mask, NodeId, Seq};
+use ids::{id, name};
 
 const ENOENT: Answer = Answer::Refused(Refusal::NoEntry);
 const ROOT: NodeId = NodeId::ROOT;
@@ -18,16 +23,8 @@ const ROOT: NodeId = NodeId::ROOT;
 const LIMIT: usize = 4;
 const FILLER: &str = "zz-filler";
 
-fn name(text: &str) -> Name {
-    Name::parse(text.as_bytes()).expect("a name")
-}
-
 fn fid(number: u64) -> Fid {
     Fid::new([7, 0], 1, &number.to_be_bytes()).expect("a short handle")
-}
-
-fn id(number: u64) -> NodeId {
-    NodeId::new(number).expect("not 0")
 }
 
 /// The host's clock. The kernel's queue was last found empty at 100.

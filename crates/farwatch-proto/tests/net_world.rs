@@ -4,6 +4,10 @@
 //! plays the host, the file server and the guest's kernel. The program reads a file whenever it is told
 //! that there is something, whichever way.
 
+#[path = "common/ids.rs"]
+#[expect(dead_code, reason = "other tests need the rest")]
+mod ids;
+
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::time::{Duration, Instant, SystemTime};
@@ -14,20 +18,13 @@ use farwatch_proto::host::{
 };
 use farwatch_proto::wire::Notification;
 use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId, Seq};
+use ids::{id, name};
 use proptest::prelude::*;
 
 const ROOT: NodeId = NodeId::ROOT;
 
-fn name(text: &str) -> Name {
-    Name::parse(text.as_bytes()).expect("a name")
-}
-
 fn fid(number: u64) -> Fid {
     Fid::new([7, 0], 1, &number.to_be_bytes()).expect("a short handle")
-}
-
-fn id(number: u64) -> NodeId {
-    NodeId::new(number).expect("not 0")
 }
 
 fn at(secs: u64) -> SystemTime {

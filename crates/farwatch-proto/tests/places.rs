@@ -4,27 +4,19 @@
 //!
 //! Directory `a` (node 2) is mounted on `b` (node 3); both are fid 2.
 
+#[path = "common/ids.rs"]
+mod ids;
+
 use std::time::{Instant, SystemTime};
 
 use farwatch_proto::host::{
     Answer, Engine, HostChange, HostEntry, Input, Learned, MarkedRequest, Object, Refusal,
 };
-use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId, Seq};
+use farwatch_proto::{FileKind, Mask, NodeId, Seq};
+use ids::{fid, id, name};
 
 const A: u64 = 2;
 const B: u64 = 3;
-
-fn name(text: &str) -> Name {
-    Name::parse(text.as_bytes()).expect("a name")
-}
-
-fn fid(number: u8) -> Fid {
-    Fid::new([7, 0], 1, &[number]).expect("a short handle")
-}
-
-fn id(number: u64) -> NodeId {
-    NodeId::new(number).expect("not 0")
-}
 
 /// The guest has looked a name up in directory `dir`, and learned of node `node`, fid `object`.
 fn learn(engine: &mut Engine, dir: u64, entry: &str, node: u64, object: u8, kind: FileKind) {

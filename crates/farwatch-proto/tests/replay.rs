@@ -2,6 +2,9 @@
 //! How the requests of a replay are answered: every event, in every state of its record, with every
 //! request. What is not in the snapshot gets EPERM, and what is has its answer in the table of replays.
 
+#[path = "common/ids.rs"]
+mod ids;
+
 use std::fmt::Write as _;
 use std::time::{Instant, SystemTime};
 
@@ -9,7 +12,8 @@ use farwatch_proto::host::{
     Answer, Engine, HostChange, HostEntry, Input, Learned, MarkedRequest, Object, Output, Refusal,
 };
 use farwatch_proto::replay::{AnswerKind, OpenMode, RequestKind, TABLE, Times};
-use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId, Seq};
+use farwatch_proto::{FileKind, Mask, NodeId, Seq};
+use ids::{fid, id, name};
 
 /// The object of each event.
 const OBJECT: u8 = 9;
@@ -53,18 +57,6 @@ enum State {
     Done,
     /// Something of the next notification.
     Past,
-}
-
-fn name(text: &str) -> Name {
-    Name::parse(text.as_bytes()).expect("a name")
-}
-
-fn fid(number: u8) -> Fid {
-    Fid::new([7, 0], 1, &[number]).expect("a short handle")
-}
-
-fn id(number: u64) -> NodeId {
-    NodeId::new(number).expect("not 0")
 }
 
 fn host_entry(text: &str) -> HostEntry {
