@@ -6,13 +6,13 @@
 //! there is whole, and has booted.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use farwatch_testkit::vm::{Guest, Series, Uml};
 
-use crate::guest;
+use crate::{cached, guest};
 
 const VERSION: &str = "6.12";
 /// What the fragment is merged into.
@@ -23,22 +23,17 @@ pub(crate) fn run(root: &Path) -> Result<bool> {
     let series = Series::of(VERSION)?;
     fetch(root, &series)?;
     let built = series.built()?;
-    // Two builds in one place would spoil each other.
-    let _alone = alone(&built)?;
-    if !built.join("linux").is_file() {
-        guest::run(root)?;
-        build(&series, &built)?;
-    }
-    println!("{}", built.join("linux").display());
+    let linux = built.join("linux");
+    cached::build(
+        &built,
+        || linux.is_file(),
+        |new| {
+            guest::run(root)?;
+            build(&series, new)
+        },
+    )?;
+    println!("{}", linux.display());
     Ok(true)
-}
-
-/// Waits until nobody else builds beside `built`, and keeps others from it until the file is dropped.
-pub(crate) fn alone(built: &Path) -> Result<fs::File> {
-    let dir = built.parent().context("no cache directory")?;
-    let lock = fs::File::create(dir.join("lock"))?;
-    lock.lock()?;
-    Ok(lock)
 }
 
 /// Has `.ci/kernels.sh` fetch the source.
@@ -59,15 +54,9 @@ pub(crate) fn script(root: &Path, what: &str) -> Result<()> {
     succeed(&mut bash)
 }
 
-fn build(series: &Series, built: &Path) -> Result<()> {
-    let mut new = built.as_os_str().to_owned();
-    new.push(".new");
-    let new = PathBuf::from(new);
-    if new.exists() {
-        fs::remove_dir_all(&new).with_context(|| new.display().to_string())?;
-    }
+fn build(series: &Series, new: &Path) -> Result<()> {
     let tree = new.join("tree");
-    fs::create_dir_all(&tree)?;
+    fs::create_dir(&tree)?;
     println!("building Linux {} with {} patches, once", series.version, series.patches.len());
     let source = series.source().context("no cache directory")?.join("linux.tar.xz");
     succeed(
@@ -95,10 +84,7 @@ fn build(series: &Series, built: &Path) -> Result<()> {
     fs::remove_dir_all(&tree)?;
     let version = boot(&linux)?;
     println!("it boots: {version}");
-    if built.exists() {
-        fs::remove_dir_all(built)?;
-    }
-    fs::rename(&new, built).with_context(|| built.display().to_string())
+    Ok(())
 }
 
 /// Neither what has been applied in part nor what lies elsewhere than the patch says counts as applied.

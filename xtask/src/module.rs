@@ -4,13 +4,14 @@
 //! What is in the cache under the name of its source and its kernel is whole.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use farwatch_testkit::vm::Module;
 
-use crate::kernel::{alone, script, succeed};
+use crate::cached;
+use crate::kernel::{script, succeed};
 
 const VERSIONS: [&str; 2] = ["6.1", "6.12"];
 
@@ -21,22 +22,14 @@ pub(crate) fn run(root: &Path) -> Result<bool> {
         let fetch = format!("fetch_kernel {version}; fetch_kernel_headers {version}");
         script(root, &fetch)?;
         let built = module.built()?;
-        let _alone = alone(&built)?;
-        if Module::find(version).is_none() {
-            build(&module, &built)?;
-        }
+        let is_there = || Module::find(version).is_some();
+        cached::build(&built, is_there, |new| build(&module, new))?;
         println!("{}", built.join(Module::NAME).with_extension("ko").display());
     }
     Ok(true)
 }
 
-fn build(module: &Module, built: &Path) -> Result<()> {
-    let mut new = built.as_os_str().to_owned();
-    new.push(".new");
-    let new = PathBuf::from(new);
-    if new.exists() {
-        fs::remove_dir_all(&new).with_context(|| new.display().to_string())?;
-    }
+fn build(module: &Module, new: &Path) -> Result<()> {
     let tree = new.join("tree");
     succeed(Command::new(module.maker()).arg(&tree))?;
     let headers = module.headers().context("no cache directory")?.join("build");
@@ -51,9 +44,5 @@ fn build(module: &Module, built: &Path) -> Result<()> {
     ensure!(warnings.is_empty(), "{warnings:#?}");
     let name = format!("{}.ko", Module::NAME);
     succeed(Command::new("strip").arg("-g").arg("-o").arg(new.join(&name)).arg(tree.join(&name)))?;
-    fs::remove_dir_all(&tree)?;
-    if built.exists() {
-        fs::remove_dir_all(built)?;
-    }
-    fs::rename(&new, built).with_context(|| built.display().to_string())
+    fs::remove_dir_all(&tree).with_context(|| tree.display().to_string())
 }
