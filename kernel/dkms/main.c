@@ -63,38 +63,35 @@ static struct farwatch_link *find_link(struct super_block *sb, int *count)
 	return found;
 }
 
-static int attach(const char *name)
+/* The rest has the list locked, and finds what is attached to the superblock */
+static int attach(const struct path *path, struct farwatch_link *link,
+		  int count)
 {
-	struct farwatch_link *link;
-	struct path path;
-	int count, err;
-
-	err = kern_path(name, LOOKUP_FOLLOW | LOOKUP_DIRECTORY, &path);
-	if (err)
-		return err;
-	err = -EOPNOTSUPP;
-	if (!farwatch_is_fuse(path.mnt->mnt_sb))
-		goto out;
-
-	mutex_lock(&links_mutex);
-	reap();
-	if (find_link(path.mnt->mnt_sb, &count)) {
-		err = -EEXIST;
-	} else if (count == LINKS_MAX) {
-		err = -ENOSPC;
-	} else {
-		link = farwatch_link_start(&path);
-		err = PTR_ERR_OR_ZERO(link);
-		if (!err)
-			list_add_tail(&link->entry, &links);
-	}
-	mutex_unlock(&links_mutex);
-out:
-	path_put(&path);
-	return err;
+	if (!farwatch_is_fuse(path->mnt->mnt_sb))
+		return -EOPNOTSUPP;
+	if (link)
+		return -EEXIST;
+	if (count == LINKS_MAX)
+		return -ENOSPC;
+	link = farwatch_link_start(path);
+	if (IS_ERR(link))
+		return PTR_ERR(link);
+	list_add_tail(&link->entry, &links);
+	return 0;
 }
 
-static int detach(const char *name)
+static int detach(const struct path *path, struct farwatch_link *link,
+		  int count)
+{
+	if (!link)
+		return -ENOENT;
+	drop_link(link);
+	return 0;
+}
+
+static int with_mount(const char *name,
+		      int (*act)(const struct path *path,
+				 struct farwatch_link *link, int count))
 {
 	struct farwatch_link *link;
 	struct path path;
@@ -106,15 +103,16 @@ static int detach(const char *name)
 	mutex_lock(&links_mutex);
 	reap();
 	link = find_link(path.mnt->mnt_sb, &count);
-	if (link)
-		drop_link(link);
+	err = act(&path, link, count);
 	mutex_unlock(&links_mutex);
 	path_put(&path);
-	return link ? 0 : -ENOENT;
+	return err;
 }
 
 /* One mount point, and perhaps the end of a line */
-static int with_name(const char *val, int (*act)(const char *name))
+static int with_line(const char *val,
+		     int (*act)(const struct path *path,
+				struct farwatch_link *link, int count))
 {
 	char *name, *end;
 	int err;
@@ -127,14 +125,14 @@ static int with_name(const char *val, int (*act)(const char *name))
 		return -ENOMEM;
 	end = strchrnul(name, '\n');
 	*end = '\0';
-	err = act(name);
+	err = with_mount(name, act);
 	kfree(name);
 	return err;
 }
 
 static int attach_set(const char *val, const struct kernel_param *kp)
 {
-	return with_name(val, attach);
+	return with_line(val, attach);
 }
 
 /* A line for each superblock */
@@ -160,7 +158,7 @@ static int attach_get(char *buffer, const struct kernel_param *kp)
 
 static int detach_set(const char *val, const struct kernel_param *kp)
 {
-	return with_name(val, detach);
+	return with_line(val, detach);
 }
 
 static const struct kernel_param_ops attach_param_ops = {
@@ -193,7 +191,7 @@ static int __init farwatch_init(void)
 	int err;
 
 	while (rest && (name = strsep(&rest, ","))) {
-		err = attach(name);
+		err = with_mount(name, attach);
 		if (err) {
 			pr_err("farwatch: %s: error %d\n", name, err);
 			drop_all();
