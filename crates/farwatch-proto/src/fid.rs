@@ -2,6 +2,7 @@
 //! [`Fid`]: how the host names an object to fanotify and to us.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use thiserror::Error;
@@ -9,11 +10,13 @@ use thiserror::Error;
 /// fsid and file handle of a host object: what a `FAN_REPORT_FID` event carries, and what
 /// `name_to_handle_at(2)` with `AT_HANDLE_FID` gives. Unique while the object lives, and after: a
 /// file handle carries the inode's generation.
+///
+/// A clone shares the handle: tree and watcher keep several for each object that the guest knows.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fid {
     fsid: [u32; 2],
     handle_type: i32,
-    handle: Box<[u8]>,
+    handle: Arc<[u8]>,
 }
 
 /// Why some bytes are not a [`Fid`].

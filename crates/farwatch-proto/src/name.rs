@@ -3,13 +3,14 @@
 
 use std::borrow::Borrow;
 use std::fmt;
+use std::sync::Arc;
 
 use thiserror::Error;
 
 /// The name of a directory entry: 1 to [`Name::LEN_MAX`] bytes, no NUL, no `/`, neither `.` nor `..`
-/// (S4). The bytes need not be UTF-8.
+/// (S4). The bytes need not be UTF-8. A clone shares them.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name(Box<[u8]>);
+pub struct Name(Arc<[u8]>);
 
 /// Why some bytes are not a [`Name`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]

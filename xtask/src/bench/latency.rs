@@ -4,7 +4,7 @@
 //! which an event needs a few.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::mpsc::channel;
 use std::thread;
@@ -54,13 +54,14 @@ pub(super) fn run(farwatch: &Path, scale: Scale) -> anyhow::Result<()> {
 
 type Measure = fn(&Path, &Path, usize, usize) -> anyhow::Result<Vec<Duration>>;
 
-fn append(src: &Path, mnt: &Path, turn: usize, count: usize) -> anyhow::Result<Vec<Duration>> {
-    let file = File::create(src.join("appended"))?;
+fn append(src: &Path, mnt: &Path, _: usize, count: usize) -> anyhow::Result<Vec<Duration>> {
+    // Not truncated: the mount is told of that later than `file` is open, and its MODIFY would be taken
+    // for that of the first append.
+    let file = File::options().append(true).create(true).open(src.join("appended"))?;
     // Known to the mount, as a file that somebody works with.
     std::fs::metadata(mnt.join("appended"))?;
     let watch = Watch::new(mnt, WatchFlags::MODIFY)?;
-    let start = turn * count;
-    each(&watch, count, |nth| Ok(file.write_all_at(b"x", u64::try_from(start + nth)?)?))
+    each(&watch, count, |_| Ok((&file).write_all(b"x")?))
 }
 
 fn create(src: &Path, mnt: &Path, turn: usize, count: usize) -> anyhow::Result<Vec<Duration>> {
