@@ -489,6 +489,28 @@ fn who_finds_the_queue_empty_ends_announcements_unless_the_watch_thread_is_at_wo
 }
 
 #[test]
+fn an_announcement_ends_when_the_queue_as_it_was_at_the_calls_end_has_been_read_though_it_is_never_empty()
+ {
+    let mut world = World::new(true).known("a/f", "f", 9);
+    let attrib = || report(A, "f", Mask::ATTRIB);
+    // One report comes of what was announced twice.
+    let call = world.expect(&of("f"), &[Mask::ATTRIB, Mask::ATTRIB]);
+    world.observer.end(call, true, None);
+    let mark = world.observer.begin();
+    world.observer.handle(world.now, [attrib()]);
+    let position = world.observer.position();
+    // Read after a look, and told with the next read.
+    world.observer.read_on(world.now, [report(A, "g", Mask::CREATE)]);
+    assert_eq!(world.tell(), []);
+    assert_eq!(world.observer.passed(mark, world.observer.position()), None, "g waits");
+    let passed = world.observer.passed(mark, position).unwrap();
+    assert_eq!(passed, Drained { doubts: vec![], again: false });
+    assert!(!world.observer.is_idle());
+    world.observer.handle(world.now, [attrib()]);
+    assert!(world.tell().contains(&change("a/f", Mask::ATTRIB, Some("f"))), "somebody else's");
+}
+
+#[test]
 fn a_report_under_another_name_of_the_object_is_its_echo_too() {
     let mut world = World::new(true).known("a/f", "f", 9);
     world.has("b/link", "f");

@@ -223,11 +223,24 @@ impl<'a, P: Place> Oracle<'a, P> {
             remote.barrier().with_context(|| format!("operation {nth}: {who} {op}"))?;
             local.wait_until(Duration::ZERO, |_| true)?;
             let (wanted, told) = (local.take_events(), self.told(remote.take_events()?));
-            if let Some(difference) = paced_difference(&results, &wanted, &told) {
+            if let Some(difference) = self.paced_difference(&results, &wanted, &told) {
                 return Ok(Some(format!("operation {nth}: {who} {op}\n{difference}")));
             }
         }
         Ok(None)
+    }
+
+    fn paced_difference(
+        &self,
+        results: &[Result<(), Errno>; 2],
+        wanted: &[Event],
+        told: &[Event],
+    ) -> Option<String> {
+        let [here, there] = results;
+        if here != there {
+            return Some(format!("  it gave {here:?}, and {there:?} locally\n"));
+        }
+        compare::paced(wanted, told, self.place.is_native())
     }
 
     fn run_unpaced(&mut self, case: &Case, share: &Share) -> Result<Option<String>> {
@@ -348,18 +361,6 @@ fn watch(path: &Path, local: &mut Recorder, remote: &mut dyn Record) -> Result<(
         Ok(()) => remote.watch(path),
         Err(_) => Ok(()),
     }
-}
-
-fn paced_difference(
-    results: &[Result<(), Errno>; 2],
-    wanted: &[Event],
-    told: &[Event],
-) -> Option<String> {
-    let [here, there] = results;
-    if here != there {
-        return Some(format!("  it gave {here:?}, and {there:?} locally\n"));
-    }
-    compare::paced(wanted, told)
 }
 
 /// Starts the processes of an unpaced case: programs, since who writes to a file is known by its

@@ -28,6 +28,11 @@ pub trait Place {
     /// Waits with `sync` until all that was changed on the host side before this call has been told.
     fn sync(&self) -> Result<()>;
 
+    /// Whether its kernel raises the events itself: by the patches, or the module.
+    fn is_native(&self) -> bool {
+        false
+    }
+
     /// Whether its kernel has found no fault in itself, where that is asked.
     fn is_sound(&self) -> Result<()> {
         Ok(())

@@ -13,6 +13,7 @@
 //! read_on(now, reports)        what was in the queue after that
 //! changes(tree, found)         what follows
 //! drained(mark)                after all that, if the queue was empty
+//! passed(mark, position)       or if all has been told that was in it at the mark
 //! ```
 
 mod echo;
@@ -102,7 +103,7 @@ impl Seen {
     }
 }
 
-/// What an empty queue means for what was taken for the daemon's own doing.
+/// What an empty queue, or one that has been read far enough, means for what was taken for the daemon's own doing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Drained {
     /// To be settled by a look at the objects.
@@ -342,6 +343,17 @@ impl Observer {
         }
         let (doubts, again) = self.echo.drained(mark);
         self.in_hand = again;
+        Some(Drained { doubts, again })
+    }
+
+    /// The same where the queue was not empty: all that was in it at `mark` had been taken in at that position, given
+    /// that [`Observer::changes`] was told. `None` while some of it still waits. A host that never pauses could keep
+    /// the queue from ever being empty.
+    pub fn passed(&mut self, mark: Mark, position: u64) -> Option<Drained> {
+        if !self.has_told(position) {
+            return None;
+        }
+        let (doubts, again) = self.echo.drained(mark);
         Some(Drained { doubts, again })
     }
 

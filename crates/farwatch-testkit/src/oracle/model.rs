@@ -272,11 +272,19 @@ impl Model {
         made
     }
 
-    /// A file without a name gets one.
+    /// An open file gets a name: one that has none, or another beside those it has. One that has lost them all gets
+    /// no more (`linkat(2)`, ENOENT).
     fn name(&mut self, slot: u8, at: &Path) {
-        if self.open.get(&slot) == Some(&0) && self.make(at, Type::File) {
-            self.open.insert(slot, self.next - 1);
-            self.unnamed.insert(self.next - 1);
+        match self.open.get(&slot).copied() {
+            Some(0) if self.make(at, Type::File) => {
+                self.open.insert(slot, self.next - 1);
+                self.unnamed.insert(self.next - 1);
+            }
+            Some(id) if !self.has(at) && self.has_place(at) => {
+                let entry = self.entries.values().find(|entry| entry.1 == id).copied();
+                self.entries.extend(entry.map(|entry| (at.to_owned(), entry)));
+            }
+            _ => {}
         }
     }
 
@@ -333,4 +341,29 @@ impl Model {
 /// Whether a path is below the directory of the run.
 pub(super) fn is_inside(path: &Path) -> bool {
     !path.starts_with(OUTSIDE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_open_file_gets_another_name_which_is_not_taken_while_it_is_watched_and_open() {
+        let path = |name: &str| PathBuf::from(name);
+        let mut model = Model::new(false, true);
+        let ops = [
+            Op::Create(path("a")),
+            Op::Open(1, path("a")),
+            Op::LinkSlot(1, path("b")),
+            Op::Watch(path("a")),
+            Op::Unlink(path("a")),
+        ];
+        ops.iter().for_each(|op| model.follow(op));
+        assert!(!model.is_fair(&Op::Unlink(path("b"))));
+        model.follow(&Op::Close(1));
+        assert!(model.is_fair(&Op::Unlink(path("b"))));
+        model.follow(&Op::Unlink(path("b")));
+        model.follow(&Op::LinkSlot(1, path("c")));
+        assert!(!model.has(&path("c")), "nothing is open");
+    }
 }

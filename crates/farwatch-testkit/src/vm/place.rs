@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
@@ -26,6 +26,8 @@ pub struct Vm {
     guest: Arc<Mutex<Guest>>,
     host: Mount,
     recorders: AtomicU32,
+    /// See [`Place::is_native`].
+    is_native: AtomicBool,
 }
 
 impl Vm {
@@ -45,7 +47,9 @@ impl Vm {
     pub fn start_uml(kernel: &Uml, options: &[&str]) -> Result<Self> {
         let host = serve(options)?;
         let guest = Guest::boot_uml(kernel, &[(TAG, &host.socket())]);
-        Self::of(guest, host)
+        let vm = Self::of(guest, host)?;
+        vm.is_native.store(true, Ordering::Relaxed);
+        Ok(vm)
     }
 
     /// Boots a machine for a share that somebody serves.
@@ -66,7 +70,12 @@ impl Vm {
 
     fn of(guest: Result<Guest>, host: Mount) -> Result<Self> {
         let guest = guest.map_err(|error| anyhow!("{error:#}\nthe device:\n{}", host.log()))?;
-        Ok(Self { guest: Arc::new(Mutex::new(guest)), host, recorders: AtomicU32::new(0) })
+        Ok(Self {
+            guest: Arc::new(Mutex::new(guest)),
+            host,
+            recorders: AtomicU32::new(0),
+            is_native: AtomicBool::new(false),
+        })
     }
 
     /// Moves the machine to another QEMU, and to the device that another process serves on a socket.
@@ -116,7 +125,9 @@ impl Vm {
             self.mount_point().display(),
             Module::NAME
         );
-        self.guest().shell(Path::new("/"), &script).map(drop)
+        self.guest().shell(Path::new("/"), &script)?;
+        self.is_native.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// The name of the agent among the guest's programs.
@@ -204,6 +215,10 @@ impl Place for Vm {
         let output = self.guest().output(&sync)?;
         ensure!(output.code == 0, "{output:?}");
         Ok(())
+    }
+
+    fn is_native(&self) -> bool {
+        self.is_native.load(Ordering::Relaxed)
     }
 
     fn is_sound(&self) -> Result<()> {

@@ -7,6 +7,8 @@
 //! the event a second time. The interposer calls this; requests that are missing here change nothing
 //! that is reported.
 
+use std::ffi::CStr;
+
 use farwatch_proto::{Mask, Name, NodeId};
 use rustix::fs::{OFlags, RenameFlags};
 use virtiofsd::filesystem::SetattrValid;
@@ -37,10 +39,13 @@ pub(super) enum Request<'a> {
     /// WRITE, FALLOCATE, and COPY_FILE_RANGE into the node.
     Write(NodeId),
     /// SETXATTR.
-    SetXattr(NodeId),
+    SetXattr { node: NodeId, name: &'a CStr },
     /// REMOVEXATTR.
     RemoveXattr(NodeId),
 }
+
+/// The list that says who may do what with a file: its mode follows from it (`acl(5)`).
+const ACCESS_ACL: &CStr = c"system.posix_acl_access";
 
 /// See the module's documentation.
 pub(super) fn reported(request: &Request<'_>) -> OwnCall {
@@ -71,7 +76,10 @@ pub(super) fn reported(request: &Request<'_>) -> OwnCall {
         Request::Release { .. } => OwnCall::default(),
         Request::Write(node) => on_node(node, &[Mask::MODIFY]),
         // An ACL can take a chmod with it.
-        Request::SetXattr(node) => on_node(node, &[Mask::ATTRIB, Mask::ATTRIB]),
+        Request::SetXattr { node, name } if name == ACCESS_ACL => {
+            on_node(node, &[Mask::ATTRIB, Mask::ATTRIB])
+        }
+        Request::SetXattr { node, .. } => on_node(node, &[Mask::ATTRIB]),
         Request::RemoveXattr(node) => on_node(node, &[Mask::ATTRIB]),
     }
 }
@@ -195,6 +203,13 @@ mod tests {
         let masks: Vec<_> = exchange.iter().map(|(_, mask)| *mask).collect();
         assert_eq!(masks, [there[0], there[1], there[0], there[1], Mask::empty()]);
         assert_eq!(exchange[1].0, exchange[2].0, "what comes to a name is taken from it again");
+    }
+
+    #[test]
+    fn xattr_is_reported_once_and_an_acl_perhaps_with_its_chmod() {
+        let node = NodeId::ROOT;
+        assert_eq!(events(&Request::SetXattr { node, name: c"user.name" }).len(), 1);
+        assert_eq!(events(&Request::SetXattr { node, name: ACCESS_ACL }).len(), 2);
     }
 
     #[test]

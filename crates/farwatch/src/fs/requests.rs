@@ -523,7 +523,7 @@ impl FileSystem for Interposer {
         flags: u32,
         extra_flags: SetxattrFlags,
     ) -> io::Result<()> {
-        let request = Request::SetXattr(self.check(&ctx, inode)?);
+        let request = Request::SetXattr { node: self.check(&ctx, inode)?, name };
         self.own(&request, || self.inner.setxattr(ctx, inode, name, value, flags, extra_flags))
     }
 

@@ -7,13 +7,13 @@
 //! the kernel reports it under any of its names.
 //!
 //! ```text
-//!   expect          the call          end                 the kernel's queue was empty
+//!   expect          the call          end                 the queue as it was then has been read
 //!   ───────▶ open ─────────────▶ open ───▶ ended ──────────────────────────────────────▶ forgotten
 //! ```
 //!
 //! A call's reports are in the kernel's queue when it returns. When the queue has been found empty
-//! after that, all have been seen, and an announcement that is left over announces nothing: the
-//! kernel has merged two reports, or the call had no effect. No clock is looked at.
+//! after that, or as much has been read as was in it then, all have been seen, and an announcement that is left over
+//! announces nothing: the kernel has merged two reports, or the call had no effect. No clock is looked at.
 //!
 //! What another process does at the same moment can be taken for the call's own, or be merged with
 //! it by the kernel. For a name that cannot be: each report is announced once, and two that are equal
@@ -145,8 +145,7 @@ impl Echo {
         Mark(self.count)
     }
 
-    /// The kernel's queue was empty at some time after `mark`, and all that was in it has been taken
-    /// in. Returns the doubts that can be settled, and whether calls have ended since the mark.
+    /// All that was in the kernel's queue at `mark` has been taken in. Returns the doubts that can be settled, and whether calls have ended since the mark.
     pub(super) fn drained(&mut self, mark: Mark) -> (Vec<Doubt>, bool) {
         let over = |call: &Call| call.ended.is_some_and(|ended| ended <= mark.0);
         let ended: Vec<_> =

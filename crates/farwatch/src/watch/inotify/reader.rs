@@ -25,6 +25,8 @@ pub(super) struct InotifyReader<'a> {
     backend: &'a InotifyBackend,
     buf: Vec<MaybeUninit<u8>>,
     passing: Passing,
+    /// What was in the queue at a moment that has not been read to its end.
+    behind: Option<Behind>,
 }
 
 /// One read of the kernel's queue.
@@ -34,6 +36,17 @@ struct Round {
     began: SystemTime,
     mark: Mark,
     empty: bool,
+}
+
+/// What was in the queue when a round began.
+#[derive(Clone, Copy)]
+struct Behind {
+    began: SystemTime,
+    mark: Mark,
+    /// Bytes of it that are to be read yet.
+    left: u64,
+    /// The observer's position when all was read.
+    position: Option<u64>,
 }
 
 /// What came of it.
@@ -47,7 +60,15 @@ struct Outcome {
 
 impl<'a> InotifyReader<'a> {
     pub(super) fn new(backend: &'a InotifyBackend) -> Self {
-        Self { backend, buf: buffer(), passing: Passing::default() }
+        Self { backend, buf: buffer(), passing: Passing::default(), behind: None }
+    }
+
+    /// So many bytes were read.
+    fn has_read(&mut self, len: u64) {
+        self.passing.read(len);
+        if let Some(behind) = &mut self.behind {
+            behind.left = behind.left.saturating_sub(len);
+        }
     }
 
     /// Reads what was in the queue after a look: the names may have changed before it. `false` if nothing was.
@@ -60,7 +81,7 @@ impl<'a> InotifyReader<'a> {
                 break;
             }
             tracing::trace!(?reports, "reported meanwhile");
-            self.passing.read(len);
+            self.has_read(len);
             left = left.saturating_sub(len);
             self.backend.observer().read_on(Instant::now(), reports);
         }
@@ -106,14 +127,34 @@ impl<'a> InotifyReader<'a> {
         changes: Vec<HostChange>,
         outcome: &mut Outcome,
     ) -> Observed {
-        let drained = if round.empty { observer.drained(round.mark) } else { None };
-        let observed = Observed { changes, drained: drained.as_ref().map(|_| round.began) };
+        let (began, drained) = self.drained(observer, round);
+        let observed = Observed { changes, drained: drained.as_ref().map(|_| began) };
         outcome.drained = drained;
         // What was read is handed in when it waits for no mate any more.
         let position = observer.position();
         outcome.passes =
             self.passing.passes() && observer.has_told(self.passing.position(position));
         observed
+    }
+}
+
+impl InotifyReader<'_> {
+    /// What it means that all has been taken in which was in the queue at a moment, and when that was.
+    fn drained(&mut self, observer: &mut Observer, round: Round) -> (SystemTime, Option<Drained>) {
+        let mut began = round.began;
+        let drained = if round.empty {
+            observer.drained(round.mark)
+        } else {
+            self.behind.as_mut().filter(|behind| behind.left == 0).and_then(|behind| {
+                began = behind.began;
+                let position = *behind.position.get_or_insert_with(|| observer.position());
+                observer.passed(behind.mark, position)
+            })
+        };
+        if drained.is_some() {
+            self.behind = None;
+        }
+        (began, drained)
     }
 }
 
@@ -124,9 +165,11 @@ impl Reader for InotifyReader<'_> {
             let began = SystemTime::now();
             let mark = backend.observer().begin();
             self.passing.begin(intake, || backend.instance.queued());
+            let left = || backend.instance.queued();
+            self.behind.get_or_insert_with(|| Behind { began, mark, left: left(), position: None });
             let (reports, len) = backend.instance.read(&mut self.buf)?;
             let round = Round { began, mark, empty: len == 0 };
-            self.passing.read(len);
+            self.has_read(len);
             if round.empty {
                 self.passing.drained();
             }
