@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Debian's stock kernels with the module of `kernel/dkms`, which raises the events of a share: every
-//! scenario, mounts that are read-only, and the module's end. No process of ours runs in the
+//! scenario, the oracle, mounts that are read-only, and the module's end. No process of ours runs in the
 //! guest, and its kernel finds no fault in itself.
 
 use std::path::Path;
@@ -9,15 +9,28 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use e2e::Need;
 use farwatch_testkit::Place;
+use farwatch_testkit::oracle::{Oracle, Plan};
 use farwatch_testkit::vm::{Kernel, Module, Vm};
+
+const PACED: Plan = Plan {
+    ops: 1000,
+    seed: 1,
+    paced: true,
+    in_mount: false,
+    by_name: true,
+    few: false,
+    fault: None,
+    shrink: true,
+};
 
 fn main() -> ExitCode {
     let mut trials = Vec::new();
     for version in ["6.1", "6.12"] {
         let needs = [Need::Mount, Need::Vm(version), Need::Module(version)];
         type Test = fn(&'static str) -> Result<()>;
-        let tests: [(&str, Test); 3] = [
+        let tests: [(&str, Test); 4] = [
             ("scenarios", scenarios),
+            ("paced_operations_are_reported_as_locally", paced),
             ("read_only_mount_has_its_events", read_only),
             ("module_goes_when_its_share_is_unmounted", ends),
         ];
@@ -42,6 +55,17 @@ fn start(version: &str) -> Result<Vm> {
 fn scenarios(version: &'static str) -> Result<()> {
     let (ready, _) = e2e::scenarios_by_readiness();
     e2e::run_all(&ready, || start(version))
+}
+
+fn paced(version: &'static str) -> Result<()> {
+    let vm = start(version)?;
+    let report = Oracle::new(&vm).run(PACED, |_| {})?;
+    ensure!(report.events > 0, "nothing was compared");
+    if let Some(failure) = report.failure {
+        let (seed, difference) = (failure.seed, failure.difference);
+        return Err(anyhow!("seed {seed}: {difference}\n{}\n{}", failure.case, vm.log()));
+    }
+    vm.is_sound()
 }
 
 /// Where an agent can replay nothing, since no call that changes something gets as far as the server.

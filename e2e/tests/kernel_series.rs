@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use e2e::Need;
-use farwatch_testkit::oracle::{Case, Oracle, Plan};
+use farwatch_testkit::oracle::{Case, Delivery, Oracle, Plan};
 use farwatch_testkit::vm::{Uml, Vm};
 use farwatch_testkit::{Place, Scenario};
 
@@ -17,21 +17,24 @@ const NEEDS: [Need; 2] = [Need::Mount, Need::Uml(VERSION)];
 
 /// Another number is as good.
 const SEED: u64 = 1;
-const UNPACED: Plan = Plan {
-    ops: 20_000,
+const PACED: Plan = Plan {
+    ops: 3000,
     seed: SEED,
-    paced: false,
+    paced: true,
     in_mount: false,
     by_name: true,
     few: false,
     fault: None,
     shrink: true,
 };
+const UNPACED: Plan = Plan { ops: 20_000, paced: false, ..PACED };
 
 fn main() -> ExitCode {
     let mut trials = e2e::trials![
         &NEEDS;
         kept_cases_are_equal,
+        paced_operations_are_reported_as_locally,
+        paced_operations_are_reported_as_locally_through_fanotify,
         unpaced_operations_are_reported_as_locally,
         model_is_true_after_renames,
         model_is_true_after_changes_of_one_process,
@@ -52,7 +55,11 @@ fn main() -> ExitCode {
 }
 
 fn start() -> Result<Vm> {
-    Vm::start_uml(&kernel()?, &[])
+    start_with(&[])
+}
+
+fn start_with(options: &[&str]) -> Result<Vm> {
+    Vm::start_uml(&kernel()?, options)
 }
 
 fn kernel() -> Result<Uml> {
@@ -67,7 +74,7 @@ fn kept_cases_are_equal() -> Result<()> {
         let case = Case::parse(&std::fs::read_to_string(&file)?)
             .with_context(|| file.display().to_string())?;
         // What programs do in the mount needs a mount that is here.
-        if !case.is_fair(true) || !case.is_of_the_host() {
+        if !case.is_fair(Delivery { by_name: true, native: true }) || !case.is_of_the_host() {
             continue;
         }
         if let Some(difference) = oracle.run_case(&case)? {
@@ -77,13 +84,22 @@ fn kept_cases_are_equal() -> Result<()> {
     vm.is_sound()
 }
 
-fn unpaced_operations_are_reported_as_locally() -> Result<()> {
-    equal(UNPACED)
+fn paced_operations_are_reported_as_locally() -> Result<()> {
+    equal(&start()?, PACED)
 }
 
-fn equal(plan: Plan) -> Result<()> {
-    let vm = start()?;
-    let report = Oracle::new(&vm).run(plan, |_| {})?;
+/// The host's watcher tells of objects then.
+fn paced_operations_are_reported_as_locally_through_fanotify() -> Result<()> {
+    let vm = start_with(&["--watch", "fanotify"])?;
+    equal(&vm, Plan { ops: 1000, seed: SEED + 2000, by_name: false, ..PACED })
+}
+
+fn unpaced_operations_are_reported_as_locally() -> Result<()> {
+    equal(&start()?, UNPACED)
+}
+
+fn equal(vm: &Vm, plan: Plan) -> Result<()> {
+    let report = Oracle::new(vm).run(plan, |_| {})?;
     ensure!(report.events > 0, "nothing was compared");
     if let Some(failure) = report.failure {
         return Err(anyhow!(

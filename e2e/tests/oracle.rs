@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use e2e::Need;
-use farwatch_testkit::oracle::{Case, Fault, Oracle, Plan, Report};
+use farwatch_testkit::oracle::{Case, Delivery, Fault, Oracle, Plan, Report};
 use farwatch_testkit::vm::{Kernel, Vm};
 use farwatch_testkit::{Mount, Place};
 
@@ -72,7 +72,7 @@ fn kept_cases(mount: &Mount, by_name: bool) -> Result<()> {
         let case = Case::parse(&std::fs::read_to_string(&file)?)
             .with_context(|| file.display().to_string())?;
         // What inotify cannot tell: docs/SEMANTICS.md.
-        if by_name && !case.is_fair(by_name) {
+        if by_name && !case.is_fair(Delivery { by_name, native: false }) {
             continue;
         }
         if let Some(difference) = oracle.run_case(&case)? {

@@ -196,6 +196,26 @@ fn watched_file_that_is_replaced_is_told_although_nobody_watches_its_directory()
 }
 
 #[test]
+fn file_that_is_replaced_keeps_its_other_name_until_the_kernel_has_seen_that_it_has_no_links() {
+    for is_gone in [false, true] {
+        let mut host = Host::new(false);
+        host.knows("f", 2, FileKind::Regular);
+        host.knows("other", 2, FileKind::Regular);
+        host.moved("new", "f", 9);
+        let end = host.sent().pop().unwrap();
+        assert!(end.0.contains("end-"), "{end:?}");
+        // The kernel asks for its attributes.
+        host.engine.links_told(id(2), u32::from(!is_gone));
+        assert_eq!(host.told("other").is_empty(), is_gone);
+        if !is_gone {
+            host.changed("third", Mask::CREATE, 2);
+            let link = host.engine.send().unwrap();
+            assert!(link.link, "{link:?}");
+        }
+    }
+}
+
+#[test]
 fn who_asks_for_renames_of_a_directory_gets_both_halves() {
     let mut host = Host::new(true);
     let root = host.engine.tree().node(NodeId::ROOT);

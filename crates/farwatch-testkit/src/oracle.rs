@@ -37,6 +37,7 @@ pub use case::{Case, Who};
 pub use compare::Fault;
 use compare::Saboteur;
 pub use generate::{Generator, Shape};
+pub use model::Delivery;
 pub use op::{Actor, OUTSIDE, Op};
 
 use crate::event::Event;
@@ -113,7 +114,7 @@ pub struct Failure {
 pub struct Oracle<'a, P> {
     place: &'a P,
     saboteur: Option<Saboteur>,
-    by_name: bool,
+    delivery: Delivery,
     merges: bool,
     /// Directories so far, for their names.
     made: u64,
@@ -124,7 +125,8 @@ impl<'a, P: Place> Oracle<'a, P> {
     /// An oracle of `place`, which breaks no rule.
     pub fn new(place: &'a P) -> Self {
         let report = Report::default();
-        Self { place, saboteur: None, by_name: false, merges: false, made: 0, report }
+        let delivery = Delivery { by_name: false, native: place.is_native() };
+        Self { place, saboteur: None, delivery, merges: false, made: 0, report }
     }
 
     /// The host is watched by fanotify, which merges equal renames though others lie between
@@ -140,11 +142,11 @@ impl<'a, P: Place> Oracle<'a, P> {
     /// When a case cannot be run at all.
     pub fn run(mut self, plan: Plan, mut progress: impl FnMut(&Report)) -> Result<Report> {
         self.saboteur = plan.fault.map(Saboteur::new);
-        self.by_name = plan.by_name;
+        self.delivery.by_name = plan.by_name;
         self.merges = !plan.by_name;
         while self.report.ops < plan.ops {
             let seed = plan.seed + self.report.cases;
-            let (case, left_out) = generate(seed, plan);
+            let (case, left_out) = generate(seed, plan, self.delivery);
             self.report.left_out += left_out;
             let difference = self.run_case(&case).with_context(|| format!("seed {seed}"))?;
             self.report.cases += 1;
@@ -182,7 +184,7 @@ impl<'a, P: Place> Oracle<'a, P> {
 
     /// What is left of a case may do what a mount is known to tell otherwise.
     fn run_fair(&mut self, case: &Case) -> Result<Option<String>> {
-        if !case.is_fair(self.by_name) {
+        if !case.is_fair(self.delivery) {
             return Ok(None);
         }
         // Among processes it also takes luck.
@@ -240,7 +242,7 @@ impl<'a, P: Place> Oracle<'a, P> {
         if here != there {
             return Some(format!("  it gave {here:?}, and {there:?} locally\n"));
         }
-        compare::paced(wanted, told, self.place.is_native())
+        compare::paced(wanted, told, self.delivery.native)
     }
 
     fn run_unpaced(&mut self, case: &Case, share: &Share) -> Result<Option<String>> {
@@ -303,7 +305,7 @@ impl<'a, P: Place> Oracle<'a, P> {
 }
 
 /// The case of a seed, and how many operations were left out of it.
-fn generate(seed: u64, plan: Plan) -> (Case, u64) {
+fn generate(seed: u64, plan: Plan, delivery: Delivery) -> (Case, u64) {
     let mut sizes = fastrand::Rng::with_seed(seed);
     let wide = sizes.u8(..16) == 0;
     let directories = sizes.usize(1..if wide { 80 } else { 16 });
@@ -316,7 +318,7 @@ fn generate(seed: u64, plan: Plan) -> (Case, u64) {
         watches_files: plan.paced && sizes.bool(),
         shared: !plan.paced,
         in_mount: plan.paced && plan.in_mount,
-        by_name: plan.by_name,
+        delivery,
         few: plan.few,
     };
     let mut generator = Generator::new(sizes.u64(..), shape);

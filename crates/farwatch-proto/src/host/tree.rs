@@ -74,6 +74,8 @@ struct State {
     children: BTreeMap<Name, Told>,
     /// It is mounted on its name.
     mounted: bool,
+    /// The guest's kernel, which raises events itself, was told to let it end if it has no links.
+    may_end: bool,
     /// The link count that the guest's kernel was last given, and whether the host's was lower. Not of directories.
     links: Option<(u32, bool)>,
 }
@@ -130,6 +132,22 @@ impl Told {
 }
 
 impl State {
+    /// A node without references, of which nothing is known.
+    fn new(kind: FileKind, ino: u64, fid: Option<Fid>) -> Self {
+        Self {
+            kind,
+            ino,
+            fid,
+            nlookup: 0,
+            borrowed: 0,
+            names: Vec::new(),
+            children: BTreeMap::new(),
+            mounted: false,
+            may_end: false,
+            links: None,
+        }
+    }
+
     fn has_known_entries(&self) -> bool {
         self.children.values().any(|told| !told.nodes.is_empty())
     }
@@ -288,6 +306,21 @@ impl Tree {
         }
     }
 
+    /// The guest's kernel lets it end if the host has no links to it, for which it asks.
+    pub(super) fn may_end(&mut self, id: NodeId) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.may_end = true;
+        }
+    }
+
+    /// The guest's kernel is given the host's link count. Without links it lets the node end, if it has been told to.
+    pub(super) fn links_seen(&mut self, id: NodeId, links: u32) {
+        let node = self.nodes.get_mut(&id).filter(|_| links == 0);
+        if node.is_some_and(|node| std::mem::take(&mut node.may_end)) {
+            self.lost_all_names(id);
+        }
+    }
+
     /// The link count that the guest's kernel was last given for what is no directory.
     pub(super) fn links_given(&self, id: NodeId) -> Option<u32> {
         self.nodes.get(&id)?.links.map(|(given, _)| given)
@@ -423,7 +456,7 @@ impl Tree {
         }
     }
 
-    /// A replay has ended `id`, which is gone. Those who watch the directories of its names have heard of nothing.
+    /// `id`, which is gone, has ended in the guest. Those who watch the directories of its names have heard of nothing.
     pub(super) fn lost_all_names(&mut self, id: NodeId) {
         let Some(node) = self.nodes.get(&id) else { return };
         let shown = Shown { object: node.fid.clone(), kind: node.kind };
@@ -541,19 +574,7 @@ impl Tree {
         if let Some(fid) = &fid {
             self.by_fid.entry(fid.clone()).or_default().push(id);
         }
-        let (names, children) = (Vec::new(), BTreeMap::new());
-        let state = State {
-            kind,
-            ino,
-            fid,
-            nlookup: 0,
-            borrowed: 0,
-            names,
-            children,
-            mounted: false,
-            links: None,
-        };
-        self.nodes.insert(id, state);
+        self.nodes.insert(id, State::new(kind, ino, fid));
     }
 }
 

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::model::Model;
+use super::model::{Delivery, Model};
 use super::op::{OUTSIDE, Op};
 
 /// Who does an operation.
@@ -49,11 +49,10 @@ impl Case {
         !self.ops.iter().any(|(who, _)| *who == Who::Mount)
     }
 
-    /// False when something is done that a mount is known to tell otherwise; `by_name` as in
-    /// [`super::Plan`].
+    /// False when something is done that a mount is known to tell otherwise.
     #[must_use]
-    pub fn is_fair(&self, by_name: bool) -> bool {
-        let mut before = Model::new(!self.is_paced(), by_name);
+    pub fn is_fair(&self, delivery: Delivery) -> bool {
+        let mut before = Model::new(!self.is_paced(), delivery);
         self.setup.iter().for_each(|op| before.follow(op));
         let mut models: BTreeMap<Who, Model> = BTreeMap::new();
         self.ops.iter().all(|(who, op)| {
@@ -214,7 +213,7 @@ mod tests {
             watches_files: true,
             shared: false,
             in_mount: true,
-            by_name: false,
+            delivery: Delivery::default(),
             few: false,
         };
         let mut generator = Generator::new(7, shape);

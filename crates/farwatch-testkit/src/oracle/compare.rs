@@ -90,23 +90,22 @@ impl Saboteur {
     }
 }
 
-/// What is different, in words; `None` when nothing is. `native` as in [`crate::Place::is_native`].
+/// What is different, in words; `None` when nothing is. `native` as in [`super::Delivery`].
 pub(super) fn paced(wanted: &[Event], told: &[Event], native: bool) -> Option<String> {
     let [one, two] = [wanted, told].map(|events| {
         let mut events: Vec<Event> = events.iter().map(without_number).collect();
         if native {
-            replaced_first(&mut events);
+            put_replaced_first(&mut events);
         }
         without_repeats(events)
     });
-    let same = one == two;
-    (!same).then(|| format!("  locally:\n{}  in the mount:\n{}", render(wanted), render(told)))
+    (one != two).then(|| format!("  locally:\n{}  in the mount:\n{}", render(wanted), render(told)))
 }
 
 /// Puts the ATTRIB of a file that a rename has replaced before the MOVE_SELF of what was moved, as `fsnotify_move()`
 /// raises them: a kernel that does not have the replaced file under that name is told of it in a message that
 /// follows (docs/SEMANTICS.md).
-fn replaced_first(events: &mut [Event]) {
+fn put_replaced_first(events: &mut [Event]) {
     for nth in 2..events.len() {
         let kinds = [nth - 2, nth - 1, nth].map(|nth| events[nth].kind);
         if kinds == [Kind::MovedTo, Kind::MoveSelf, Kind::Attrib] {
@@ -317,10 +316,6 @@ mod tests {
         assert!(paced(&locally, &natively[..3], true).is_some());
         let early = stream("ATTRIB [other]; MOVED_FROM a c1; MOVED_TO b c1; MOVE_SELF [a]");
         assert!(paced(&locally, &early, true).is_some());
-    }
-
-    fn stream(text: &str) -> Vec<Event> {
-        text.split("; ").map(|line| Event::parse(line).unwrap()).collect()
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use fastrand::Rng;
 
-use super::model::{Model, Type, is_inside};
+use super::model::{Delivery, Model, Type, is_inside};
 use super::op::{OUTSIDE, Op, SLOTS};
 
 /// Longer paths are not made: the place where they are adds some to it, and PATH_MAX is 4096.
@@ -34,8 +34,8 @@ pub struct Shape {
     pub shared: bool,
     /// Whether programs in the mount do some of the operations.
     pub in_mount: bool,
-    /// Whether the host's watcher tells names and not objects.
-    pub by_name: bool,
+    /// How the mount comes to its events.
+    pub delivery: Delivery,
     /// Whether all names are a few ones in the directories that are made first, so that operations
     /// meet.
     pub few: bool,
@@ -67,7 +67,7 @@ impl Generator {
             rng,
             shape,
             names,
-            model: Model::new(shape.shared, shape.by_name),
+            model: Model::new(shape.shared, shape.delivery),
             common: BTreeSet::new(),
             outside: 0,
             left_out: 0,

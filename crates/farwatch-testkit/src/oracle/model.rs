@@ -38,14 +38,22 @@ pub(super) struct Model {
     unnamed: BTreeSet<u32>,
     /// Whether several processes work on the tree: then nobody knows what is open elsewhere.
     shared: bool,
-    /// Whether the host's watcher tells names and not objects (inotify).
-    by_name: bool,
+    delivery: Delivery,
+}
+
+/// How the mount comes to its events, on which it depends what it is known to tell otherwise.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Delivery {
+    /// The host's watcher tells names and not objects (inotify).
+    pub by_name: bool,
+    /// The guest's kernel raises the events itself.
+    pub native: bool,
 }
 
 impl Model {
     /// An empty tree.
-    pub(super) fn new(shared: bool, by_name: bool) -> Self {
-        Self { next: 1, shared, by_name, ..Self::default() }
+    pub(super) fn new(shared: bool, delivery: Delivery) -> Self {
+        Self { next: 1, shared, delivery, ..Self::default() }
     }
 
     pub(super) fn entries(&self) -> impl Iterator<Item = (&PathBuf, Type)> {
@@ -75,9 +83,10 @@ impl Model {
                 let leaves = !is_inside(to) && self.below(from).any(|id| self.is_open(id));
                 let replaces = self.entries.get(to).map(|entry| entry.0);
                 let covers = replaces == Some(Type::Directory) && self.has_nameless();
-                let hides = self.by_name && self.is_directory(from) && self.was_lost(to);
+                let hides = self.delivery.by_name && self.is_directory(from) && self.was_lost(to);
                 let unknown = hides || self.is_mistaken(from, to) || self.is_stale_in_mount(from);
-                !(busy(to) || leaves || covers || unknown || comes_back)
+                let unheard = self.delivery.native && self.is_one_name_of_a_watched_file(to);
+                !(busy(to) || leaves || covers || unknown || comes_back || unheard)
             }
             // A known fault: the CREATE of a file under a name that it has had can be merged with what was
             // told of it there before.
@@ -96,7 +105,7 @@ impl Model {
                 !(self.is_mistaken(path, path) || nameless)
             }
             // inotify tells of the name, which leads to a directory by now.
-            Op::Mkdir(path) => !(self.by_name && self.was_lost(path)),
+            Op::Mkdir(path) => !(self.delivery.by_name && self.was_lost(path)),
             // What is open in the mount keeps the name that it had, and by inotify it is only guessed
             // what several programs have exchanged. A recorder of all below calls a directory by its old
             // name or its new one, depending on when it looks.
@@ -150,7 +159,7 @@ impl Model {
     /// Whether inotify would tell of a watched file what is done to another that has lost a name
     /// which it has or had since, or is about to get.
     fn is_mistaken(&self, from: &Path, to: &Path) -> bool {
-        if !self.by_name || self.shared {
+        if !self.delivery.by_name || self.shared {
             return false;
         }
         let Some((_, id)) = self.entries.get(from) else { return false };
@@ -159,15 +168,22 @@ impl Model {
             && (replaced || self.was_lost(to) || self.successors.contains(id))
     }
 
+    /// A kernel that raises events itself has it under the names that it was asked for, and of what is replaced under
+    /// another it is told apart, if at all.
+    fn is_one_name_of_a_watched_file(&self, path: &Path) -> bool {
+        let names = |id: u32| self.entries.values().filter(|entry| entry.1 == id).count();
+        self.id(path).is_some_and(|id| self.is_watched(id) && names(id) > 1)
+    }
+
     fn was_unnamed(&self, path: &Path) -> bool {
-        self.by_name
+        self.delivery.by_name
             && self.id(path).is_some_and(|id| self.unnamed.contains(&id) && self.is_open(id))
     }
 
     /// Whether a program may have a file open under a name that it has lost.
     fn is_bereft(&self, path: &Path) -> bool {
         let bereft = |id: u32| self.bereft.contains(&id) && self.is_open(id);
-        self.by_name && !self.shared && self.id(path).is_some_and(bereft)
+        self.delivery.by_name && !self.shared && self.id(path).is_some_and(bereft)
     }
 
     /// Whether a program in the mount has a file open under a name of which another that is open on
@@ -350,7 +366,7 @@ mod tests {
     #[test]
     fn an_open_file_gets_another_name_which_is_not_taken_while_it_is_watched_and_open() {
         let path = |name: &str| PathBuf::from(name);
-        let mut model = Model::new(false, true);
+        let mut model = Model::new(false, Delivery { by_name: true, native: false });
         let ops = [
             Op::Create(path("a")),
             Op::Open(1, path("a")),

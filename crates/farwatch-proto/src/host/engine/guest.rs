@@ -98,7 +98,11 @@ impl Engine {
 
     fn give_links(&mut self, id: NodeId, links: u32, under_way: u32) -> u32 {
         // A kernel that raises events itself asks for the count and takes nothing from it.
-        if !self.is_listening() || self.is_native() {
+        if self.is_native() {
+            self.tree.links_seen(id, links);
+            return links;
+        }
+        if !self.is_listening() {
             return links;
         }
         let names = self.tree.names_len(id);

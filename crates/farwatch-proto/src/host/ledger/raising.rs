@@ -128,7 +128,7 @@ impl Replaying<'_> {
         self.tree.removed(dir, name, self.known);
         if dir == NodeId::LIMBO {
             if let Some(id) = self.known {
-                self.tree.lost_all_names(id);
+                self.tree.may_end(id);
             }
             return Vec::new();
         }

@@ -47,10 +47,7 @@ impl Tree {
         *self = Self { generation, ..Self::default() };
         for (id, node) in nodes {
             let NodeState { kind, ino, nlookup, borrowed } = *node;
-            let (names, children) = (Vec::new(), BTreeMap::new());
-            let (fid, mounted, links) = (None, false, None);
-            let state =
-                super::State { kind, ino, fid, nlookup, borrowed, names, children, mounted, links };
+            let state = super::State { nlookup, borrowed, ..super::State::new(kind, ino, None) };
             self.nodes.insert(*id, state);
         }
         let mut names: BTreeMap<NodeId, BTreeMap<u32, (NodeId, Name)>> = BTreeMap::new();
