@@ -6,11 +6,15 @@ use std::io;
 use std::time::{Duration, SystemTime};
 
 use farwatch_proto::NodeId;
+use rustix::io::Errno;
 use virtiofsd::filesystem::{Context, FileSystem};
 
 use super::Interposer;
 use super::reported::{Request, reported};
 use crate::share::Announced;
+
+/// How often a call is made again that has failed for no reason.
+const TRIES_MAX: u32 = 8;
 
 /// A call that is being made.
 struct Call<'a> {
@@ -33,6 +37,15 @@ impl Interposer {
         result
     }
 
+    /// The same for a request that changes names.
+    pub(super) fn own_name<T>(
+        &self,
+        request: &Request<'_>,
+        call: impl Fn() -> io::Result<T>,
+    ) -> io::Result<T> {
+        settled(|| self.own(request, &call))
+    }
+
     /// When an object was changed last.
     fn changed(&self, node: NodeId) -> Option<SystemTime> {
         let ctx = Context { uid: 0.into(), gid: 0.into(), pid: 0 };
@@ -49,5 +62,38 @@ impl Drop for Call<'_> {
             let changed = || announced.object.and_then(|node| self.interposer.changed(node));
             self.interposer.share.end(announced, self.succeeded, changed);
         }
+    }
+}
+
+/// Changes a name. virtiofsd 1.14 reads errno after it has taken and dropped locks, which may have left EAGAIN there
+/// (`after_invalidating_path()`); no file system gives that for a name. Where the call has failed, the second time
+/// tells why.
+fn settled<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let again = |error: &io::Error| error.raw_os_error() == Some(Errno::AGAIN.raw_os_error());
+    let mut result = call();
+    for _ in 0..TRIES_MAX {
+        if !result.as_ref().is_err_and(again) {
+            break;
+        }
+        result = call();
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn call_on_a_name_that_failed_for_no_reason_is_made_again_until_it_says_why() {
+        let errors = |mut results: Vec<io::Result<()>>| {
+            settled(|| results.remove(0)).map_err(|error| error.raw_os_error())
+        };
+        let failed = |errno: Errno| Err(io::Error::from(errno));
+        let wanted = Err(Some(Errno::NOTEMPTY.raw_os_error()));
+        assert_eq!(errors(vec![failed(Errno::AGAIN), failed(Errno::NOTEMPTY)]), wanted);
+        assert_eq!(errors(vec![failed(Errno::AGAIN), Ok(())]), Ok(()));
+        let for_ever = (0..=TRIES_MAX).map(|_| failed(Errno::AGAIN)).collect();
+        assert_eq!(errors(for_ever), Err(Some(Errno::AGAIN.raw_os_error())));
     }
 }

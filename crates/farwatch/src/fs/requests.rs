@@ -30,9 +30,6 @@ use super::{Handle, Inode, Interposer, attr, control, entry, identify, node, sha
 /// `XATTR_LIST_MAX`): a guest that asks for more gets no more allocated.
 const XATTR_SIZE_MAX: u32 = 1 << 16;
 
-/// How often a removal is tried again that has failed for no reason.
-const REMOVE_TRIES_MAX: u32 = 8;
-
 /// Forwards methods whose arguments need nothing but the check of their first node.
 macro_rules! forward {
     ($(fn $name:ident($first:ident: Inode $(, $arg:ident: $type:ty)* $(,)?) -> $result:ty;)*) => {$(
@@ -175,8 +172,8 @@ impl FileSystem for Interposer {
         }
         let (dir, name_) = self.check_entry(&ctx, parent, name)?;
         let labelled = extensions.secctx.is_some();
-        let entry = self.own(&Request::Make { dir, name: &name_, labelled }, || {
-            self.inner.symlink(ctx, linkname, parent, name, extensions)
+        let entry = self.own_name(&Request::Make { dir, name: &name_, labelled }, || {
+            self.inner.symlink(ctx, linkname, parent, name, extensions.clone())
         })?;
         Ok(self.made(dir, &name_, entry))
     }
@@ -196,8 +193,8 @@ impl FileSystem for Interposer {
         }
         let (dir, name_) = self.check_entry(&ctx, parent, name)?;
         let labelled = extensions.secctx.is_some();
-        let entry = self.own(&Request::Make { dir, name: &name_, labelled }, || {
-            self.inner.mknod(ctx, parent, name, mode, rdev, umask, extensions)
+        let entry = self.own_name(&Request::Make { dir, name: &name_, labelled }, || {
+            self.inner.mknod(ctx, parent, name, mode, rdev, umask, extensions.clone())
         })?;
         Ok(self.made(dir, &name_, entry))
     }
@@ -216,8 +213,8 @@ impl FileSystem for Interposer {
         }
         let (dir, name_) = self.check_entry(&ctx, parent, name)?;
         let labelled = extensions.secctx.is_some();
-        let entry = self.own(&Request::Make { dir, name: &name_, labelled }, || {
-            self.inner.mkdir(ctx, parent, name, mode, umask, extensions)
+        let entry = self.own_name(&Request::Make { dir, name: &name_, labelled }, || {
+            self.inner.mkdir(ctx, parent, name, mode, umask, extensions.clone())
         })?;
         Ok(self.made(dir, &name_, entry))
     }
@@ -228,7 +225,7 @@ impl FileSystem for Interposer {
         }
         let (dir, name_) = self.check_entry(&ctx, parent, name)?;
         let node = share_node(inode)?;
-        let entry = self.own(&Request::Link { node, dir, name: &name_ }, || {
+        let entry = self.own_name(&Request::Link { node, dir, name: &name_ }, || {
             self.inner.link(ctx, inode, parent, name)
         })?;
         Ok(self.made(dir, &name_, entry))
@@ -260,10 +257,8 @@ impl FileSystem for Interposer {
         }
         let (dir, name_) = self.check_entry(&ctx, parent, name)?;
         self.stale.check(&self.share, ctx.pid, &[(dir, &name_)])?;
-        settled(|| {
-            let request = Request::Unlink { dir, name: &name_ };
-            self.own(&request, || self.inner.unlink(ctx, parent, name))
-        })?;
+        let request = Request::Unlink { dir, name: &name_ };
+        self.own_name(&request, || self.inner.unlink(ctx, parent, name))?;
         self.share.guest_removed(dir, &name_);
         Ok(())
     }
@@ -274,10 +269,8 @@ impl FileSystem for Interposer {
         }
         let (dir, name_) = self.check_entry(&ctx, parent, name)?;
         self.stale.check(&self.share, ctx.pid, &[(dir, &name_)])?;
-        settled(|| {
-            let request = Request::RmDir { dir, name: &name_ };
-            self.own(&request, || self.inner.rmdir(ctx, parent, name))
-        })?;
+        let request = Request::RmDir { dir, name: &name_ };
+        self.own_name(&request, || self.inner.rmdir(ctx, parent, name))?;
         self.share.guest_removed(dir, &name_);
         Ok(())
     }
@@ -298,7 +291,7 @@ impl FileSystem for Interposer {
         let (new, new_name) = self.check_entry(&ctx, newdir, newname)?;
         let (from, to) = ((old, &old_name), (new, &new_name));
         self.stale.check(&self.share, ctx.pid, &[from, to])?;
-        self.own(&Request::Rename { from, to, flags }, || {
+        self.own_name(&Request::Rename { from, to, flags }, || {
             self.inner.rename(ctx, olddir, oldname, newdir, newname, flags)
         })?;
         if flags & rustix::fs::RenameFlags::EXCHANGE.bits() != 0 {
@@ -566,19 +559,4 @@ impl SerializableFileSystem for Interposer {
     fn deserialize_and_apply(&self, state: File) -> io::Result<()> {
         self.load(state)
     }
-}
-
-/// Removes a name. virtiofsd 1.14 reads errno after it has taken and dropped locks, which may have
-/// left EAGAIN there (`do_unlink()`); no file system gives that for a name. When it has not been
-/// removed, the second time tells why.
-fn settled(remove: impl Fn() -> io::Result<()>) -> io::Result<()> {
-    let again = |error: &io::Error| error.raw_os_error() == Some(Errno::AGAIN.raw_os_error());
-    let mut removed = remove();
-    for _ in 0..REMOVE_TRIES_MAX {
-        if !removed.as_ref().is_err_and(again) {
-            break;
-        }
-        removed = remove();
-    }
-    removed
 }
