@@ -106,6 +106,18 @@ fn without_joining_each_half_is_told_at_once() {
 // Objects.
 
 #[test]
+fn cookie_tells_what_comes_though_the_first_half_went_alone_and_the_object_has_gone_on() {
+    let mut world = World::new(false).known("a/old", "f", 9);
+    world.read([half(A, "old", Mask::MOVED_FROM, 7)]);
+    let late = [half(B, "new", Mask::MOVED_TO, 7), report(B, "new", Mask::DELETE)];
+    let deleted = change("b/new", Mask::DELETE, Some("f"));
+    assert_eq!(world.read(late.clone()), [moved(None, Some("b/new"), Some("f")), deleted]);
+    // A cookie is for one rename.
+    let unknown = change("b/new", Mask::DELETE, None);
+    assert_eq!(world.read(late), [moved(None, Some("b/new"), None), unknown]);
+}
+
+#[test]
 fn what_was_made_and_moved_in_one_go_is_what_is_there_now() {
     let mut world = World::new(true).known("a/f", "old", 9);
     world.has("a/f", "new");

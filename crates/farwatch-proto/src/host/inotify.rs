@@ -34,6 +34,7 @@ use echo::Echo;
 pub use echo::{CallId, Doubt, Expected, Mark};
 use halves::Halves;
 use links::Links;
+use movers::Departed;
 use names::Names;
 use objects::{is_reverse, objects};
 use twice::Twice;
@@ -163,6 +164,7 @@ pub struct Observer {
     twice: Twice,
     /// The last to come from out of view.
     came: Option<Came>,
+    departed: Departed,
     /// What the second rename of an exchange moves, of which the first was told.
     second: Option<Fid>,
     /// The watch thread has read something, or is about to, and has not handed it in.
@@ -190,6 +192,7 @@ impl Observer {
             batch: Vec::new(),
             twice: Twice::default(),
             came: None,
+            departed: Departed::default(),
             second: None,
             in_hand: false,
             looked: 0,
@@ -228,6 +231,7 @@ impl Observer {
         self.batch.clear();
         self.twice.clear();
         self.came = None;
+        self.departed = Departed::default();
         self.names.clear();
         self.directories.clear();
         self.links = Links::default();
@@ -425,10 +429,14 @@ impl Observer {
                     changes.extend(self.entry(entry, *mask, lost.or(object), tree));
                 }
                 Seen::Itself { dir, mask } => changes.extend(self.itself(dir, *mask, tree)),
-                Seen::From { from, directory, .. } => {
-                    changes.extend(self.left_view(from, *directory, this, tree));
+                Seen::From { from, directory, cookie } => {
+                    let change = self.left_view(from, *directory, this, tree);
+                    self.departed.leaves(*cookie, change.as_ref());
+                    changes.extend(change);
                 }
-                Seen::To { to, directory, .. } => {
+                Seen::To { to, directory, cookie } => {
+                    let departed = self.departed.comes_back(*cookie);
+                    let object = object.or(departed);
                     let was = self.names.at(to, tree).flatten();
                     let another = was.as_ref().filter(|was| Some(*was) != object.as_ref());
                     let was_filled = another.is_some_and(|was| self.names.is_filled(was, tree));
@@ -451,6 +459,7 @@ impl Observer {
                     self.names.clear();
                     self.twice.clear();
                     self.came = None;
+                    self.departed = Departed::default();
                     // Their ends may be among what is lost.
                     self.ending.clear();
                     changes.push(HostChange::Overflow);

@@ -3,15 +3,41 @@
 //! (`RENAME_EXCHANGE`), which is reported as two renames, there and back: after the first the old name of the
 //! second has what came, and the second moves what was there before.
 
+use std::collections::VecDeque;
+
 use super::super::change::{HostChange, HostEntry};
 use super::super::tree::Tree;
 use super::objects::Traced;
 use super::{Came, Observer};
-use crate::Fid;
+use crate::{Cookie, Fid};
 
 /// Something has come to the old name of a rename and stays there; `None` if it is not known what.
 #[derive(Debug)]
 pub(super) struct Stays(Option<Fid>);
+
+/// Objects that were told to have left view, because the other half of their rename did not come in time. It may come
+/// yet, and then its cookie says what comes, though the object may have gone on by the time of the look.
+#[derive(Debug, Default)]
+pub(super) struct Departed(VecDeque<(Cookie, Fid)>);
+
+impl Departed {
+    /// The most that are kept; the oldest goes.
+    const LEN_MAX: usize = 64;
+
+    pub(super) fn leaves(&mut self, cookie: Cookie, change: Option<&HostChange>) {
+        if let Some(HostChange::Move { object: Some(object), .. }) = change {
+            if self.0.len() >= Self::LEN_MAX {
+                self.0.pop_front();
+            }
+            self.0.push_back((cookie, object.clone()));
+        }
+    }
+
+    pub(super) fn comes_back(&mut self, cookie: Cookie) -> Option<Fid> {
+        let at = self.0.iter().position(|(left, _)| *left == cookie)?;
+        self.0.remove(at).map(|(_, object)| object)
+    }
+}
 
 impl Observer {
     /// What a rename moves, as far as is known, and what has come to its old name and stays there. If the
