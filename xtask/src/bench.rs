@@ -9,9 +9,8 @@ mod burst;
 mod io;
 mod latency;
 mod memory;
+pub(crate) mod native;
 mod share;
-mod stats;
-mod watch;
 
 use std::path::Path;
 use std::process::Command;

@@ -37,7 +37,10 @@ usage: cargo xtask <task>
             --seed S [--settle 1s|sync] [--path mount|agent|local] [--watch BACKEND] [--cache POLICY]
             [--names N --dirs N --ops N --exchange] [--blind] [--fault NAME] [--stop] [--repeat]
             [--log FILE]; farwatch-converge run --help says more
-  bench     what farwatch costs on this machine (needs root; --quick does a tenth)";
+  bench     what farwatch costs on this machine (needs root; --quick does a tenth)
+  bench native
+            what an event costs where the guest's kernel raises it, beside an agent and a local directory, in
+            one User-mode Linux (needs root): [--quick] [--only latency,burst,walk,watch]";
 
 fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the root");
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         ["converge", ref args @ ..] => converge::run(root, args),
         ["bench"] => bench::run(root, false),
         ["bench", "--quick"] => bench::run(root, true),
+        ["bench", "native", ref args @ ..] => bench::native::run(root, args),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);

@@ -11,6 +11,7 @@
 //! [`PATIENCE`] with what they have seen so far.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod converge;
 mod event;
 mod fanotify;

@@ -21,8 +21,10 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+pub(crate) use self::image::programs;
 pub use self::image::{Kernel, initrd};
 pub use self::module::Module;
+pub(crate) use self::place::serve;
 pub use self::place::{RemoteRecorder, Vm};
 pub use self::qemu::Qemu;
 pub use self::uml::{Series, Uml};
@@ -86,7 +88,7 @@ impl Guest {
     pub fn boot_in(program: &Qemu, kernel: &Kernel, shares: &[(&str, &Path)]) -> Result<Self> {
         let dir = directory()?;
         let script = script(shares, "/dev/ttyS1");
-        let initrd = initrd(kernel, &image::programs()?, &script, dir.path())?;
+        let initrd = initrd(kernel, &programs()?, &script, dir.path())?;
         let sockets = Sockets::bind(dir.path(), 0)?;
         let process = Process::start(program.machine(kernel, &initrd, &sockets, shares, false))?;
         let (port, monitor) = sockets.accept().with_context(|| process.log())?;
@@ -102,7 +104,7 @@ impl Guest {
     pub fn boot_uml(kernel: &Uml, shares: &[(&str, &Path)]) -> Result<Self> {
         let dir = directory()?;
         let script = script(shares, "/dev/ttyS0");
-        let root = image::root(&image::programs()?, &script, dir.path())?;
+        let root = image::root(&programs()?, &script, dir.path())?;
         let (machine, port) = kernel.machine(&root, dir.path(), shares)?;
         let process = Process::start_with_input(machine)?;
         let mut guest = Self { process, channel: Channel::new(port), qemu: None, dir };
@@ -169,6 +171,13 @@ impl Guest {
         let Output { code, stdout, stderr } = Output::of(&self.ask(&words)?)?;
         ensure!(code == 0, "exit code {code} from\n{script}\n{stdout}{stderr}");
         Ok(stdout)
+    }
+
+    /// Mounts a directory of this machine in the guest, a User-mode Linux.
+    pub fn mount_host(&mut self, dir: &Path, at: &Path) -> Result<()> {
+        let (dir, at) = (dir.display(), at.display());
+        let script = format!("mkdir -p {at} && mount -t hostfs -o {dir} host {at}");
+        self.shell(Path::new("/"), &script).map(drop)
     }
 
     /// Starts a program that goes on, under a name of the test's.

@@ -6,9 +6,10 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use farwatch_testkit::bench::{Samples, ratio};
+
 use super::Scale;
 use super::share::Share;
-use super::stats::{Samples, ratio};
 
 const MEGABYTE: usize = 1 << 20;
 const FILES_PER_DIRECTORY: usize = 20;

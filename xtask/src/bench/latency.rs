@@ -4,22 +4,14 @@
 //! which an event needs a few.
 
 use std::fs::File;
-use std::io::Write as _;
 use std::path::Path;
-use std::sync::mpsc::channel;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::inotify::WatchFlags;
+use farwatch_testkit::bench::{Change, Samples, latencies, micros, ratio};
 use rustix::fs::{AtFlags, StatxFlags};
 
 use super::Scale;
 use super::share::Share;
-use super::stats::{Samples, micros, ratio};
-use super::watch::Watch;
-
-const PATIENCE: Duration = Duration::from_secs(10);
-const SETTLE: Duration = Duration::from_micros(300);
 
 pub(super) fn run(farwatch: &Path, scale: Scale) -> anyhow::Result<()> {
     let share = Share::farwatch(farwatch)?;
@@ -29,13 +21,14 @@ pub(super) fn run(farwatch: &Path, scale: Scale) -> anyhow::Result<()> {
         "  {:24} {:>11} {:>11} {:>11} {:>11}   ratio of p50",
         "", "local p50", "p99", "mount p50", "p99"
     );
-    for (name, measure) in [("append to a file", append as Measure), ("create a file", create)] {
+    for (name, change) in [("append to a file", Change::Append), ("create a file", Change::Create)]
+    {
         // In turns of a tenth, so that a slow moment of the machine hits both.
         let (mut here, mut there) = (Vec::new(), Vec::new());
         for turn in 0..10 {
             let count = scale.changes / 10;
-            here.extend(measure(local.path(), local.path(), turn, count)?);
-            there.extend(measure(&share.src(), &share.mnt(), turn, count)?);
+            here.extend(events(change, (local.path(), local.path()), turn, count)?);
+            there.extend(events(change, (&share.src(), &share.mnt()), turn, count)?);
         }
         let (here, there) = (Samples::new(here), Samples::new(there));
         println!(
@@ -52,53 +45,15 @@ pub(super) fn run(farwatch: &Path, scale: Scale) -> anyhow::Result<()> {
     Ok(())
 }
 
-type Measure = fn(&Path, &Path, usize, usize) -> anyhow::Result<Vec<Duration>>;
-
-fn append(src: &Path, mnt: &Path, _: usize, count: usize) -> anyhow::Result<Vec<Duration>> {
-    // Not truncated: the mount is told of that later than `file` is open, and its MODIFY would be taken
-    // for that of the first append.
-    let file = File::options().append(true).create(true).open(src.join("appended"))?;
-    // Known to the mount, as a file that somebody works with.
-    std::fs::metadata(mnt.join("appended"))?;
-    let watch = Watch::new(mnt, WatchFlags::MODIFY)?;
-    each(&watch, count, |_| Ok((&file).write_all(b"x")?))
-}
-
-fn create(src: &Path, mnt: &Path, turn: usize, count: usize) -> anyhow::Result<Vec<Duration>> {
-    let watch = Watch::new(mnt, WatchFlags::CREATE)?;
-    each(&watch, count, |nth| {
-        File::create(src.join(format!("c-{turn}-{nth}")))?;
-        Ok(())
-    })
-}
-
-/// Does `change` `count` times, each after the event of the one before has been read by a thread
-/// that does nothing but wait for events.
-fn each(
-    watch: &Watch,
+/// In the second directory, of what is done in the first.
+fn events(
+    change: Change,
+    (src, mnt): (&Path, &Path),
+    turn: usize,
     count: usize,
-    change: impl Fn(usize) -> anyhow::Result<()>,
-) -> anyhow::Result<Vec<Duration>> {
-    let (read, woken) = channel();
-    thread::scope(|scope| {
-        scope.spawn(move || {
-            for _ in 0..count {
-                let seen = watch.wait(PATIENCE).and_then(|now| watch.drain().map(|_| now));
-                if read.send(seen).is_err() {
-                    return;
-                }
-            }
-        });
-        (0..count)
-            .map(|nth| {
-                // Until the reader is asleep: a program that waits for events is.
-                thread::sleep(SETTLE);
-                let start = Instant::now();
-                change(nth)?;
-                Ok(woken.recv()?? - start)
-            })
-            .collect()
-    })
+) -> anyhow::Result<impl Iterator<Item = Duration>> {
+    let latencies = latencies(change, src, mnt, turn, count)?;
+    Ok(latencies.into_iter().map(|latency| latency.event))
 }
 
 fn requests(mnt: &Path, count: usize) -> anyhow::Result<Samples> {

@@ -85,7 +85,10 @@ fn is_orphan(file: &File, files: &[File]) -> bool {
 
 /// The part of a file that is only compiled for tests.
 fn test_code(file: &File) -> &str {
-    let all_tests = ["e2e/", "crates/farwatch-testkit/"].iter().any(|d| file.path.starts_with(d))
+    // A benchmark is none: it leaves the machine time to become idle.
+    let is_benchmark = file.path.starts_with("crates/farwatch-testkit/src/bench/");
+    let is_of_tests = |dir: &&str| file.path.starts_with(*dir) && !is_benchmark;
+    let all_tests = ["e2e/", "crates/farwatch-testkit/"].iter().any(is_of_tests)
         || file.path.contains("/tests/")
         || file.path.ends_with("/tests.rs");
     if all_tests {
@@ -144,6 +147,8 @@ mod tests {
         let test = format!("{GOOD}#[cfg(test)]\nmod tests {{\n{sleep}}}\n");
         assert_eq!(complaints("crates/farwatch/src/a.rs", &test), 1);
         assert_eq!(complaints("e2e/tests/a.rs", &format!("{GOOD}{sleep}")), 1);
+        let benchmark = "crates/farwatch-testkit/src/bench/a.rs";
+        assert_eq!(complaints(benchmark, &format!("{GOOD}{sleep}")), 0);
     }
 
     #[test]

@@ -307,6 +307,10 @@ fn directory(event: &Event) -> String {
 mod tests {
     use super::*;
 
+    fn stream(text: &str) -> Vec<Event> {
+        text.split("; ").map(|line| Event::parse(line).unwrap()).collect()
+    }
+
     #[test]
     fn attrib_of_what_a_rename_replaces_may_follow_move_self_in_a_kernel_that_raises_events() {
         let locally = stream("MOVED_FROM a c1; MOVED_TO b c1; ATTRIB [other]; MOVE_SELF [a]");

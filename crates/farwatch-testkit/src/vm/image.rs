@@ -80,7 +80,7 @@ pub(super) fn kernels() -> Option<PathBuf> {
 }
 
 /// The statically linked programs for the guest, if they have been built.
-pub(super) fn programs() -> Result<PathBuf> {
+pub(crate) fn programs() -> Result<PathBuf> {
     let dir = match std::env::var_os(PROGRAMS_VARIABLE) {
         Some(dir) => PathBuf::from(dir),
         // Test programs lie in target/<profile>/deps, others in target/<profile>.

@@ -40,12 +40,12 @@ impl Vm {
 
     /// The same without an agent. `options` are for `farwatch serve`.
     pub fn start_without_agent(kernel: &Kernel, options: &[&str]) -> Result<Self> {
-        Self::boot(kernel, serve(options)?)
+        Self::boot(kernel, serve(TAG, options)?)
     }
 
     /// Starts `farwatch serve` and boots a User-mode Linux with its share, without an agent.
     pub fn start_uml(kernel: &Uml, options: &[&str]) -> Result<Self> {
-        let host = serve(options)?;
+        let host = serve(TAG, options)?;
         let guest = Guest::boot_uml(kernel, &[(TAG, &host.socket())]);
         let vm = Self::of(guest, host)?;
         vm.is_native.store(true, Ordering::Relaxed);
@@ -109,12 +109,7 @@ impl Vm {
     /// there is changed on the host, not by the guest.
     pub fn mount_host(&self) -> Result<PathBuf> {
         let at = Path::new("/host");
-        let script = format!(
-            "mkdir -p {0} && mount -t hostfs -o {1} host {0}",
-            at.display(),
-            self.host.host().display()
-        );
-        self.guest().shell(Path::new("/"), &script)?;
+        self.guest().mount_host(&self.host.host(), at)?;
         Ok(at.to_owned())
     }
 
@@ -181,13 +176,13 @@ impl Vm {
     }
 }
 
-/// `farwatch serve` of a directory.
-fn serve(options: &[&str]) -> Result<Mount> {
+/// `farwatch serve` of a directory, under a tag.
+pub(crate) fn serve(tag: &str, options: &[&str]) -> Result<Mount> {
     Mount::start_device(|mount, socket| {
         let mut serve = mount.farwatch()?;
         serve.arg("serve").arg("--socket").arg(socket).arg("--shared-dir").arg(mount.host());
         // QEMU's device has a tag of its own.
-        serve.args(["--tag", TAG]).args(options);
+        serve.args(["--tag", tag]).args(options);
         Ok(serve)
     })
 }

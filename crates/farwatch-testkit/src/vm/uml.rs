@@ -29,6 +29,8 @@ const DEVICE_ID: u32 = 26;
 #[derive(Clone, Debug)]
 pub struct Uml {
     program: PathBuf,
+    /// How much memory it has, as its command line says it.
+    memory: &'static str,
     /// More for its command line.
     arguments: Vec<String>,
 }
@@ -100,7 +102,14 @@ impl Uml {
     /// One that is named.
     #[must_use]
     pub fn at(program: &Path) -> Self {
-        Self { program: program.to_owned(), arguments: Vec::new() }
+        Self { program: program.to_owned(), memory: MEMORY, arguments: Vec::new() }
+    }
+
+    /// The same with so much memory, as in `1G`.
+    #[must_use]
+    pub fn with_memory(mut self, memory: &'static str) -> Self {
+        self.memory = memory;
+        self
     }
 
     /// The same with a notification queue of so many buffers: a power of 2.
@@ -126,7 +135,8 @@ impl Uml {
         let mut uml = Command::new("setpriv");
         uml.args(["--pdeathsig", "KILL", "--", "unshare"]);
         uml.args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"]).arg(&self.program);
-        uml.arg(format!("mem={MEMORY}")).arg(format!("uml_dir={}", dir.join("uml").display()));
+        uml.arg(format!("mem={}", self.memory))
+            .arg(format!("uml_dir={}", dir.join("uml").display()));
         uml.args(["root=/dev/root", "rootfstype=hostfs", "rw", "init=/init"]);
         uml.arg(format!("rootflags={}", root.display()));
         for (_, socket) in shares {

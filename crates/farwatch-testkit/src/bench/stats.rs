@@ -4,33 +4,34 @@
 use std::time::Duration;
 
 /// Durations, sorted.
-pub(super) struct Samples(Vec<Duration>);
+#[derive(Clone, Debug)]
+pub struct Samples(Vec<Duration>);
 
 impl Samples {
     /// Sorts them.
-    pub(super) fn new(mut samples: Vec<Duration>) -> Self {
+    pub fn new(mut samples: Vec<Duration>) -> Self {
         samples.sort_unstable();
         Self(samples)
     }
 
     /// The duration that `percent` of the samples do not exceed.
-    pub(super) fn percentile(&self, percent: usize) -> Duration {
+    pub fn percentile(&self, percent: usize) -> Duration {
         let last = self.0.len().saturating_sub(1);
         self.0.get(last * percent / 100).copied().unwrap_or_default()
     }
 
     /// The one in the middle.
-    pub(super) fn median(&self) -> Duration {
+    pub fn median(&self) -> Duration {
         self.percentile(50)
     }
 }
 
 /// How many times `other` fits into `duration`.
-pub(super) fn ratio(duration: Duration, other: Duration) -> f64 {
+pub fn ratio(duration: Duration, other: Duration) -> f64 {
     duration.as_secs_f64() / other.as_secs_f64().max(f64::MIN_POSITIVE)
 }
 
 /// In microseconds, for people.
-pub(super) fn micros(duration: Duration) -> String {
+pub fn micros(duration: Duration) -> String {
     format!("{:8.1} µs", duration.as_secs_f64() * 1e6)
 }

@@ -12,27 +12,28 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
 
 /// See the module's documentation.
-pub(super) struct Watch(OwnedFd);
+#[derive(Debug)]
+pub struct Watch(OwnedFd);
 
-/// What came in one go.
-#[derive(Default)]
-pub(super) struct Seen {
+/// What one call of [`Watch::drain`] has read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen {
     /// Events.
-    pub(super) events: usize,
+    pub events: usize,
     /// The kernel's queue was full.
-    pub(super) overflow: bool,
+    pub overflow: bool,
 }
 
 impl Watch {
     /// Watches `dir` for `events`.
-    pub(super) fn new(dir: &Path, events: WatchFlags) -> anyhow::Result<Self> {
+    pub fn new(dir: &Path, events: WatchFlags) -> anyhow::Result<Self> {
         let fd = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         inotify::add_watch(&fd, dir, events)?;
         Ok(Self(fd))
     }
 
     /// Waits until there is something to read.
-    pub(super) fn wait(&self, patience: Duration) -> anyhow::Result<Instant> {
+    pub fn wait(&self, patience: Duration) -> anyhow::Result<Instant> {
         let timeout = Timespec::try_from(patience)?;
         let mut fds = [PollFd::from_borrowed_fd(self.0.as_fd(), PollFlags::IN)];
         match poll(&mut fds, Some(&timeout)) {
@@ -43,7 +44,7 @@ impl Watch {
     }
 
     /// Reads all that is there.
-    pub(super) fn drain(&self) -> anyhow::Result<Seen> {
+    pub fn drain(&self) -> anyhow::Result<Seen> {
         let mut buf = [const { MaybeUninit::uninit() }; 1 << 16];
         let mut reader = Reader::new(&self.0, &mut buf);
         let mut seen = Seen::default();

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `cargo xtask bench native`: what an event costs where the guest's kernel raises it. Builds the product, the kernel
+//! with the patches and the test kit's `farwatch-bench`, and runs that.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Context as _;
+
+use crate::{guest, kernel, oracle};
+
+/// `args` are those of `farwatch-bench native`.
+pub(crate) fn run(root: &Path, args: &[&str]) -> anyhow::Result<bool> {
+    oracle::build(root)?;
+    guest::run(root)?;
+    kernel::run(root)?;
+    let program = guest::target_dir(root).join("release/farwatch-bench");
+    let status = Command::new(&program).arg("native").args(args).status();
+    Ok(status.with_context(|| program.display().to_string())?.success())
+}
