@@ -104,6 +104,8 @@ impl Model {
                 let nameless = self.was_unnamed(path) || self.is_bereft(path);
                 !(self.is_mistaken(path, path) || nameless)
             }
+            // What was written to it on the host under a name that it has lost is seen in the mount when caches time out.
+            Op::CopyTo(_, from) => !(self.delivery.by_name && self.lost_a_name_while_open(from)),
             // inotify tells of the name, which leads to a directory by now.
             Op::Mkdir(path) => !(self.delivery.by_name && self.was_lost(path)),
             // What is open in the mount keeps the name that it had, and by inotify it is only guessed
@@ -178,6 +180,10 @@ impl Model {
     fn was_unnamed(&self, path: &Path) -> bool {
         self.delivery.by_name
             && self.id(path).is_some_and(|id| self.unnamed.contains(&id) && self.is_open(id))
+    }
+
+    fn lost_a_name_while_open(&self, path: &Path) -> bool {
+        !self.shared && self.id(path).is_some_and(|id| self.bereft.contains(&id))
     }
 
     /// Whether a program may have a file open under a name that it has lost.
@@ -381,5 +387,19 @@ mod tests {
         model.follow(&Op::Unlink(path("b")));
         model.follow(&Op::LinkSlot(1, path("c")));
         assert!(!model.has(&path("c")), "nothing is open");
+    }
+
+    #[test]
+    fn content_that_was_written_under_a_lost_name_is_not_copied() {
+        let path = |name: &str| PathBuf::from(name);
+        let mut model = Model::new(false, Delivery { by_name: true, native: false });
+        for op in [Op::Create(path("a")), Op::Link(path("a"), path("b")), Op::Create(path("c"))] {
+            model.follow(&op);
+        }
+        let copy = Op::CopyTo(2, path("a"));
+        model.follow(&Op::Open(1, path("b")));
+        assert!(model.is_fair(&copy));
+        model.follow(&Op::Rename(path("c"), path("b")));
+        assert!(!model.is_fair(&copy));
     }
 }
