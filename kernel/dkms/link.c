@@ -21,6 +21,7 @@
 #include <linux/sched.h>
 #include <linux/sched/task.h>
 #include <linux/slab.h>
+#include <linux/stat.h>
 #include <linux/timekeeping.h>
 
 #include "farwatch.h"
@@ -139,12 +140,29 @@ static int greet(struct farwatch_link *link)
 	return 0;
 }
 
+/*
+ * mount(2) does not wait for the answer to FUSE_INIT. Until it is there, FUSE
+ * does not know whether the server can find a node by its handle, and says
+ * ESTALE. Every request waits for it.
+ */
+static int wait_for_init(struct vfsmount *mnt)
+{
+	struct path path = { .mnt = mnt, .dentry = mnt->mnt_root };
+	struct kstat stat;
+
+	return vfs_getattr_nosec(&path, &stat, STATX_BASIC_STATS,
+				 AT_STATX_FORCE_SYNC);
+}
+
 static int open_control(struct farwatch_link *link)
 {
 	struct path path = { .mnt = link->mnt };
 	struct file *file;
 	int err;
 
+	err = wait_for_init(link->mnt);
+	if (err)
+		return err;
 	path.dentry = farwatch_decode(link->mnt, FUSE_FSNOTIFY_CONTROL_NODEID, 0);
 	if (IS_ERR(path.dentry))
 		return PTR_ERR(path.dentry);

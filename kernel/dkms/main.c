@@ -26,9 +26,10 @@ static char *mounts;
 module_param(mounts, charp, 0444);
 MODULE_PARM_DESC(mounts, "Mount points to attach when the module is loaded, with commas in between");
 
-/* Protects the list */
+/* Protects what follows */
 static DEFINE_MUTEX(links_mutex);
 static LIST_HEAD(links);
+/* Not while the module comes or goes, when its parameters are there, too */
 static bool loaded;
 
 static void drop_link(struct farwatch_link *link)
@@ -80,6 +81,13 @@ static int attach(const struct path *path, struct farwatch_link *link,
 	return 0;
 }
 
+/* A module that may not get loaded, or is about to go, starts no thread */
+static int attach_loaded(const struct path *path, struct farwatch_link *link,
+			 int count)
+{
+	return loaded ? attach(path, link, count) : -EBUSY;
+}
+
 static int detach(const struct path *path, struct farwatch_link *link,
 		  int count)
 {
@@ -117,9 +125,6 @@ static int with_line(const char *val,
 	char *name, *end;
 	int err;
 
-	/* No thread is started by a module that may not get loaded */
-	if (!loaded)
-		return -EBUSY;
 	name = kstrdup(val, GFP_KERNEL);
 	if (!name)
 		return -ENOMEM;
@@ -132,7 +137,7 @@ static int with_line(const char *val,
 
 static int attach_set(const char *val, const struct kernel_param *kp)
 {
-	return with_line(val, attach);
+	return with_line(val, attach_loaded);
 }
 
 /* A line for each superblock */
@@ -180,6 +185,7 @@ static void drop_all(void)
 	struct farwatch_link *link, *next;
 
 	mutex_lock(&links_mutex);
+	loaded = false;
 	list_for_each_entry_safe(link, next, &links, entry)
 		drop_link(link);
 	mutex_unlock(&links_mutex);
@@ -198,7 +204,9 @@ static int __init farwatch_init(void)
 			return err;
 		}
 	}
+	mutex_lock(&links_mutex);
 	loaded = true;
+	mutex_unlock(&links_mutex);
 	return 0;
 }
 
