@@ -57,6 +57,7 @@ need_kernel_tools() {
     need gcc-12 gcc-12 # for modules: the one that Debian builds these kernels with
     need awk mawk
     need od coreutils
+    need dkms dkms
 }
 
 # fetch_kernel_source VERSION: makes $kernels/source-VERSION/{linux.tar.xz,version}. Says so and goes on when

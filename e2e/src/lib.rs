@@ -5,13 +5,15 @@
 //! name. `./test` installs what is missing, so that nothing is skipped there.
 #![forbid(unsafe_code)]
 
+pub mod hostile;
+
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Result, anyhow};
-use farwatch_testkit::vm::{Kernel, Module, Qemu, Uml};
+use anyhow::{Result, anyhow, ensure};
+use farwatch_testkit::vm::{Kernel, Module, Qemu, Uml, Vm};
 use farwatch_testkit::{FsType, Mount, Place, Scenario};
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -245,6 +247,28 @@ impl<P> Shared<P> {
             Err(error) => Err(anyhow!(std::mem::replace(error, "as above".to_owned()))),
         }
     }
+}
+
+/// What happens to a file on the host is told in the guest of a machine, once.
+pub fn tells_once(vm: &Vm, share: &str) -> Result<()> {
+    let share = vm.share(share)?;
+    let mut recorder = vm.recorder(&share)?;
+    recorder.watch(Path::new("."))?;
+    share.run_on_host("echo new > f; mv f g; rm g")?;
+    recorder.barrier()?;
+    let told: Vec<String> = recorder.take_events()?.iter().map(ToString::to_string).collect();
+    let wanted =
+        ["CREATE f", "MODIFY f", "CLOSE_WRITE f", "MOVED_FROM f c1", "MOVED_TO g c1", "DELETE g"];
+    ensure!(told == wanted, "{told:?}\n{}", vm.log());
+    vm.is_sound()
+}
+
+/// Mounts the share of a machine once more, with these options.
+pub fn mount_again(vm: &Vm, options: &str) -> Result<()> {
+    let at = vm.mount_point();
+    let again =
+        format!("umount {0}; mount -t virtiofs -o {options} {1} {0}", at.display(), vm.tag());
+    vm.guest().shell(Path::new("/"), &again).map(drop)
 }
 
 /// Runs the trials as the command line says.

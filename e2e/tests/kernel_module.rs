@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Debian's stock kernels with the module of `kernel/dkms`, which raises the events of a share: every
-//! scenario, the oracle, mounts that are read-only, and the module's end. No process of ours runs in the
-//! guest, and its kernel finds no fault in itself.
+//! scenario, the oracle, mounts that are read-only, the module's end, and a server that lies. No process of ours
+//! delivers events in the guest, and its kernel finds no fault in itself.
 
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use e2e::Need;
+use e2e::{Need, hostile};
 use farwatch_testkit::Place;
 use farwatch_testkit::oracle::{Oracle, Plan};
-use farwatch_testkit::vm::{Kernel, Module, Vm};
+use farwatch_testkit::vm::{Guest, Kernel, Module, Vm};
 
 const PACED: Plan = Plan {
     ops: 1000,
@@ -37,6 +37,18 @@ fn main() -> ExitCode {
         for (name, test) in tests {
             trials.push(e2e::trial(&format!("{name}::{version}"), &needs, move || test(version)));
         }
+        let tests: [(&str, Test); 3] = [
+            ("hostile_server_tells_what_it_should_not", hostile_cases),
+            ("hostile_server_tells_at_random", hostile_at_random),
+            ("hostile_server_stops_to_answer", hostile_stops),
+        ];
+        for (name, test) in tests {
+            let needs = &needs[1..];
+            trials.push(e2e::trial(&format!("{name}::{version}"), needs, move || test(version)));
+        }
+        let needs = [needs[2], Need::Program("dkms")];
+        let name = format!("dkms_builds_and_installs_it::{version}");
+        trials.push(e2e::trial(&name, &needs, move || dkms(version)));
     }
     e2e::run(trials)
 }
@@ -71,20 +83,9 @@ fn paced(version: &'static str) -> Result<()> {
 /// Where an agent can replay nothing, since no call that changes something gets as far as the server.
 fn read_only(version: &'static str) -> Result<()> {
     let vm = Vm::start_without_agent(&kernel(version)?, &[])?;
-    let at = vm.mount_point();
-    let again = format!("umount {0}; mount -t virtiofs -o ro {1} {0}", at.display(), vm.tag());
-    vm.guest().shell(Path::new("/"), &again)?;
+    e2e::mount_again(&vm, "ro")?;
     vm.attach_module().map_err(|error| anyhow!("{error:#}\n{}", vm.log()))?;
-    let share = vm.share("read-only")?;
-    let mut recorder = vm.recorder(&share)?;
-    recorder.watch(Path::new("."))?;
-    share.run_on_host("echo new > f; mv f g; rm g")?;
-    recorder.barrier()?;
-    let told: Vec<String> = recorder.take_events()?.iter().map(ToString::to_string).collect();
-    let wanted =
-        ["CREATE f", "MODIFY f", "CLOSE_WRITE f", "MOVED_FROM f c1", "MOVED_TO g c1", "DELETE g"];
-    ensure!(told == wanted, "{told:?}\n{}", vm.log());
-    vm.is_sound()
+    e2e::tells_once(&vm, "read-only")
 }
 
 /// It keeps no mount, can be unloaded while it waits, and refuses what it is not made for.
@@ -117,7 +118,10 @@ fn ends(version: &'static str) -> Result<()> {
          mount -t virtiofs {tag} {at}
          insmod /lib/{name}.ko mounts={at}
          grep -q raised $module/attach
-         rmmod {name}",
+         rmmod {name} &
+         while ! grep -q Unloading /proc/modules; do usleep 1000; done
+         if echo {at} 2>/dev/null >$module/attach; then echo \"taken while it goes\"; exit 1; fi
+         wait $!",
         name = Module::NAME,
         at = at.display(),
         tag = vm.tag(),
@@ -125,4 +129,53 @@ fn ends(version: &'static str) -> Result<()> {
     let done = vm.guest().shell(Path::new("/"), &script);
     done.map_err(|error| anyhow!("{error:#}\n{}", vm.log()))?;
     vm.is_sound()
+}
+
+/// Another number is as good.
+const SEED: u64 = 1;
+
+fn alone(version: &str) -> Result<Guest> {
+    Guest::boot(&kernel(version)?, &[])
+}
+
+fn hostile_cases(version: &'static str) -> Result<()> {
+    hostile::cases(&mut alone(version)?, hostile::Way::Reads)
+}
+
+fn hostile_at_random(version: &'static str) -> Result<()> {
+    hostile::random(&mut alone(version)?, hostile::Way::Reads, SEED, 20_000)
+}
+
+fn hostile_stops(version: &'static str) -> Result<()> {
+    hostile::stops(&mut alone(version)?, hostile::Way::Reads)
+}
+
+/// As its documentation says, in directories of the test's.
+fn dkms(version: &str) -> Result<()> {
+    const PACKAGE: &str = "farwatch-fsnotify/0.1.0";
+    let module = Module::of(version)?;
+    let headers = module.headers().context("no cache directory")?;
+    let release = std::fs::read_to_string(headers.join("release"))?.trim().to_owned();
+    let dir = tempfile::Builder::new().prefix("farwatch-dkms-").tempdir()?;
+    let [sources, trees, installed] = ["src", "dkms", "modules"].map(|sub| dir.path().join(sub));
+    for dir in [&sources, &trees, &installed.join(&release)] {
+        std::fs::create_dir_all(dir)?;
+    }
+    succeed(Command::new(module.maker()).arg(sources.join(PACKAGE.replace('/', "-"))))?;
+    for verb in ["add", "build", "install"] {
+        let mut dkms = Command::new("dkms");
+        dkms.arg(verb).arg("--sourcetree").arg(&sources).arg("--dkmstree").arg(&trees);
+        dkms.arg("--installtree").arg(&installed).args(["--no-depmod", "-k", &release]);
+        succeed(dkms.arg("--kernelsourcedir").arg(headers.join("build")).arg(PACKAGE))?;
+    }
+    let file = format!("updates/dkms/{}.ko", Module::NAME);
+    ensure!(installed.join(&release).join(&file).is_file(), "there is no {file}");
+    Ok(())
+}
+
+fn succeed(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    let said = [output.stdout, output.stderr].concat();
+    ensure!(output.status.success(), "{command:?}\n{}", String::from_utf8_lossy(&said));
+    Ok(())
 }

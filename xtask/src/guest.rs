@@ -8,11 +8,12 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 
 /// The package and the program, where the package has it.
-const PROGRAMS: [(&str, &str, &str); 5] = [
+const PROGRAMS: [(&str, &str, &str); 6] = [
     ("farwatch-guest", "farwatch-agent", "crates/farwatch-guest/src/main.rs"),
     ("farwatch-testkit", "farwatch-observer", "crates/farwatch-testkit/src/bin/observer.rs"),
     ("farwatch-testkit", "farwatch-converge", "crates/farwatch-testkit/src/bin/converge.rs"),
     ("farwatch-testkit", "farwatch-bench", "crates/farwatch-testkit/src/bin/bench.rs"),
+    ("farwatch-testkit", "farwatch-hostile", "crates/farwatch-testkit/src/bin/hostile.rs"),
     ("e2e", "notify-client", "e2e/src/bin/notify-client.rs"),
 ];
 

@@ -45,8 +45,11 @@ pub enum Error {
         `farwatch serve` in place of virtiofsd"
     )]
     NoControlNode(#[source] farwatch_sys::Error),
-    /// Another agent has it.
-    #[error("another agent serves this mount: stop it first")]
+    /// Another agent has it, or the kernel that has the mount needs none.
+    #[error(
+        "another agent serves this mount: stop it first; or the kernel raises the events itself, and \
+        needs no agent"
+    )]
     Busy,
     /// The exchange of hello and welcome failed.
     #[error("the server does not answer on the control node")]

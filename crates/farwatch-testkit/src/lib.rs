@@ -17,6 +17,7 @@ mod event;
 mod fanotify;
 mod file_system;
 mod here;
+pub mod hostile;
 mod inotifywait;
 mod merge;
 mod mount;

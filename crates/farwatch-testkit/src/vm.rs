@@ -279,7 +279,7 @@ impl Guest {
 
     /// What the kernel has said that a sound one does not say.
     pub fn complaints(&mut self) -> Result<Vec<String>> {
-        const SIGNS: [&str; 9] = [
+        const SIGNS: [&str; 10] = [
             "WARNING:",
             "BUG:",
             "Oops",
@@ -289,6 +289,7 @@ impl Guest {
             "Call Trace",
             "refcount_t",
             "unreferenced object",
+            "Busy inodes",
         ];
         let said = self.output(&["dmesg"])?.stdout;
         let is_bad = |line: &&str| SIGNS.iter().any(|sign| line.contains(sign));

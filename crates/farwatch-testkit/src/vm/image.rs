@@ -26,8 +26,13 @@ const MODULES: [&str; 8] = [
 ];
 const BUSYBOX: &str = "/bin/busybox";
 /// What `cargo xtask guest` builds.
-const PROGRAMS: [&str; 4] =
-    ["farwatch-agent", "farwatch-converge", "farwatch-observer", "notify-client"];
+const PROGRAMS: [&str; 5] = [
+    "farwatch-agent",
+    "farwatch-converge",
+    "farwatch-hostile",
+    "farwatch-observer",
+    "notify-client",
+];
 /// Programs of this machine that are taken along with their libraries, if they are there.
 const EXTRAS: [&str; 5] = [
     "/usr/bin/inotifywait",

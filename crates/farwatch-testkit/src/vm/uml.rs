@@ -119,6 +119,13 @@ impl Uml {
         self
     }
 
+    /// The same as a kernel without the patches, for what it mounts.
+    #[must_use]
+    pub fn that_raises_nothing(mut self) -> Self {
+        self.arguments.push("fuse.enable_fsnotify=0".to_owned());
+        self
+    }
+
     /// The kernel as a command, with a root directory, and a device for each share. What it needs beside
     /// that it has in `dir`. Returns the other end of its serial line as well.
     ///
