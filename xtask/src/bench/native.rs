@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::Context as _;
+use farwatch_testkit::vm::Uml;
 
 use crate::{guest, kernel, oracle};
 
@@ -13,7 +14,9 @@ use crate::{guest, kernel, oracle};
 pub(crate) fn run(root: &Path, args: &[&str]) -> anyhow::Result<bool> {
     oracle::build(root)?;
     guest::run(root)?;
-    kernel::run(root)?;
+    if !Uml::is_named() {
+        kernel::run(root)?;
+    }
     let program = guest::target_dir(root).join("release/farwatch-bench");
     let status = Command::new(&program).arg("native").args(args).status();
     Ok(status.with_context(|| program.display().to_string())?.success())

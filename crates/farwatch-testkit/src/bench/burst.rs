@@ -30,10 +30,11 @@ pub fn burst(
     thread::scope(|scope| {
         let start = Instant::now();
         let creator = scope.spawn(move || fill(changed, files).map(|()| start.elapsed()));
-        count(&watch, files, progress)?;
+        let counted = count(&watch, files, progress);
         let read = start.elapsed();
+        // If it has failed, that is why events do not come.
         let created = creator.join().map_err(|_| anyhow!("the creator has panicked"))??;
-        Ok((created, read))
+        counted.map(|()| (created, read))
     })
 }
 

@@ -75,8 +75,11 @@ impl Machine {
     fn set_up(&mut self) -> Result<()> {
         let stock = mount_point(STOCK);
         let stock = stock.display();
+        let tmpfs = Site::Tmpfs.changed();
+        let tmpfs = tmpfs.display();
         self.shell(&format!(
-            "umount {stock}; echo N >{PARAMETER}; mount -t virtiofs {STOCK} {stock}; echo Y >{PARAMETER}\n\
+            "mkdir {tmpfs} && mount -t tmpfs -o nr_inodes=0 bench {tmpfs}
+             umount {stock}; echo N >{PARAMETER}; mount -t virtiofs {STOCK} {stock}; echo Y >{PARAMETER}\n\
              for limit in max_queued_events max_user_watches; do echo {LIMIT} >/proc/sys/fs/inotify/$limit; done"
         ))?;
         self.guest.mount_host(&programs()?, Path::new(PROGRAMS))?;

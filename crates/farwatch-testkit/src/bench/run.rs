@@ -29,7 +29,7 @@ pub struct Scale {
 
 impl Scale {
     /// What figures are taken from.
-    pub const FULL: Self = Self { turns: 5, changes: 400, files: 50_000, dirs: 10_000 };
+    pub const FULL: Self = Self { turns: 3, changes: 500, files: 50_000, dirs: 10_000 };
     /// A tenth, to see that it runs.
     pub const QUICK: Self = Self { turns: 2, changes: 100, files: 5000, dirs: 1000 };
 }

@@ -99,6 +99,12 @@ impl Uml {
         program.is_file().then(|| Self::at(&program))
     }
 
+    /// Whether the environment names a kernel to run in place of the built one.
+    #[must_use]
+    pub fn is_named() -> bool {
+        std::env::var_os(VARIABLE).is_some()
+    }
+
     /// One that is named.
     #[must_use]
     pub fn at(program: &Path) -> Self {
