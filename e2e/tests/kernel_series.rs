@@ -49,6 +49,7 @@ fn main() -> ExitCode {
         paced_operations_are_reported_as_locally,
         paced_operations_are_reported_as_locally_through_fanotify,
         unpaced_operations_are_reported_as_locally,
+        unpaced_operations_are_reported_as_locally_through_fanotify,
         model_is_true_after_renames,
         model_is_true_after_changes_of_one_process,
         model_is_true_after_changes_on_both_sides,
@@ -115,6 +116,11 @@ fn paced_operations_are_reported_as_locally_through_fanotify() -> Result<()> {
 
 fn unpaced_operations_are_reported_as_locally() -> Result<()> {
     equal(&start()?, UNPACED)
+}
+
+fn unpaced_operations_are_reported_as_locally_through_fanotify() -> Result<()> {
+    let vm = start_with(&["--watch", "fanotify"])?;
+    equal(&vm, Plan { ops: 10_000, seed: SEED + 4000, by_name: false, ..UNPACED })
 }
 
 fn equal(vm: &Vm, plan: Plan) -> Result<()> {
