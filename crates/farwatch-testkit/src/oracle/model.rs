@@ -85,7 +85,7 @@ impl Model {
                 let covers = replaces == Some(Type::Directory) && self.has_nameless();
                 let hides = self.delivery.by_name && self.is_directory(from) && self.was_lost(to);
                 let unknown = hides || self.is_mistaken(from, to) || self.is_stale_in_mount(from);
-                let unheard = self.delivery.native && self.is_one_name_of_a_watched_file(to);
+                let unheard = self.is_one_name_of_a_watched_file(to);
                 !(busy(to) || leaves || covers || unknown || comes_back || unheard)
             }
             // A known fault: the CREATE of a file under a name that it has had can be merged with what was
@@ -170,8 +170,7 @@ impl Model {
             && (replaced || self.was_lost(to) || self.successors.contains(id))
     }
 
-    /// A kernel that raises events itself has it under the names that it was asked for, and of what is replaced under
-    /// another it is told apart, if at all.
+    /// Nobody says what a rename has replaced, unless the guest has looked it up.
     fn is_one_name_of_a_watched_file(&self, path: &Path) -> bool {
         let names = |id: u32| self.entries.values().filter(|entry| entry.1 == id).count();
         self.id(path).is_some_and(|id| self.is_watched(id) && names(id) > 1)
