@@ -1,5 +1,5 @@
 # Sourced by ./test, ./demo and `cargo xtask kernel` after packages.sh: keeps Debian's stock cloud kernels,
-# unpacked, and the source of the one that kernel/series patches, in the cache. Nothing is installed; what
+# unpacked, and the source of those that kernel/series patches, in the cache. Nothing is installed; what
 # is there already is not fetched again.
 # shellcheck shell=bash
 
@@ -60,24 +60,35 @@ need_kernel_tools() {
     need dkms dkms
 }
 
-# fetch_kernel_source VERSION: makes $kernels/source-VERSION/{linux.tar.xz,version}. Says so and goes on when
-# that cannot be had: then no kernel is built, and the tests in it are skipped, and counted.
+# fetch_kernel_source VERSION: makes $kernels/source-VERSION/{linux.tar.xz,version} of the newest package
+# linux-source-VERSION in the suite that kernel/series/VERSION/suite names; without that file, in those that apt
+# knows. Says so and goes on when it cannot be had: then no kernel is built, and the tests in it are skipped,
+# and counted.
 fetch_kernel_source() {
+    local suite
     [[ -e $kernels/source-$1/version ]] && return 0
-    unpack_kernel_source "$1" && return 0
-    # apt's lists may be missing, or name a version that has been replaced.
-    "${as_root[@]}" apt-get update -qq || true
-    unpack_kernel_source "$1" || echo "no source of the kernel $1: none is built" >&2
+    suite=$(cat "kernel/series/$1/suite" 2>/dev/null) || true
+    unpack_kernel_source "$1" "$suite" && return 0
+    if [[ -z $suite ]]; then
+        # apt's lists may be missing, or name a version that has been replaced.
+        "${as_root[@]}" apt-get update -qq || true
+        unpack_kernel_source "$1" "" && return 0
+    fi
+    echo "linux-source-$1 cannot be had from ${suite:-the suites that apt knows}: no kernel $1 is built" >&2
 }
 
 unpack_kernel_source() {
-    local unpacked=$kernels/source-$1.new package=linux-source-$1
-    echo "kernel $1: $package, once, into $kernels/source-$1"
+    local unpacked=$kernels/source-$1.new package=linux-source-$1 apt=(-qq)
+    echo "kernel $1: $package${2:+ of $2}, once, into $kernels/source-$1"
     rm -rf "$unpacked" && mkdir -p "$unpacked" || return
-    (cd "$unpacked" && apt-get download -qq "$package" 2>/dev/null && dpkg-deb -x ./*.deb .) || return
+    if [[ -n $2 ]]; then
+        suite_lists "$2" "$unpacked/apt" || return
+        apt=("${suite_apt[@]}")
+    fi
+    (cd "$unpacked" && apt-get "${apt[@]}" download "$package" 2>/dev/null && dpkg-deb -x ./*.deb .) || return
     mv "$unpacked"/usr/src/linux-source-*.tar.xz "$unpacked/linux.tar.xz" || return
     dpkg-deb -f "$unpacked"/*.deb Version >"$unpacked/version" || return
-    rm -rf "$unpacked/usr" "$unpacked"/*.deb "${kernels:?}/source-$1"
+    rm -rf "$unpacked"/{usr,apt} "$unpacked"/*.deb "${kernels:?}/source-$1"
     mv "$unpacked" "$kernels/source-$1"
 }
 

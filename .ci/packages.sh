@@ -1,4 +1,5 @@
-# Sourced by ./test and ./demo: installs the Debian packages that are missing, and nothing else.
+# Sourced by ./test and ./demo: installs the Debian packages that are missing, and nothing else; and knows the
+# packages of other suites.
 # shellcheck shell=bash
 
 PATH=$PATH:/usr/sbin:/sbin
@@ -39,4 +40,22 @@ install_missing() {
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
         apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
     missing=()
+}
+
+# suite_lists SUITE DIR: sets suite_apt, the options with which apt-get and apt-cache know the packages of that
+# suite and no others, from the mirror that the system uses. The lists are in DIR: the system's are left alone.
+suite_apt=()
+suite_lists() {
+    local codename mirror from=deb
+    codename=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release) && [[ -n $codename ]] || return
+    mirror=$(apt-get indextargets --format "\$(REPO_URI)" "Codename: $codename" 'Component: main' |
+        head -1) && [[ -n $mirror ]] || return
+    rm -rf "$2" && mkdir -p "$2"/{lists,cache/archives}/partial || return
+    [[ -e /usr/share/keyrings/debian-archive-keyring.gpg ]] &&
+        from+=' [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]'
+    echo "$from $mirror $1 main" >"$2/sources.list"
+    suite_apt=(-qq -o "Dir::Etc::sourcelist=$2/sources.list" -o Dir::Etc::sourceparts=-
+        -o "Dir::State::Lists=$2/lists" -o "Dir::Cache=$2/cache")
+    # apt warns that root downloads into a directory that its own user may not enter.
+    apt-get "${suite_apt[@]}" update 2>/dev/null
 }

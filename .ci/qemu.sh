@@ -33,26 +33,16 @@ fetch_qemu() {
     export FARWATCH_QEMU
 }
 
-# From the backports of the Debian that runs here, by lists of their own: apt's are left alone.
+# From the backports of the Debian that runs here.
 unpack_qemu() {
-    local codename mirror new=$qemu_cache/qemu.new apt package version into
+    local codename new=$qemu_cache/qemu.new package version into
     codename=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release) && [[ -n $codename ]] || return
-    mirror=$(apt-get indextargets --format "\$(REPO_URI)" "Codename: $codename" 'Component: main' |
-        head -1) && [[ -n $mirror ]] || return
-    rm -rf "$new" && mkdir -p "$new"/apt/{lists,cache/archives}/partial || return
-    package='deb'
-    [[ -e /usr/share/keyrings/debian-archive-keyring.gpg ]] &&
-        package+=' [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]'
-    echo "$package $mirror $codename-backports main" >"$new/apt/sources.list"
-    apt=(-qq -o "Dir::Etc::sourcelist=$new/apt/sources.list" -o Dir::Etc::sourceparts=-
-        -o "Dir::State::Lists=$new/apt/lists" -o "Dir::Cache=$new/apt/cache")
-    # apt warns that root downloads into a directory that its own user may not enter.
-    apt-get "${apt[@]}" update 2>/dev/null || return
-    version=$(apt-cache "${apt[@]}" madison qemu-system-x86 | head -1 | cut -d'|' -f2 | tr -d ' ')
+    rm -rf "$new" && suite_lists "$codename-backports" "$new/apt" || return
+    version=$(apt-cache "${suite_apt[@]}" madison qemu-system-x86 | head -1 | cut -d'|' -f2 | tr -d ' ')
     [[ -n $version ]] || return
     into=$qemu_cache/qemu-${version#*:}
     echo "QEMU $version, once, into $into"
-    (cd "$new" && apt-get "${apt[@]}" download {qemu-system-x86,qemu-system-data}="$version" \
+    (cd "$new" && apt-get "${suite_apt[@]}" download {qemu-system-x86,qemu-system-data}="$version" \
         2>/dev/null) || return
     for package in "$new"/*.deb; do
         dpkg-deb -x "$package" "$new" || return

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `cargo xtask kernel`: applies the patches of `kernel/series` to Debian's source of a kernel, builds a
-//! User-mode Linux of it, which is a kernel that runs as a process, and boots it.
+//! `cargo xtask kernel [VERSION]`: applies the patches of `kernel/series/VERSION` to Debian's source of that
+//! kernel, builds a User-mode Linux of it, which is a kernel that runs as a process, and boots it.
 //!
 //! It is kept in the cache under a name made of all that it depends on, and gets that name last: what is
 //! there is whole, and has booted.
@@ -14,14 +14,25 @@ use farwatch_testkit::vm::{Guest, Series, Uml};
 
 use crate::{cached, guest};
 
-const VERSION: &str = "6.12";
 /// What the fragment is merged into.
 const DEFAULTS: &str = "x86_64_defconfig";
 
-/// Builds the kernel if it has not been built.
-pub(crate) fn run(root: &Path) -> Result<bool> {
-    let series = Series::of(VERSION)?;
-    fetch(root, &series)?;
+/// Builds the kernels of these versions, or of all that there are patches for, where they have not been built.
+pub(crate) fn run(root: &Path, versions: &[&str]) -> Result<bool> {
+    let all = Series::all()?;
+    for version in versions {
+        let is_there = all.iter().any(|series| series.version == *version);
+        ensure!(is_there, "there are no patches for Linux {version} in kernel/series");
+    }
+    let is_asked = |series: &&Series| versions.is_empty() || versions.contains(&&*series.version);
+    for series in all.iter().filter(is_asked) {
+        one(root, series)?;
+    }
+    Ok(true)
+}
+
+fn one(root: &Path, series: &Series) -> Result<()> {
+    fetch(root, series)?;
     let built = series.built()?;
     let linux = built.join("linux");
     cached::build(
@@ -29,11 +40,11 @@ pub(crate) fn run(root: &Path) -> Result<bool> {
         || linux.is_file(),
         |new| {
             guest::run(root)?;
-            build(&series, new)
+            build(series, new)
         },
     )?;
     println!("{}", linux.display());
-    Ok(true)
+    Ok(())
 }
 
 /// Has `.ci/kernels.sh` fetch the source.
@@ -42,7 +53,9 @@ fn fetch(root: &Path, series: &Series) -> Result<()> {
     if source.join("version").is_file() {
         return Ok(());
     }
-    script(root, &format!("fetch_kernel_source {}", series.version))
+    script(root, &format!("fetch_kernel_source {}", series.version))?;
+    ensure!(source.join("version").is_file(), "the source of Linux {} is missing", series.version);
+    Ok(())
 }
 
 /// Has `.ci/kernels.sh` do something, with what it needs installed.

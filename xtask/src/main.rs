@@ -26,8 +26,9 @@ usage: cargo xtask <task>
   guest     the programs that run in a virtual machine, linked statically, into target/guest
   vm-image  KERNEL DIR: an initial file system with these programs for a stock kernel that ./test or
             ./demo has fetched, into DIR/initrd; standard input says what to run in it
-  kernel    the patches of kernel/series applied to Debian's source and built as a User-mode Linux, into the
-            cache, unless that has been done: prints where it is, and boots it once
+  kernel    [VERSION]: the patches of kernel/series, those for 6.12 or 7.3 or all, applied to Debian's source and
+            built as a User-mode Linux, into the cache, unless that has been done: prints where it is, and
+            boots it once
   module    the module of kernel/dkms, built for Debian's stock kernels into the cache, unless that has been done
   oracle    random operations, and whether a mount tells of them what a local directory tells (needs
             root): --ops N --seed S [--unpaced] [--path mount|agent|6.1|6.12|uml] [--watch BACKEND]
@@ -50,7 +51,7 @@ fn main() -> ExitCode {
         ["tidy"] => tidy::run(root),
         ["guest"] => guest::run(root),
         ["module"] => module::run(root),
-        ["kernel"] => kernel::run(root),
+        ["kernel", ref versions @ ..] => kernel::run(root, versions),
         ["vm-image", kernel, dir] => vm_image::run(root, kernel, Path::new(dir)),
         ["oracle", ref args @ ..] => oracle::run(root, args),
         ["converge", ref args @ ..] => converge::run(root, args),

@@ -47,6 +47,20 @@ pub struct Series {
 }
 
 impl Series {
+    /// Those of all versions, the oldest first.
+    ///
+    /// # Errors
+    /// When their directory cannot be read.
+    pub fn all() -> Result<Vec<Self>> {
+        let mut all = Vec::new();
+        for entry in fs::read_dir(SERIES).context(SERIES)? {
+            let name = entry?.file_name();
+            all.push(Self::of(name.to_str().context("a version is ASCII")?)?);
+        }
+        all.sort_by_cached_key(|series| numbers(&series.version));
+        Ok(all)
+    }
+
     /// The patches of a version.
     ///
     /// # Errors
@@ -163,6 +177,11 @@ impl Uml {
     }
 }
 
+/// `6.12` comes after `6.9`.
+fn numbers(version: &str) -> Vec<u32> {
+    version.split('.').map(|number| number.parse().unwrap_or(0)).collect()
+}
+
 /// Where its memory is, which is a file that programs are run from.
 fn memory() -> Result<PathBuf> {
     let temp = std::env::temp_dir();
@@ -180,8 +199,16 @@ mod tests {
 
     #[test]
     fn patches_that_let_the_kernel_run_here_come_first() {
-        let series = Series::of("6.12").unwrap();
-        let is_uml = |patch: &PathBuf| patch.components().any(|part| part.as_os_str() == "uml");
-        assert!(series.patches.is_sorted_by_key(|patch| !is_uml(patch)), "{series:?}");
+        for series in Series::all().unwrap() {
+            let is_uml = |patch: &PathBuf| patch.components().any(|part| part.as_os_str() == "uml");
+            assert!(series.patches.is_sorted_by_key(|patch| !is_uml(patch)), "{series:?}");
+        }
+    }
+
+    #[test]
+    fn versions_are_ordered_by_their_numbers() {
+        let mut versions = ["7.3", "6.12", "6.9", "6"];
+        versions.sort_by_cached_key(|version| numbers(version));
+        assert_eq!(versions, ["6", "6.9", "6.12", "7.3"]);
     }
 }
