@@ -15,7 +15,7 @@ pub(crate) fn run(root: &Path, args: &[&str]) -> anyhow::Result<bool> {
     oracle::build(root)?;
     guest::run(root)?;
     if !Uml::is_named() {
-        kernel::run(root)?;
+        kernel::run(root, &["6.12"])?;
     }
     let program = guest::target_dir(root).join("release/farwatch-bench");
     let status = Command::new(&program).arg("native").args(args).status();
