@@ -2,7 +2,7 @@
 //! What an event costs in a guest whose kernel raises it, beside an agent and beside a local directory. All of them are
 //! measured in one User-mode Linux, in turns, so that the ratios hold on a busy machine too.
 //!
-//! The program `farwatch-bench` is both ends of it: [`run`] on the host boots the guest and prints the tables; the
+//! The program `farwatch-bench` is both ends of it: `run` on the host boots the guest and prints the tables; the
 //! measurements themselves are functions that the same program calls in the guest, whose clock they read. Each counts
 //! the events that it waits for, so a delivery that loses some does not look fast: it ends with an error.
 

@@ -3,7 +3,7 @@
 //! of `kernel/series` and `kernel/dkms`. It mounts itself, says what no server should say, and looks whether the
 //! kernel still does what it ought to. What the kernel's log has to say of it the test reads afterwards.
 //!
-//! The text `cases.txt` is the table of what it says. [`random`] makes up more.
+//! The text `cases.txt` is the table of what it says. [`random()`] makes up more.
 
 mod answer;
 mod case;
