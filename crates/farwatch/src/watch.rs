@@ -36,7 +36,7 @@ pub use self::backend::{Backend, Marked, NotMarked, OwnCalls, Reader};
 pub use self::fanotify::FanotifyBackend;
 pub use self::inotify::InotifyBackend;
 pub use self::intake::{Dropped, Intake, Observed};
-use self::passing::Passing;
+use self::passing::{Passing, Queued};
 
 /// The watch thread; stops when dropped.
 #[derive(Debug)]

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! [`Passing`]: a barrier on its way through the kernel's queue.
+//! [`Passing`]: a barrier on its way through the kernel's queue, and [`Queued`], by which it is seen that it has come through.
 //!
 //! What was in the queue when the barrier was asked for is counted, not waited for to be over: a host
 //! that never pauses could keep the queue from ever being empty.
@@ -8,30 +8,19 @@ use farwatch_proto::host::ReadMark;
 
 use super::Intake;
 
-/// See the module's documentation.
-#[derive(Debug, Default)]
-pub(super) struct Passing {
-    barrier: Option<ReadMark>,
+/// What was in the kernel's queue at a moment, until all of it has been read.
+#[derive(Debug)]
+pub(super) struct Queued {
     /// What is to be read yet, in the queue's unit.
     left: u64,
     /// For an observer that holds back what was read: its position when all was.
     position: Option<u64>,
 }
 
-impl Passing {
-    /// The queue is about to be read. `queued` says what is in it, after a barrier was asked for.
-    pub(super) fn begin(&mut self, intake: &dyn Intake, queued: impl FnOnce() -> u64) {
-        if self.barrier.is_none() {
-            self.barrier = intake.to_read();
-            if self.barrier.is_some() {
-                (self.left, self.position) = (queued(), None);
-            }
-        }
-    }
-
-    /// Whether it is of interest what is read.
-    pub(super) fn counts(&self) -> bool {
-        self.barrier.is_some() && self.left > 0
+impl Queued {
+    /// So much is in the queue.
+    pub(super) fn new(len: u64) -> Self {
+        Self { left: len, position: None }
     }
 
     /// So much has been read.
@@ -39,23 +28,55 @@ impl Passing {
         self.left = self.left.saturating_sub(len);
     }
 
-    /// The queue was empty.
-    pub(super) fn drained(&mut self) {
-        self.left = 0;
+    /// The position of an observer, which is `now`, when all had been read; `None` before that.
+    pub(super) fn position(&mut self, now: u64) -> Option<u64> {
+        (self.left == 0).then(|| *self.position.get_or_insert(now))
+    }
+}
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(super) struct Passing {
+    barrier: Option<(ReadMark, Queued)>,
+}
+
+impl Passing {
+    /// The queue is about to be read. `queued` says what is in it, after a barrier was asked for.
+    pub(super) fn begin(&mut self, intake: &dyn Intake, queued: impl FnOnce() -> u64) {
+        if self.barrier.is_none() {
+            self.barrier = intake.to_read().map(|mark| (mark, Queued::new(queued())));
+        }
     }
 
-    /// The position of an observer, if it is needed, when all has been read.
-    pub(super) fn position(&mut self, now: u64) -> u64 {
-        *self.position.get_or_insert(now)
+    /// Whether it is of interest what is read.
+    pub(super) fn counts(&self) -> bool {
+        self.barrier.as_ref().is_some_and(|(_, queued)| queued.left > 0)
+    }
+
+    /// So much has been read.
+    pub(super) fn read(&mut self, len: u64) {
+        if let Some((_, queued)) = &mut self.barrier {
+            queued.read(len);
+        }
+    }
+
+    /// The queue was empty.
+    pub(super) fn drained(&mut self) {
+        self.read(u64::MAX);
+    }
+
+    /// As [`Queued::position`], of what the barrier passes with.
+    pub(super) fn position(&mut self, now: u64) -> Option<u64> {
+        self.barrier.as_mut().and_then(|(_, queued)| queued.position(now))
     }
 
     /// Whether a barrier passes as soon as all that has been read is handed in.
     pub(super) fn passes(&self) -> bool {
-        self.barrier.is_some() && self.left == 0
+        self.barrier.as_ref().is_some_and(|(_, queued)| queued.left == 0)
     }
 
     /// All that has been read is handed in. The barrier that has passed with it.
     pub(super) fn handed_in(&mut self) -> Option<ReadMark> {
-        if self.passes() { self.barrier.take() } else { None }
+        self.barrier.take_if(|(_, queued)| queued.left == 0).map(|(mark, _)| mark)
     }
 }

@@ -145,7 +145,8 @@ impl Echo {
         Mark(self.count)
     }
 
-    /// All that was in the kernel's queue at `mark` has been taken in. Returns the doubts that can be settled, and whether calls have ended since the mark.
+    /// All that was in the kernel's queue at `mark` has been taken in. Returns the doubts that can be settled, and whether
+    /// calls have ended since the mark.
     pub(super) fn drained(&mut self, mark: Mark) -> (Vec<Doubt>, bool) {
         let over = |call: &Call| call.ended.is_some_and(|ended| ended <= mark.0);
         let ended: Vec<_> =

@@ -17,7 +17,7 @@ use super::InotifyBackend;
 use super::instance::buffer;
 use crate::watch::look::PATH_ONLY;
 use crate::watch::{
-    Intake, Observed, Passing, Reader, carry_out, hand_in, is_mounted, passed, time,
+    Intake, Observed, Passing, Queued, Reader, carry_out, hand_in, is_mounted, passed, time,
 };
 
 /// See the module's documentation.
@@ -25,28 +25,23 @@ pub(super) struct InotifyReader<'a> {
     backend: &'a InotifyBackend,
     buf: Vec<MaybeUninit<u8>>,
     passing: Passing,
-    /// What was in the queue at a moment that has not been read to its end.
-    behind: Option<Behind>,
+    /// A moment, and what was in the queue then and has not been read to its end.
+    behind: Option<(Moment, Queued)>,
+}
+
+/// Before a read of the kernel's queue.
+#[derive(Clone, Copy)]
+struct Moment {
+    /// By the host's clock.
+    began: SystemTime,
+    mark: Mark,
 }
 
 /// One read of the kernel's queue.
 #[derive(Clone, Copy)]
 struct Round {
-    /// Before the read, by the host's clock.
-    began: SystemTime,
-    mark: Mark,
+    before: Moment,
     empty: bool,
-}
-
-/// What was in the queue when a round began.
-#[derive(Clone, Copy)]
-struct Behind {
-    began: SystemTime,
-    mark: Mark,
-    /// Bytes of it that are to be read yet.
-    left: u64,
-    /// The observer's position when all was read.
-    position: Option<u64>,
 }
 
 /// What came of it.
@@ -66,8 +61,8 @@ impl<'a> InotifyReader<'a> {
     /// So many bytes were read.
     fn has_read(&mut self, len: u64) {
         self.passing.read(len);
-        if let Some(behind) = &mut self.behind {
-            behind.left = behind.left.saturating_sub(len);
+        if let Some((_, queued)) = &mut self.behind {
+            queued.read(len);
         }
     }
 
@@ -127,34 +122,27 @@ impl<'a> InotifyReader<'a> {
         changes: Vec<HostChange>,
         outcome: &mut Outcome,
     ) -> Observed {
-        let (began, drained) = self.drained(observer, round);
-        let observed = Observed { changes, drained: drained.as_ref().map(|_| began) };
+        let (began, drained) = self.drained(observer, round).unzip();
+        let observed = Observed { changes, drained: began };
         outcome.drained = drained;
         // What was read is handed in when it waits for no mate any more.
         let position = observer.position();
         outcome.passes =
-            self.passing.passes() && observer.has_told(self.passing.position(position));
+            self.passing.position(position).is_some_and(|position| observer.has_told(position));
         observed
     }
-}
 
-impl InotifyReader<'_> {
     /// What it means that all has been taken in which was in the queue at a moment, and when that was.
-    fn drained(&mut self, observer: &mut Observer, round: Round) -> (SystemTime, Option<Drained>) {
-        let mut began = round.began;
-        let drained = if round.empty {
-            observer.drained(round.mark)
+    fn drained(&mut self, observer: &mut Observer, round: Round) -> Option<(SystemTime, Drained)> {
+        let (moment, drained) = if round.empty {
+            (round.before, observer.drained(round.before.mark)?)
         } else {
-            self.behind.as_mut().filter(|behind| behind.left == 0).and_then(|behind| {
-                began = behind.began;
-                let position = *behind.position.get_or_insert_with(|| observer.position());
-                observer.passed(behind.mark, position)
-            })
+            let (moment, queued) = self.behind.as_mut()?;
+            let position = queued.position(observer.position())?;
+            (*moment, observer.passed(moment.mark, position)?)
         };
-        if drained.is_some() {
-            self.behind = None;
-        }
-        (began, drained)
+        self.behind = None;
+        Some((moment.began, drained))
     }
 }
 
@@ -162,13 +150,11 @@ impl Reader for InotifyReader<'_> {
     fn read(&mut self, intake: &dyn Intake) -> io::Result<()> {
         let backend = self.backend;
         loop {
-            let began = SystemTime::now();
-            let mark = backend.observer().begin();
+            let before = Moment { began: SystemTime::now(), mark: backend.observer().begin() };
             self.passing.begin(intake, || backend.instance.queued());
-            let left = || backend.instance.queued();
-            self.behind.get_or_insert_with(|| Behind { began, mark, left: left(), position: None });
+            self.behind.get_or_insert_with(|| (before, Queued::new(backend.instance.queued())));
             let (reports, len) = backend.instance.read(&mut self.buf)?;
-            let round = Round { began, mark, empty: len == 0 };
+            let round = Round { before, empty: len == 0 };
             self.has_read(len);
             if round.empty {
                 self.passing.drained();
