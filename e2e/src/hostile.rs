@@ -5,23 +5,14 @@
 use std::path::Path;
 
 use anyhow::{Result, anyhow, ensure};
+pub use farwatch_testkit::hostile::Way;
+use farwatch_testkit::hostile::{MOUNT_POINT, Stop, argument};
 use farwatch_testkit::vm::{Guest, Module};
 use rustix::process::Signal;
 
 /// Its name among the guest's programs.
 const HOSTILE: &str = "hostile";
-/// Where it mounts itself.
-const MOUNT_POINT: &str = "/tmp/hostile";
 const CONNECTIONS: &str = "/sys/fs/fuse/connections";
-
-/// How a server tells that kernel of changes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Way {
-    /// A kernel with the patches, on `/dev/fuse`.
-    Device,
-    /// The module of a stock kernel, by reads of the control node.
-    Reads,
-}
 
 /// What happens to a server that has stopped to answer, in a shell of the guest. Each leaves nothing mounted.
 #[derive(Clone, Copy, Debug)]
@@ -36,43 +27,35 @@ enum End {
     Unloaded,
 }
 
-impl Way {
-    fn argument(self) -> &'static str {
-        match self {
-            Self::Device => "device",
-            Self::Reads => "reads",
-        }
+/// What such a server can leave unanswered.
+fn stops_of(way: Way) -> &'static [Stop] {
+    use Stop::{Attributes, Find, Hello, Lookup, Open, Read, Watch, Welcome};
+    match way {
+        Way::Device => &[Lookup, Attributes, Watch],
+        Way::Reads => &[Find, Open, Hello, Welcome, Read, Lookup, Attributes],
     }
+}
 
-    /// What such a server can leave unanswered (`Stop` of the program).
-    fn stops(self) -> &'static [&'static str] {
-        match self {
-            Self::Device => &["lookup", "attributes", "watch"],
-            Self::Reads => &["find", "open", "hello", "welcome", "read", "lookup", "attributes"],
-        }
-    }
-
-    fn ends(self) -> &'static [End] {
-        match self {
-            Self::Device => &[End::Killed, End::Aborted, End::Unmounted],
-            Self::Reads => &[End::Killed, End::Aborted, End::Unmounted, End::Unloaded],
-        }
+fn ends_of(way: Way) -> &'static [End] {
+    match way {
+        Way::Device => &[End::Killed, End::Aborted, End::Unmounted],
+        Way::Reads => &[End::Killed, End::Aborted, End::Unmounted, End::Unloaded],
     }
 }
 
 /// Runs the table of what a server should not say.
 pub fn cases(guest: &mut Guest, way: Way) -> Result<()> {
-    run(guest, &["farwatch-hostile", "--way", way.argument(), "cases"])?;
+    run(guest, &["farwatch-hostile", "--way", &argument(&way), "cases"])?;
     is_sound(guest, way)
 }
 
 /// The same with so many messages that are made up.
 pub fn random(guest: &mut Guest, way: Way, seed: u64, messages: u64) -> Result<()> {
     let (seed, messages) = (seed.to_string(), messages.to_string());
-    let way_of = way.argument();
+    let way_of = argument(&way);
     run(
         guest,
-        &["farwatch-hostile", "--way", way_of, "random", "--seed", &seed, "--messages", &messages],
+        &["farwatch-hostile", "--way", &way_of, "random", "--seed", &seed, "--messages", &messages],
     )?;
     is_sound(guest, way)
 }
@@ -80,18 +63,19 @@ pub fn random(guest: &mut Guest, way: Way, seed: u64, messages: u64) -> Result<(
 /// A server that stops to answer, wherever it does, and what can be done about it.
 pub fn stops(guest: &mut Guest, way: Way) -> Result<()> {
     guest.shell(Path::new("/"), &format!("mount -t fusectl fusectl {CONNECTIONS}"))?;
-    for stop in way.stops() {
-        for end in way.ends() {
-            stopped(guest, way, stop, *end)
-                .map_err(|error| anyhow!("{stop}, {end:?}: {error:#}"))?;
+    for stop in stops_of(way) {
+        for end in ends_of(way) {
+            stopped(guest, way, *stop, *end)
+                .map_err(|error| anyhow!("{stop:?}, {end:?}: {error:#}"))?;
         }
     }
     is_sound(guest, way)
 }
 
-fn stopped(guest: &mut Guest, way: Way, stop: &str, end: End) -> Result<()> {
-    let name = format!("{stop}-{end:?}");
-    guest.start(&name, &["farwatch-hostile", "--way", way.argument(), "stop", stop])?;
+fn stopped(guest: &mut Guest, way: Way, stop: Stop, end: End) -> Result<()> {
+    let name = format!("{stop:?}-{end:?}");
+    let argv = ["farwatch-hostile", "--way", &argument(&way), "stop", &argument(&stop)];
+    guest.start(&name, &argv)?;
     guest.wait_for_line(&name, "stopped")?;
     let root = Path::new("/");
     let killed = |guest: &mut Guest| {
@@ -114,7 +98,7 @@ fn stopped(guest: &mut Guest, way: Way, stop: &str, end: End) -> Result<()> {
             killed(guest)?;
             let code = guest.exited(&rmmod)?;
             // While it is being attached, the module is in use.
-            ensure!(code == 0 || stop != "read", "rmmod: {code}\n{}", guest.log(&rmmod)?);
+            ensure!(code == 0 || stop != Stop::Read, "rmmod: {code}\n{}", guest.log(&rmmod)?);
             guest.shell(
                 root,
                 &format!("grep -q {0} /proc/modules || insmod /lib/{0}.ko", Module::NAME),
@@ -151,7 +135,5 @@ fn is_sound(guest: &mut Guest, way: Way) -> Result<()> {
         let name = Module::NAME;
         guest.shell(Path::new("/"), &format!("rmmod {name} && insmod /lib/{name}.ko"))?;
     }
-    let complaints = guest.complaints()?;
-    ensure!(complaints.is_empty(), "the guest's kernel: {complaints:#?}\n{}", guest.console());
-    Ok(())
+    guest.is_sound()
 }

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod hostile;
+pub mod oracle;
 
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};

@@ -7,9 +7,10 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
+use e2e::oracle::equal;
 use e2e::{Need, hostile};
 use farwatch_testkit::Place;
-use farwatch_testkit::oracle::{Oracle, Plan};
+use farwatch_testkit::oracle::Plan;
 use farwatch_testkit::vm::{Guest, Kernel, Module, Vm};
 
 const PACED: Plan = Plan {
@@ -70,14 +71,7 @@ fn scenarios(version: &'static str) -> Result<()> {
 }
 
 fn paced(version: &'static str) -> Result<()> {
-    let vm = start(version)?;
-    let report = Oracle::new(&vm).run(PACED, |_| {})?;
-    ensure!(report.events > 0, "nothing was compared");
-    if let Some(failure) = report.failure {
-        let (seed, difference) = (failure.seed, failure.difference);
-        return Err(anyhow!("seed {seed}: {difference}\n{}\n{}", failure.case, vm.log()));
-    }
-    vm.is_sound()
+    equal(&start(version)?, PACED)
 }
 
 /// Where an agent can replay nothing, since no call that changes something gets as far as the server.

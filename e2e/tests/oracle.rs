@@ -2,11 +2,11 @@
 //! Some minutes of the oracle, and the cases in `e2e/oracle` that once failed. `cargo xtask oracle`
 //! runs as much of it as one likes.
 
-use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, ensure};
 use e2e::Need;
+use e2e::oracle::{equal, kept_cases};
 use farwatch_testkit::oracle::{Case, Delivery, Fault, Oracle, Plan, Report};
 use farwatch_testkit::vm::{Kernel, Vm};
 use farwatch_testkit::{Mount, Place};
@@ -56,32 +56,13 @@ const BY_INOTIFY: [&str; 2] = ["--watch", "inotify"];
 const BY_FANOTIFY: [&str; 2] = ["--watch", "fanotify"];
 
 fn kept_cases_are_equal() -> Result<()> {
-    kept_cases(&Mount::start_with(&BY_INOTIFY)?, true)
+    // What inotify cannot tell: docs/SEMANTICS.md.
+    let is_fair = |case: &Case| case.is_fair(Delivery { by_name: true, native: false });
+    kept_cases(&Mount::start_with(&BY_INOTIFY)?, is_fair)
 }
 
 fn kept_cases_are_equal_through_fanotify() -> Result<()> {
-    kept_cases(&Mount::start_with(&BY_FANOTIFY)?, false)
-}
-
-fn kept_cases(mount: &Mount, by_name: bool) -> Result<()> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("oracle");
-    let mut oracle = Oracle::new(mount);
-    let mut cases = 0;
-    for file in std::fs::read_dir(dir)? {
-        let file = file?.path();
-        let case = Case::parse(&std::fs::read_to_string(&file)?)
-            .with_context(|| file.display().to_string())?;
-        // What inotify cannot tell: docs/SEMANTICS.md.
-        if by_name && !case.is_fair(Delivery { by_name, native: false }) {
-            continue;
-        }
-        if let Some(difference) = oracle.run_case(&case)? {
-            return Err(anyhow!("{}:\n{difference}", file.display()));
-        }
-        cases += 1;
-    }
-    ensure!(cases > 0, "there are no cases");
-    Ok(())
+    kept_cases(&Mount::start_with(&BY_FANOTIFY)?, |_| true)
 }
 
 fn paced_operations_are_told_as_locally() -> Result<()> {
@@ -130,21 +111,6 @@ fn noticed(fault: Fault) -> Result<()> {
         ensure!(report.failure.is_some(), "{how}: {} events, and none is amiss", report.events);
     }
     Ok(())
-}
-
-fn equal(place: &impl Place, plan: Plan) -> Result<()> {
-    let report = run(place, plan)?;
-    ensure!(report.events > 0, "nothing was compared");
-    match report.failure {
-        None => Ok(()),
-        Some(failure) => Err(anyhow!(
-            "seed {}: {}\nthe case:\n{}\n{}",
-            failure.seed,
-            failure.difference,
-            failure.case,
-            place.log()
-        )),
-    }
 }
 
 fn run(place: &impl Place, plan: Plan) -> Result<Report> {

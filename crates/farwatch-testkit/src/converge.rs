@@ -26,6 +26,7 @@ mod worker;
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result};
+use clap::ValueEnum;
 
 pub use case::{Kind, Knobs};
 pub use fault::Fault;
@@ -43,11 +44,12 @@ use crate::place::Place;
 const BROKEN_MAX: u32 = 3;
 
 /// When a model must be true.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Settle {
-    /// Within one second after the last change.
+    /// Within one second after the last change
+    #[value(name = "1s")]
     Within,
-    /// When `farwatch sync` has returned and the events that are there have been read.
+    /// When `farwatch sync` has returned and the events that are there have been read
     Sync,
 }
 

@@ -19,6 +19,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use clap::ValueEnum;
 
 pub use self::random::Plan;
 pub use self::server::{Stop, Way};
@@ -29,6 +30,9 @@ use self::message::Message;
 use self::server::Server;
 use self::watcher::Watcher;
 
+/// Where it mounts itself.
+pub const MOUNT_POINT: &str = "/tmp/hostile";
+
 /// The events of this entry are waited for: what was told before it has been raised.
 const SENTINEL: &str = "sentinel";
 
@@ -37,6 +41,15 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The queue of a watcher takes some ten times as many events.
 const MESSAGES_UNREAD_MAX: u32 = 500;
+
+/// As the program's command line has it.
+///
+/// # Panics
+/// Never: there is none that it has not.
+pub fn argument(value: &impl ValueEnum) -> String {
+    let argument = value.to_possible_value().expect("none is left out");
+    argument.get_name().to_owned()
+}
 
 /// Runs every case of the table, each with a mount of its own at `at`, and writes a line for each.
 ///
@@ -111,13 +124,18 @@ fn run(way: Way, at: &Path, case: &Case) -> Result<()> {
         }
     }
     server.wait_for_probe()?;
-    server.lie(&Lies::default());
-    server.tell(&Message::parse(&format!("on=root mask=CREATE name={SENTINEL}"))?)?;
-    told.extend(watcher.wait_for(SENTINEL)?);
+    told.extend(tell_sentinel(&server, &watcher)?);
     ensure!(!silent || told.is_empty(), "events were raised: {told:?}");
     if let Some(counted) = server.refused()? {
         ensure!(counted == refused, "{counted} messages were refused, not {refused}");
     }
     drop((used, watcher));
     server.unmount()
+}
+
+/// Has an event raised that is true, and waits for it. The names of the events before it.
+fn tell_sentinel(server: &Server, watcher: &Watcher) -> Result<Vec<String>> {
+    server.lie(&Lies::default());
+    server.tell(&Message::parse(&format!("on=root mask=CREATE name={SENTINEL}"))?)?;
+    watcher.wait_for(SENTINEL)
 }

@@ -277,8 +277,14 @@ impl Guest {
         Ok(())
     }
 
-    /// What the kernel has said that a sound one does not say.
-    pub fn complaints(&mut self) -> Result<Vec<String>> {
+    /// Whether the kernel has said nothing that a sound one does not say.
+    pub fn is_sound(&mut self) -> Result<()> {
+        let complaints = self.complaints()?;
+        ensure!(complaints.is_empty(), "the guest's kernel: {complaints:#?}\n{}", self.console());
+        Ok(())
+    }
+
+    fn complaints(&mut self) -> Result<Vec<String>> {
         const SIGNS: [&str; 10] = [
             "WARNING:",
             "BUG:",

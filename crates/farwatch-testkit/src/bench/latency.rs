@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use clap::ValueEnum;
 use rustix::fs::inotify::WatchFlags;
 
 use super::watch::Watch;
@@ -19,11 +20,11 @@ const EVENT_MAX: Duration = Duration::from_secs(10);
 const SETTLE: Duration = Duration::from_micros(300);
 
 /// What is done to a directory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Change {
-    /// A byte is appended to a file that is open.
+    /// A byte is appended to a file that is open
     Append,
-    /// A file is created.
+    /// A file is created
     Create,
 }
 

@@ -2,6 +2,7 @@
 //! The host's end: what is measured, in which turns, and what is printed of it.
 
 use anyhow::{Context as _, Result};
+use clap::ValueEnum;
 
 use super::latency::Change;
 use super::machine::{Machine, Site};
@@ -35,15 +36,15 @@ impl Scale {
 }
 
 /// A thing that is measured.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Part {
-    /// From a change to its event.
+    /// From a change to its event
     Latency,
-    /// Many files created at full speed.
+    /// Many files created at full speed
     Burst,
-    /// A walk through a tree that nobody watches.
+    /// A walk through a tree that nobody watches
     Walk,
-    /// Watches set and ended.
+    /// Watches set and ended
     Watch,
 }
 

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand, ValueEnum};
-use farwatch_testkit::bench::{self, Change, Scale, Tree};
+use clap::{Parser, Subcommand};
+use farwatch_testkit::bench::{self, Change, Part, Scale, Tree};
 
 /// Measures what events cost in a guest whose kernel raises them
 #[derive(Debug, Parser)]
@@ -27,13 +27,13 @@ enum Task {
         quick: bool,
         /// Measure this alone
         #[arg(long, value_enum, value_delimiter = ',')]
-        only: Vec<PartArg>,
+        only: Vec<Part>,
     },
     /// Print how long each change took, and how long its event, in ns
     #[command(hide = true)]
     Latency {
         #[arg(value_enum)]
-        change: ChangeArg,
+        change: Change,
         turn: usize,
         count: usize,
         changed: PathBuf,
@@ -54,31 +54,12 @@ enum Task {
     Watch { dirs: usize, at: PathBuf },
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum ChangeArg {
-    Append,
-    Create,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum PartArg {
-    Latency,
-    Burst,
-    Walk,
-    Watch,
-}
-
 fn main() -> Result<()> {
     match Cli::parse().task {
         Task::Native { quick, only } => {
-            let parts: Vec<_> = only.into_iter().map(PartArg::part).collect();
-            bench::run(if quick { Scale::QUICK } else { Scale::FULL }, &parts)?;
+            bench::run(if quick { Scale::QUICK } else { Scale::FULL }, &only)?;
         }
         Task::Latency { change, turn, count, changed, watched } => {
-            let change = match change {
-                ChangeArg::Append => Change::Append,
-                ChangeArg::Create => Change::Create,
-            };
             let latencies = bench::latencies(change, &changed, &watched, turn, count)?;
             done(latencies.into_iter().flat_map(|latency| [latency.call, latency.event]));
         }
@@ -99,17 +80,6 @@ fn main() -> Result<()> {
         }
     }
     Ok(())
-}
-
-impl PartArg {
-    fn part(self) -> bench::Part {
-        match self {
-            Self::Latency => bench::Part::Latency,
-            Self::Burst => bench::Part::Burst,
-            Self::Walk => bench::Part::Walk,
-            Self::Watch => bench::Part::Watch,
-        }
-    }
 }
 
 fn progress(len: usize) {

@@ -64,7 +64,7 @@ struct RunArgs {
     /// When the model must be true: within a second after the last change, or when `farwatch sync`
     /// returns
     #[arg(long, value_enum, default_value = "1s")]
-    settle: SettleArg,
+    settle: Settle,
     /// Names in each directory
     #[arg(long)]
     names: Option<usize>,
@@ -85,10 +85,10 @@ struct RunArgs {
     renames: Vec<usize>,
     /// The judges to ask
     #[arg(long, value_enum, value_delimiter = ',', value_name = "JUDGE,…")]
-    judge: Vec<JudgeArg>,
+    judge: Vec<Judge>,
     /// Break a rule on purpose in what the program's queue gives, to see that a judge notices it
     #[arg(long, value_enum)]
-    fault: Option<FaultArg>,
+    fault: Option<Fault>,
     /// Give all trials the operations of the first
     #[arg(long)]
     repeat: bool,
@@ -117,34 +117,6 @@ enum Delivered {
     Mount,
     Agent,
     Local,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum SettleArg {
-    #[value(name = "1s")]
-    Within,
-    Sync,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum JudgeArg {
-    Names,
-    Listing,
-    Objects,
-    NewObjects,
-    Content,
-    Count,
-    #[value(name = "self")]
-    SelfEvents,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum FaultArg {
-    Drop,
-    Swap,
-    Cookie,
-    Merge,
-    SkipRepair,
 }
 
 fn main() -> Result<ExitCode> {
@@ -209,41 +181,12 @@ fn plan(args: &RunArgs) -> Plan {
         judges: if args.judge.is_empty() {
             Judge::ALL.into()
         } else {
-            args.judge.iter().map(|judge| judge.judge()).collect()
+            args.judge.iter().copied().collect()
         },
         blind: args.blind,
-        fault: args.fault.map(FaultArg::fault),
-        settle: match args.settle {
-            SettleArg::Within => Settle::Within,
-            SettleArg::Sync => Settle::Sync,
-        },
+        fault: args.fault,
+        settle: args.settle,
         local: args.path == Delivered::Local,
-    }
-}
-
-impl JudgeArg {
-    fn judge(self) -> Judge {
-        match self {
-            Self::Names => Judge::Names,
-            Self::Listing => Judge::Listing,
-            Self::Objects => Judge::Objects,
-            Self::NewObjects => Judge::NewObjects,
-            Self::Content => Judge::Content,
-            Self::Count => Judge::Count,
-            Self::SelfEvents => Judge::SelfEvents,
-        }
-    }
-}
-
-impl FaultArg {
-    fn fault(self) -> Fault {
-        match self {
-            Self::Drop => Fault::Drop,
-            Self::Swap => Fault::Swap,
-            Self::Cookie => Fault::Cookie,
-            Self::Merge => Fault::Merge,
-            Self::SkipRepair => Fault::SkipRepair,
-        }
     }
 }
 

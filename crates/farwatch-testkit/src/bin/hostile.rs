@@ -6,19 +6,16 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use farwatch_testkit::hostile::{self, Plan, Stop, Way};
 use inotify::{Inotify, WatchMask};
-
-/// Where it mounts itself.
-const MOUNT_POINT: &str = "/tmp/hostile";
 
 /// Serves a mount of its own, and lies
 #[derive(Debug, Parser)]
 struct Cli {
     /// How it tells of changes
     #[arg(long, value_enum, default_value = "device")]
-    way: WayArg,
+    way: Way,
     #[command(subcommand)]
     command: Task,
 }
@@ -40,7 +37,7 @@ enum Task {
     Stop {
         /// What
         #[arg(value_enum)]
-        at: StopArg,
+        at: Stop,
     },
     /// Watch a directory
     #[command(hide = true)]
@@ -48,26 +45,6 @@ enum Task {
         /// Which
         dir: PathBuf,
     },
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum WayArg {
-    /// By what it writes to `/dev/fuse`
-    Device,
-    /// By what it answers to reads of the control node
-    Reads,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum StopArg {
-    Find,
-    Open,
-    Hello,
-    Welcome,
-    Read,
-    Lookup,
-    Attributes,
-    Watch,
 }
 
 fn main() -> Result<()> {
@@ -80,17 +57,13 @@ fn main() -> Result<()> {
 }
 
 fn run(cli: Cli) -> Result<()> {
-    let way = match cli.way {
-        WayArg::Device => Way::Device,
-        WayArg::Reads => Way::Reads,
-    };
-    let (at, mut out) = (Path::new(MOUNT_POINT), std::io::stdout());
+    let (way, at, mut out) = (cli.way, Path::new(hostile::MOUNT_POINT), std::io::stdout());
     match cli.command {
         Task::Cases => hostile::cases(way, at, &mut out),
         Task::Random { seed, messages } => {
             hostile::random(way, at, &Plan { seed, messages }, &mut out)
         }
-        Task::Stop { at: stop } => hostile::stop(way, at, stop.stop(), &mut out),
+        Task::Stop { at: stop } => hostile::stop(way, at, stop, &mut out),
         Task::Watch { dir } => {
             let inotify = Inotify::init().context("inotify_init")?;
             inotify
@@ -99,21 +72,6 @@ fn run(cli: Cli) -> Result<()> {
                 .with_context(|| dir.display().to_string())?;
             writeln!(out, "watching {}", dir.display())?;
             Ok(())
-        }
-    }
-}
-
-impl StopArg {
-    fn stop(self) -> Stop {
-        match self {
-            Self::Find => Stop::Find,
-            Self::Open => Stop::Open,
-            Self::Hello => Stop::Hello,
-            Self::Welcome => Stop::Welcome,
-            Self::Read => Stop::Read,
-            Self::Lookup => Stop::Lookup,
-            Self::Attributes => Stop::Attributes,
-            Self::Watch => Stop::Watch,
         }
     }
 }

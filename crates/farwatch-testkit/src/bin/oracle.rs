@@ -66,7 +66,7 @@ struct RunArgs {
     few: bool,
     /// Break a rule on purpose, to see that it is noticed
     #[arg(long, value_enum)]
-    fault: Option<FaultArg>,
+    fault: Option<Fault>,
     /// Leave a case that fails as long as it is
     #[arg(long)]
     whole: bool,
@@ -106,13 +106,6 @@ enum Delivered {
     #[value(name = "6.12")]
     V6_12,
     Uml,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum FaultArg {
-    Drop,
-    Swap,
-    Cookie,
 }
 
 fn main() -> Result<ExitCode> {
@@ -175,11 +168,7 @@ fn run<P: Place>(place: &P, args: &RunArgs, here: bool) -> Result<ExitCode> {
         in_mount: here && !args.unpaced,
         by_name: !args.at.is_by_fanotify(),
         few: args.few,
-        fault: args.fault.map(|fault| match fault {
-            FaultArg::Drop => Fault::Drop,
-            FaultArg::Swap => Fault::Swap,
-            FaultArg::Cookie => Fault::Cookie,
-        }),
+        fault: args.fault,
         shrink: !args.whole,
     };
     let begin = Instant::now();

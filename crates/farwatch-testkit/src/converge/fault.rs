@@ -6,21 +6,23 @@ use std::collections::BTreeSet;
 
 use fastrand::Rng;
 
+use clap::ValueEnum;
+
 use super::queue::Received;
 use crate::event::Kind;
 
 /// Which rule is broken.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Fault {
-    /// An event about a name is lost.
+    /// An event about a name is lost
     Drop,
-    /// Two events about names of one directory change places.
+    /// Two events about names of one directory change places
     Swap,
-    /// Half of a rename loses its cookie.
+    /// Half of a rename loses its cookie
     Cookie,
-    /// A rename is merged with an earlier one of the same names, as fanotify does.
+    /// A rename is merged with an earlier one of the same names, as fanotify does
     Merge,
-    /// What repairs a name does not come: the last event that adds or removes it, and all after that.
+    /// What repairs a name does not come: the last event that adds or removes it, and all after that
     SkipRepair,
 }
 

@@ -4,27 +4,30 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use clap::ValueEnum;
+
 use super::client::{Client, Object, Since};
 use super::state::{State, Type};
 use super::stream::{Stream, difference};
 
 /// What a judge looks at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Judge {
-    /// The names that the events add up to are the names that exist.
+    /// The names that the events add up to are the names that exist
     Names,
-    /// The mount lists the names that exist.
+    /// The mount lists the names that exist
     Listing,
     /// A watched object that exists is still watched, and one that is gone had its DELETE_SELF and its
-    /// IGNORED. For objects that were watched before the changes.
+    /// IGNORED. For objects that were watched before the changes
     Objects,
-    /// The same for objects that the client began to watch while the changes were made.
+    /// The same for objects that the client began to watch while the changes were made
     NewObjects,
-    /// What the client read after the last event about a name is what is there.
+    /// What the client read after the last event about a name is what is there
     Content,
-    /// Of one process, the events about names are those of a local directory.
+    /// Of one process, the events about names are those of a local directory
     Count,
-    /// Of one process, the events about each object are those of a local one.
+    /// Of one process, the events about each object are those of a local one
+    #[value(name = "self")]
     SelfEvents,
 }
 

@@ -68,10 +68,8 @@ fn mount(way: Way, at: &Path, messages: u64, random: &mut fastrand::Rng) -> Resu
     if ends_first {
         programs.take().map_or(Ok(()), Programs::end)?;
     }
-    server.lie(&Lies::default());
     drain(&watcher)?;
-    server.tell(&Message::parse("on=root mask=CREATE name=sentinel")?)?;
-    watcher.wait_for(super::SENTINEL)?;
+    super::tell_sentinel(&server, &watcher)?;
     drop(watcher);
     if let Some(programs) = programs {
         programs.stop.store(true, Ordering::Relaxed);

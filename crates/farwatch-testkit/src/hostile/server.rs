@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use clap::ValueEnum;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
@@ -35,32 +36,32 @@ const ROOM: Duration = Duration::from_millis(1);
 const REQUEST_MAX: usize = 1 << 17;
 
 /// How the server tells.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Way {
-    /// By notifications that it writes to `/dev/fuse`.
+    /// By notifications that it writes to `/dev/fuse`, to a kernel with the patches
     Device,
-    /// By answers to reads of the control node.
+    /// By answers to reads of the control node, to the module of a stock kernel
     Reads,
 }
 
 /// What is never answered.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Stop {
-    /// The search for the control node.
+    /// The search for the control node
     Find,
-    /// Its OPEN.
+    /// Its OPEN
     Open,
-    /// The hello.
+    /// The hello
     Hello,
-    /// The read of the welcome.
+    /// The read of the welcome
     Welcome,
-    /// A read after that.
+    /// A read after that
     Read,
-    /// What is under a name, while an event is raised.
+    /// What is under a name, while an event is raised
     Lookup,
-    /// The attributes of an object, while an event is raised.
+    /// The attributes of an object, while an event is raised
     Attributes,
-    /// What is watched.
+    /// What is watched
     Watch,
 }
 

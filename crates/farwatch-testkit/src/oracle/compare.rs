@@ -8,18 +8,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+use clap::ValueEnum;
+
 use super::merged::{Step, may_be_merged};
 use crate::event::{Event, Kind, render};
 use crate::merge::{AmongWriters, merge_allowed_among_writers};
 
 /// A rule that is broken on purpose, to see that it is noticed: once in every thousand events.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Fault {
-    /// An event is lost.
+    /// An event is lost
     Drop,
-    /// Two events of a directory change places.
+    /// Two events of a directory change places
     Swap,
-    /// Half of a rename loses its cookie.
+    /// Half of a rename loses its cookie
     Cookie,
 }
 

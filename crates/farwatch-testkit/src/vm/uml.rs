@@ -25,6 +25,9 @@ const MEMORY: &str = "192M";
 /// Of virtio-fs, in the virtio specification.
 const DEVICE_ID: u32 = 26;
 
+/// Has a kernel with the patches be as one without them.
+const RAISES_NOTHING: &str = "fuse.enable_fsnotify=0";
+
 /// A built kernel.
 #[derive(Clone, Debug)]
 pub struct Uml {
@@ -142,8 +145,13 @@ impl Uml {
     /// The same as a kernel without the patches, for what it mounts.
     #[must_use]
     pub fn that_raises_nothing(mut self) -> Self {
-        self.arguments.push("fuse.enable_fsnotify=0".to_owned());
+        self.arguments.push(RAISES_NOTHING.to_owned());
         self
+    }
+
+    /// Whether it raises the events of what it mounts.
+    pub(super) fn raises(&self) -> bool {
+        !self.arguments.iter().any(|argument| argument == RAISES_NOTHING)
     }
 
     /// The kernel as a command, with a root directory, and a device for each share. What it needs beside
