@@ -124,6 +124,7 @@ fn run(way: Way, at: &Path, case: &Case) -> Result<()> {
         }
     }
     server.wait_for_probe()?;
+    case.find(at)?;
     told.extend(tell_sentinel(&server, &watcher)?);
     ensure!(!silent || told.is_empty(), "events were raised: {told:?}");
     if let Some(counted) = server.refused()? {

@@ -44,6 +44,7 @@ pub(super) struct Case {
     pub(super) lines: Vec<Line>,
     open: Vec<PathBuf>,
     mounted: Vec<PathBuf>,
+    found: Vec<PathBuf>,
 }
 
 /// What a case has open and mounted in its mount.
@@ -81,9 +82,19 @@ impl Case {
                 "fsnotify" => self.lies.fsnotify = lie,
                 "open" => self.open.push(value.into()),
                 "mount" => self.mounted.push(value.into()),
+                "found" => self.found.push(value.into()),
                 _ => bail!("{key}"),
             }
-            ensure!(lie.is_some() || ["open", "mount"].contains(&key), "no lie: {value}");
+            ensure!(lie.is_some() || ["open", "mount", "found"].contains(&key), "no lie: {value}");
+        }
+        Ok(())
+    }
+
+    /// Looks for what the kernel must have in its cache in the end, since the server has it not.
+    pub(super) fn find(&self, at: &Path) -> Result<()> {
+        for path in &self.found {
+            let path = at.join(path);
+            path.symlink_metadata().with_context(|| path.display().to_string())?;
         }
         Ok(())
     }
