@@ -389,6 +389,23 @@ mod tests {
     }
 
     #[test]
+    fn nothing_replaces_one_name_of_several_of_a_watched_file() {
+        let path = |name: &str| PathBuf::from(name);
+        let mut model = Model::new(false, Delivery { by_name: true, native: false });
+        let ops = [
+            Op::Create(path("a")),
+            Op::Create(path("c")),
+            Op::Watch(path("a")),
+            Op::Link(path("a"), path("b")),
+        ];
+        let rename = Op::Rename(path("c"), path("b"));
+        ops.iter().for_each(|op| model.follow(op));
+        assert!(!model.is_fair(&rename));
+        model.follow(&Op::Unlink(path("a")));
+        assert!(model.is_fair(&rename));
+    }
+
+    #[test]
     fn content_that_was_written_under_a_lost_name_is_not_copied() {
         let path = |name: &str| PathBuf::from(name);
         let mut model = Model::new(false, Delivery { by_name: true, native: false });
