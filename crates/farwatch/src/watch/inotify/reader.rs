@@ -132,7 +132,7 @@ impl<'a> InotifyReader<'a> {
         observed
     }
 
-    /// What it means that all has been taken in which was in the queue at a moment, and when that was.
+    /// What is known when all that was queued at a moment has been taken in, and that moment.
     fn drained(&mut self, observer: &mut Observer, round: Round) -> Option<(SystemTime, Drained)> {
         let (moment, drained) = if round.empty {
             (round.before, observer.drained(round.before.mark)?)
