@@ -11,6 +11,7 @@
 //! calls [`Session::close`]. Whatever happens, nothing waits for ever: when the device dies, every
 //! request fails; when it is merely silent, a [`Stopper`] ends the session all the same.
 
+mod counts;
 mod error;
 mod forward;
 mod frontend;
@@ -32,13 +33,14 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 
+pub use counts::Counts;
 pub use error::Error;
 pub use frontend::Endpoint;
 pub use notification::{NotificationQueue, Received};
 pub use relay::Relay;
 pub use ring::RingError;
 
-use forward::{Hiprio, HiprioAreas, Worker, WorkerAreas};
+use forward::{Hiprio, HiprioAreas, Shared, Worker, WorkerAreas};
 use frontend::Device;
 use fuse::{FuseDevice, Mount};
 use memory::Layout;
@@ -97,6 +99,7 @@ pub struct Driver {
     hiprio: Arc<Mutex<Hiprio>>,
     notification_queue: Option<NotificationQueue>,
     orders: Orders,
+    counts: Arc<Counts>,
 }
 
 impl Driver {
@@ -118,14 +121,19 @@ impl Driver {
             .map(|size| NotificationAreas::plan(&mut layout, options.notification_buffers, size));
         let memory = layout.map().map_err(Error::system("making the shared memory"))?;
 
+        let counts = Arc::<Counts>::default();
         let halt = orders.halt.clone();
         let hiprio = Hiprio::new(&memory, hiprio, features, halt.stop.clone())?;
         let hiprio = Arc::new(Mutex::new(hiprio));
         let workers = requests
             .into_iter()
             .map(|(index, areas)| {
-                let (hiprio, halt) = (Arc::clone(&hiprio), halt.clone());
-                Worker::new(index, &memory, areas, features, hiprio, halt)
+                let shared = Shared {
+                    hiprio: Arc::clone(&hiprio),
+                    halt: halt.clone(),
+                    counts: Arc::clone(&counts),
+                };
+                Worker::new(index, &memory, areas, features, shared)
             })
             .collect::<Result<Vec<_>, _>>()?;
         let notification_queue = notification
@@ -136,7 +144,7 @@ impl Driver {
             .transpose()?;
 
         device.share(&memory)?;
-        let mut driver = Self { device, workers, hiprio, notification_queue, orders };
+        let mut driver = Self { device, workers, hiprio, notification_queue, orders, counts };
         driver.start_queues()?;
         Ok(driver)
     }
@@ -169,6 +177,11 @@ impl Driver {
     /// What ends the session.
     pub fn stopper(&self) -> Stopper {
         Stopper(self.orders.stop.clone())
+    }
+
+    /// How many requests the kernel makes, now and in the session.
+    pub fn counts(&self) -> Arc<Counts> {
+        Arc::clone(&self.counts)
     }
 
     /// Mounts the share on the directory `mount_point` and starts to serve it; `source` is what the

@@ -63,6 +63,9 @@ fn serve(
     let mut driver = Driver::connect(endpoint, &options)?;
     let stopper = driver.stopper();
     signals::on_end(move || stopper.stop()).context("signals cannot be waited for")?;
+    let counts = driver.counts();
+    signals::on_report(move || tracing::info!("requests: {counts}"))
+        .context("SIGUSR1 cannot be waited for")?;
     // Before /dev/fuse is opened: the agent's thread must not hold it.
     let queue = driver.notification_queue().filter(|_| !args.no_agent);
     let agent = queue.map(Agent::prepare).transpose()?;

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Ctrl-C, SIGTERM and SIGHUP: a thread that waits for the first and calls back.
+//! Ctrl-C, SIGTERM and SIGHUP: a thread that waits for the first and calls back; and SIGUSR1, at which a process
+//! says what it has done so far.
 
 use std::fs::File;
 use std::io::{self, Read, pipe};
 use std::os::fd::OwnedFd;
 use std::thread;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::low_level::pipe::register;
 
 /// The three signals, caught, and not answered yet.
@@ -44,6 +45,21 @@ impl Caught {
         })?;
         Ok(())
     }
+}
+
+/// Calls `report` for each SIGUSR1 from now on, from a thread.
+///
+/// # Errors
+/// When the signal cannot be taken over, or the thread cannot be started.
+pub(crate) fn on_report(report: impl Fn() + Send + 'static) -> io::Result<()> {
+    let (mut reader, writer) = pipe()?;
+    register(SIGUSR1, OwnedFd::from(writer))?;
+    thread::Builder::new().name("report".into()).spawn(move || {
+        while reader.read(&mut [0]).is_ok_and(|len| len > 0) {
+            report();
+        }
+    })?;
+    Ok(())
 }
 
 /// Calls `end` for each of the signals from now on.

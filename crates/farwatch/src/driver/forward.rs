@@ -20,6 +20,7 @@ use vmm_sys_util::epoll::{Epoll, EpollEvent, EventSet};
 pub(super) use hiprio::{Hiprio, HiprioAreas};
 use slot::Slot;
 
+use super::counts::Counts;
 use super::error::Error;
 use super::fuse::{FuseDevice, InHeader, Incoming};
 use super::memory::{Area, Layout, Memory};
@@ -70,14 +71,24 @@ pub(super) struct Halt {
     pub(super) at_once: Signal,
 }
 
+/// What all workers of a session have in common.
+#[derive(Clone, Debug)]
+pub(super) struct Shared {
+    /// The queue for what is never answered.
+    pub(super) hiprio: Arc<Mutex<Hiprio>>,
+    /// The end.
+    pub(super) halt: Halt,
+    /// Counts the requests.
+    pub(super) counts: Arc<Counts>,
+}
+
 /// Forwards between `/dev/fuse` and one request queue.
 #[derive(Debug)]
 pub(super) struct Worker {
     queue: Queue<Request>,
     memory: Arc<Memory>,
     free: Vec<Slot>,
-    hiprio: Arc<Mutex<Hiprio>>,
-    halt: Halt,
+    shared: Shared,
 }
 
 impl Worker {
@@ -87,11 +98,10 @@ impl Worker {
         memory: &Arc<Memory>,
         areas: WorkerAreas,
         features: u64,
-        hiprio: Arc<Mutex<Hiprio>>,
-        halt: Halt,
+        shared: Shared,
     ) -> Result<Self, Error> {
         let queue = Queue::new(index, memory, areas.ring, features)?;
-        Ok(Self { queue, memory: Arc::clone(memory), free: areas.slots, hiprio, halt })
+        Ok(Self { queue, memory: Arc::clone(memory), free: areas.slots, shared })
     }
 
     /// The virtqueue, to be handed to the device.
@@ -110,7 +120,7 @@ impl Worker {
         let mut events = [EpollEvent::default(); 3];
         loop {
             self.deliver(fuse)?;
-            if self.halt.stop.is_raised() {
+            if self.shared.halt.stop.is_raised() {
                 return self.drain(fuse);
             }
             if self.queue.arm() {
@@ -138,7 +148,8 @@ impl Worker {
         signal::register(&epoll, fuse, exclusive, TOKEN_FUSE)
             .map_err(Error::system("watching /dev/fuse"))?;
         self.queue.register_call(&epoll, TOKEN_OTHER)?;
-        self.halt
+        self.shared
+            .halt
             .stop
             .register(&epoll, TOKEN_OTHER)
             .map_err(Error::system("watching for the end"))?;
@@ -169,8 +180,9 @@ impl Worker {
         let message = slot.message(len);
         let header = InHeader::read(&self.memory.slice(message));
         tracing::trace!(queue = self.queue.index(), opcode = header.opcode, header.unique, len);
+        self.shared.counts.add(header.opcode);
         if header.is_hiprio() {
-            let mut hiprio = self.hiprio.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut hiprio = self.shared.hiprio.lock().unwrap_or_else(PoisonError::into_inner);
             self.free.push(hiprio.send(slot, len)?);
             return Ok(());
         }
@@ -203,11 +215,12 @@ impl Worker {
         let deadline = Instant::now() + DRAIN_WAIT;
         let epoll = Epoll::new().map_err(Error::system("making an epoll"))?;
         self.queue.register_call(&epoll, TOKEN_OTHER)?;
-        self.halt
+        self.shared
+            .halt
             .at_once
             .register(&epoll, TOKEN_OTHER)
             .map_err(Error::system("watching for the end"))?;
-        while self.queue.in_flight() > 0 && !self.halt.at_once.is_raised() {
+        while self.queue.in_flight() > 0 && !self.shared.halt.at_once.is_raised() {
             self.deliver(fuse)?;
             let woken = if self.queue.arm() || self.queue.in_flight() == 0 {
                 continue;
