@@ -38,7 +38,8 @@ usage: cargo xtask <task>
             --seed S [--settle 1s|sync] [--path mount|agent|local] [--watch BACKEND] [--cache POLICY]
             [--names N --dirs N --ops N --exchange] [--blind] [--fault NAME] [--stop] [--repeat]
             [--log FILE]; farwatch-converge run --help says more
-  bench     what farwatch costs on this machine (needs root; --quick does a tenth)
+  bench     what farwatch costs on this machine (needs root): [--quick] [GROUP...]; --quick does a tenth, groups are
+            git, writes, latency, burst, io, memory
   bench native
             what an event costs where the guest's kernel raises it, beside an agent and a local directory, in
             one User-mode Linux (needs root): [--quick] [--only latency,burst,walk,watch]";
@@ -55,9 +56,8 @@ fn main() -> ExitCode {
         ["vm-image", kernel, dir] => vm_image::run(root, kernel, Path::new(dir)),
         ["oracle", ref args @ ..] => oracle::run(root, args),
         ["converge", ref args @ ..] => converge::run(root, args),
-        ["bench"] => bench::run(root, false),
-        ["bench", "--quick"] => bench::run(root, true),
         ["bench", "native", ref args @ ..] => bench::native::run(root, args),
+        ["bench", ref args @ ..] => bench::run(root, args),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use farwatch_testkit::bench::{Samples, ratio};
 
 use super::Scale;
-use super::share::Share;
+use super::share::{Programs, Share, Site};
 
 const MEGABYTE: usize = 1 << 20;
 const FILES_PER_DIRECTORY: usize = 20;
@@ -21,16 +21,14 @@ struct Times {
     walk: Vec<Duration>,
 }
 
-pub(super) fn run(farwatch: &Path, scale: Scale) -> anyhow::Result<()> {
-    let Some(virtiofsd) = std::env::var_os("FARWATCH_STOCK_VIRTIOFSD") else {
-        println!("throughput: not measured, FARWATCH_STOCK_VIRTIOFSD names no virtiofsd\n");
+pub(super) fn run(programs: &Programs, scale: Scale) -> anyhow::Result<()> {
+    if programs.stock.is_none() {
         return Ok(());
-    };
-    let virtiofsd = Path::new(&virtiofsd);
+    }
     let (mut ours, mut stock) = (Times::default(), Times::default());
     for _ in 0..scale.rounds {
-        round(&Share::farwatch(farwatch)?, scale, &mut ours)?;
-        round(&Share::stock(farwatch, virtiofsd)?, scale, &mut stock)?;
+        round(&Share::start(programs, Site::Ours)?, scale, &mut ours)?;
+        round(&Share::start(programs, Site::StockAuto)?, scale, &mut stock)?;
     }
     println!("throughput, median of {} fresh mounts each, same driver", scale.rounds);
     let rows = [

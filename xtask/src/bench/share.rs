@@ -1,103 +1,255 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A shared directory and its mount, taken away again when dropped.
+//! A shared directory and its mount, taken away again when dropped; and what it costs the processes behind it.
 
-use std::io::{BufRead, BufReader};
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::ops::Sub;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
-/// A mount of a temporary directory.
+/// The longest that a mount takes to come up or to say what it has done.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// What the driver says at SIGUSR1.
+const REQUESTS: &str = "requests: ";
+/// `sysconf(_SC_CLK_TCK)`, which Linux has for `/proc/PID/stat` on every machine.
+const TICKS_PER_SECOND: u64 = 100;
+
+/// The programs that are measured.
+#[derive(Clone, Debug)]
+pub(super) struct Programs {
+    /// `farwatch`, release build.
+    pub(super) farwatch: PathBuf,
+    /// virtiofsd 1.14, where there is one.
+    pub(super) stock: Option<PathBuf>,
+}
+
+/// Where something is measured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Site {
+    /// In a directory of this machine, without a mount.
+    Local,
+    /// `farwatch mount`, with all defaults.
+    Ours,
+    /// The same driver on a device of stock virtiofsd, whose default is `--cache auto` without extended attributes.
+    StockAuto,
+    /// The same with `--cache always`, which is wrong as soon as the host changes anything.
+    StockAlways,
+    /// The same with `--xattr`.
+    StockXattr,
+}
+
+impl Site {
+    /// For the head of a column.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Ours => "ours",
+            Self::StockAuto => "stock auto",
+            Self::StockAlways => "stock always",
+            Self::StockXattr => "stock --xattr",
+        }
+    }
+
+    /// Whether it is one of stock virtiofsd's.
+    pub(super) fn is_stock(self) -> bool {
+        self.stock_options().is_some()
+    }
+
+    fn stock_options(self) -> Option<&'static [&'static str]> {
+        match self {
+            Self::Local | Self::Ours => None,
+            Self::StockAuto => Some(&["--cache", "auto"]),
+            Self::StockAlways => Some(&["--cache", "always"]),
+            Self::StockXattr => Some(&["--cache", "auto", "--xattr"]),
+        }
+    }
+}
+
+/// What the processes behind a mount have done so far, or in some time.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Costs {
+    /// FUSE requests, by kind.
+    pub(super) by_kind: Vec<(String, u64)>,
+    /// How often a thread of driver or device went to sleep: `voluntary_ctxt_switches`.
+    pub(super) sleeps: u64,
+    /// Their CPU time.
+    pub(super) cpu: Duration,
+}
+
+impl Costs {
+    /// FUSE requests of all kinds.
+    pub(super) fn requests(&self) -> u64 {
+        self.by_kind.iter().map(|(_, count)| count).sum()
+    }
+}
+
+impl Sub<&Self> for Costs {
+    type Output = Self;
+
+    fn sub(mut self, before: &Self) -> Self {
+        for (kind, count) in &mut self.by_kind {
+            let same = before.by_kind.iter().find(|(other, _)| other == kind);
+            *count -= same.map_or(0, |(_, before)| *before);
+        }
+        self.by_kind.retain(|(_, count)| *count > 0);
+        self.sleeps = self.sleeps.saturating_sub(before.sleeps);
+        self.cpu = self.cpu.saturating_sub(before.cpu);
+        self
+    }
+}
+
+/// A mount of a temporary directory; or the directory alone, for [`Site::Local`].
+#[derive(Debug)]
 pub(super) struct Share {
+    site: Site,
     dir: PathBuf,
-    mount: Option<Child>,
+    /// Where the directory is shared from, if it is not a part of `dir`.
+    shared: Option<PathBuf>,
+    mount: Option<(Child, Receiver<String>)>,
     device: Option<Child>,
 }
 
 impl Share {
     /// `farwatch mount SRC MNT`.
     pub(super) fn farwatch(farwatch: &Path) -> anyhow::Result<Self> {
-        let mut share = Self::directories("farwatch")?;
-        share.mount_at(farwatch, &[share.src().as_os_str()])?;
+        let programs = Programs { farwatch: farwatch.to_owned(), stock: None };
+        Self::start(&programs, Site::Ours)
+    }
+
+    /// A fresh directory at `site`.
+    pub(super) fn start(programs: &Programs, site: Site) -> anyhow::Result<Self> {
+        Self::of(programs, site, None)
+    }
+
+    /// The directory `shared` at `site`.
+    pub(super) fn of(
+        programs: &Programs,
+        site: Site,
+        shared: Option<&Path>,
+    ) -> anyhow::Result<Self> {
+        let dir = tempfile::Builder::new().prefix("farwatch-bench-").tempdir()?.keep();
+        let shared = shared.map(Path::to_owned);
+        let mut share = Self { site, dir, shared, mount: None, device: None };
+        fs::create_dir(share.dir.join("src"))?;
+        fs::create_dir(share.dir.join("mnt"))?;
+        match site.stock_options() {
+            None if site == Site::Local => {}
+            None => share.mount_at(programs, &[share.src().as_os_str()])?,
+            Some(options) => share.mount_stock(programs, options)?,
+        }
         Ok(share)
     }
 
-    /// The same driver on a device of stock virtiofsd, which shares extended attributes too.
-    pub(super) fn stock(farwatch: &Path, virtiofsd: &Path) -> anyhow::Result<Self> {
-        let mut share = Self::directories("stock")?;
-        let socket = share.dir.join("socket");
+    fn mount_stock(&mut self, programs: &Programs, options: &[&str]) -> anyhow::Result<()> {
+        let virtiofsd = programs.stock.as_ref().context("FARWATCH_STOCK_VIRTIOFSD is not set")?;
+        let socket = self.dir.join("socket");
         let device = Command::new(virtiofsd)
             .arg("--socket-path")
             .arg(&socket)
             .arg("--shared-dir")
-            .arg(share.src())
-            .args(["--sandbox", "none", "--xattr", "--log-level", "off"])
+            .arg(self.src())
+            .args(["--sandbox", "none", "--log-level", "off"])
+            .args(options)
             .stderr(Stdio::null())
             .spawn()
             .with_context(|| format!("{}", virtiofsd.display()))?;
-        share.device = Some(device);
+        self.device = Some(device);
         // The driver says at once when nobody listens yet.
-        let args = ["--socket".as_ref(), socket.as_os_str()];
         for _ in 0..100 {
             if socket.exists() {
                 break;
             }
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            thread::sleep(Duration::from_millis(20));
         }
-        share.mount_at(farwatch, &args)?;
-        Ok(share)
+        self.mount_at(programs, &["--socket".as_ref(), socket.as_os_str()])
     }
 
-    fn directories(name: &str) -> anyhow::Result<Self> {
-        let dir = format!("farwatch-bench-{name}-{}", std::process::id());
-        let share = Self { dir: std::env::temp_dir().join(dir), mount: None, device: None };
-        std::fs::create_dir_all(share.src())?;
-        std::fs::create_dir_all(share.mnt())?;
-        Ok(share)
-    }
-
-    fn mount_at(&mut self, farwatch: &Path, what: &[&std::ffi::OsStr]) -> anyhow::Result<()> {
-        let mut mount = Command::new(farwatch)
-            .args(["--log", "error", "mount"])
+    fn mount_at(&mut self, programs: &Programs, what: &[&OsStr]) -> anyhow::Result<()> {
+        let mut mount = Command::new(&programs.farwatch)
+            .args(["--log", "info", "mount"])
             .args(what)
             .arg(self.mnt())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()?;
-        let stdout: ChildStdout = mount.stdout.take().context("a pipe")?;
-        self.mount = Some(mount);
-        let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line)?;
-        if !line.starts_with("mounted ") {
-            bail!("the mount did not come up");
+        let mut stdout = BufReader::new(mount.stdout.take().context("a pipe")?);
+        let stderr = BufReader::new(mount.stderr.take().context("a pipe")?);
+        let (line, lines) = channel();
+        thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|l| line.send(l)));
+        let (mount, lines) = self.mount.insert((mount, lines));
+        let mut mounted = String::new();
+        stdout.read_line(&mut mounted)?;
+        if !mounted.starts_with("mounted ") {
+            drop(mount.wait());
+            bail!("the mount did not come up:\n{}", lines.iter().collect::<Vec<_>>().join("\n"));
         }
         Ok(())
     }
 
-    /// The shared directory.
-    pub(super) fn src(&self) -> PathBuf {
-        self.dir.join("src")
+    /// Where it is.
+    pub(super) fn site(&self) -> Site {
+        self.site
     }
 
-    /// The mount.
+    /// The shared directory.
+    pub(super) fn src(&self) -> PathBuf {
+        self.shared.clone().unwrap_or_else(|| self.dir.join("src"))
+    }
+
+    /// The mount; the shared directory itself for [`Site::Local`].
     pub(super) fn mnt(&self) -> PathBuf {
-        self.dir.join("mnt")
+        if self.site == Site::Local { self.src() } else { self.dir.join("mnt") }
     }
 
     /// The process that mounts, and its device.
     pub(super) fn processes(&self) -> anyhow::Result<(u32, u32)> {
-        let mount = self.mount.as_ref().context("mounted")?.id();
-        let children = std::fs::read_to_string(format!("/proc/{mount}/task/{mount}/children"))?;
+        let mount = self.mount.as_ref().context("mounted")?.0.id();
+        if let Some(device) = &self.device {
+            return Ok((mount, device.id()));
+        }
+        let children = fs::read_to_string(format!("/proc/{mount}/task/{mount}/children"))?;
         let device = children.split_whitespace().next().context("a device")?.parse()?;
         Ok((mount, device))
+    }
+
+    /// What both have done since they were started. Nothing where there are none.
+    pub(super) fn costs(&self) -> anyhow::Result<Costs> {
+        let Some((mount, lines)) = &self.mount else { return Ok(Costs::default()) };
+        let (driver, device) = self.processes()?;
+        let sleeps = sleeps(driver)? + sleeps(device)?;
+        let cpu = cpu(driver)? + cpu(device)?;
+        let pid = i32::try_from(mount.id()).ok().and_then(Pid::from_raw).context("a pid")?;
+        kill_process(pid, Signal::USR1)?;
+        let requests = loop {
+            let line = lines.recv_timeout(PATIENCE).context("the driver counts no requests")?;
+            if let Some((_, requests)) = line.split_once(REQUESTS) {
+                break requests.to_owned();
+            }
+        };
+        let by_kind = requests
+            .split_whitespace()
+            .map(|kind| {
+                let (kind, count) = kind.split_once('=').context("KIND=COUNT")?;
+                Ok((kind.to_owned(), count.parse()?))
+            })
+            .collect::<anyhow::Result<_>>()?;
+        Ok(Costs { by_kind, sleeps, cpu })
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        if let Some(mut mount) = self.mount.take() {
-            let pid = i32::try_from(mount.id()).ok().and_then(rustix::process::Pid::from_raw);
+        if let Some((mut mount, _)) = self.mount.take() {
+            let pid = i32::try_from(mount.id()).ok().and_then(Pid::from_raw);
             if let Some(pid) = pid {
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+                let _ = kill_process(pid, Signal::TERM);
             }
             drop(mount.wait());
         }
@@ -105,6 +257,28 @@ impl Drop for Share {
             drop(device.kill());
             drop(device.wait());
         }
-        drop(std::fs::remove_dir_all(&self.dir));
+        drop(fs::remove_dir_all(&self.dir));
     }
+}
+
+/// How often the threads of a process went to sleep.
+fn sleeps(pid: u32) -> anyhow::Result<u64> {
+    let mut sum = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // A thread may have ended.
+        let Ok(status) = fs::read_to_string(task?.path().join("status")) else { continue };
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        sum += line.context("voluntary_ctxt_switches")?.trim().parse::<u64>()?;
+    }
+    Ok(sum)
+}
+
+/// The time that a process spent on a processor, for itself and in the kernel (`proc_pid_stat(5)`).
+fn cpu(pid: u32) -> anyhow::Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name before it may have spaces and parentheses. What follows is field 3.
+    let fields: Vec<_> = stat.rsplit_once(')').context("stat")?.1.split_whitespace().collect();
+    let ticks = fields.get(11..13).context("utime and stime")?.iter();
+    let ticks: u64 = ticks.map(|field| field.parse::<u64>()).sum::<Result<_, _>>()?;
+    Ok(Duration::from_millis(ticks * (1000 / TICKS_PER_SECOND)))
 }
