@@ -17,6 +17,7 @@ mod inner;
 mod marked;
 mod moved;
 mod own;
+mod privileges;
 mod reconnect;
 mod reported;
 mod requests;

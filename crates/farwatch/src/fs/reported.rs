@@ -152,7 +152,8 @@ fn for_writing(flags: u32) -> bool {
     OFlags::from_bits_retain(flags).intersection(OFlags::RWMODE) != OFlags::RDONLY
 }
 
-fn truncates(flags: u32) -> bool {
+/// Whether an OPEN or CREATE with these flags makes a file empty.
+pub(super) fn truncates(flags: u32) -> bool {
     OFlags::from_bits_retain(flags).contains(OFlags::TRUNC)
 }
 

@@ -22,8 +22,9 @@ use virtiofsd::fuse::{Attr, SetattrIn};
 use virtiofsd::passthrough::PassthroughFs;
 use virtiofsd::soft_idmap::Id;
 
+use super::privileges::as_user;
 use super::reconnect::Entries;
-use super::reported::Request;
+use super::reported::{Request, truncates};
 use super::{Handle, Inode, Interposer, attr, control, entry, identify, node, share_node, stale};
 
 /// The largest extended attribute or list of names that Linux has (`XATTR_SIZE_MAX`,
@@ -153,6 +154,7 @@ impl FileSystem for Interposer {
             return self.setattr_marked(ctx, inode, valid);
         }
         let id = self.check(&ctx, inode)?;
+        self.clear_before_setattr(ctx, id, valid);
         let request = Request::SetAttr { node: id, valid, open: handle.is_some() };
         let (attr, timeout) =
             self.own(&request, || self.inner.setattr(ctx, inode, attr, handle, valid))?;
@@ -318,7 +320,11 @@ impl FileSystem for Interposer {
         if self.is_agent(&ctx) {
             return self.open_marked(&ctx, inode, flags);
         }
-        let request = Request::Open { node: self.check(&ctx, inode)?, flags };
+        let node = self.check(&ctx, inode)?;
+        if kill_priv && truncates(flags) {
+            self.clear_set_id(ctx, node);
+        }
+        let request = Request::Open { node, flags };
         self.own(&request, || self.inner.open(ctx, inode, kill_priv, flags))
     }
 
@@ -488,9 +494,12 @@ impl FileSystem for Interposer {
         self.check(&ctx, inode_in)?;
         let request = Request::Write(share_node(inode_out)?);
         self.own(&request, || {
-            self.inner.copyfilerange(
-                ctx, inode_in, handle_in, offset_in, inode_out, handle_out, offset_out, len, flags,
-            )
+            as_user(&ctx, || {
+                self.inner.copyfilerange(
+                    ctx, inode_in, handle_in, offset_in, inode_out, handle_out, offset_out, len,
+                    flags,
+                )
+            })
         })
     }
 
@@ -504,7 +513,9 @@ impl FileSystem for Interposer {
         length: u64,
     ) -> io::Result<()> {
         let request = Request::Write(self.check(&ctx, inode)?);
-        self.own(&request, || self.inner.fallocate(ctx, inode, handle, mode, offset, length))
+        self.own(&request, || {
+            as_user(&ctx, || self.inner.fallocate(ctx, inode, handle, mode, offset, length))
+        })
     }
 
     fn setxattr(

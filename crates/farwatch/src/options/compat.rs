@@ -86,7 +86,10 @@ fn switch(args: &mut ServeArgs, name: &str) -> bool {
             files.announce_submounts = true;
             files.no_announce_submounts = false;
         }
-        ("killpriv_v2", _) => files.killpriv_v2 = on,
+        ("killpriv_v2", _) => {
+            files.killpriv_v2 = on;
+            files.no_killpriv_v2 = !on;
+        }
         ("posix_acl", _) => files.posix_acl = negotiated(on),
         ("security_label", _) => files.security_label = negotiated(on),
         ("posix_lock" | "flock", false) => {}

@@ -129,11 +129,12 @@ pub(crate) struct FileArgs {
     /// Pass O_NOATIME to the host, which refuses it for files of other users
     #[arg(long)]
     pub(crate) preserve_noatime: bool,
-    /// Let the host clear setuid and setgid bits after a write
+    /// Let the host clear setuid and setgid bits at a write, if the guest's kernel can (Linux 5.11): the default, but
+    /// not under the name virtiofsd. Without it, each write to a share with extended attributes takes two requests
     #[arg(long, overrides_with = "no_killpriv_v2")]
     pub(crate) killpriv_v2: bool,
-    /// Let the guest clear them: the default
-    #[arg(long)]
+    /// Let the guest clear them: the default under the name virtiofsd
+    #[arg(long, overrides_with = "killpriv_v2")]
     pub(crate) no_killpriv_v2: bool,
 }
 
@@ -285,6 +286,12 @@ impl ServeArgs {
             || files.security_label != NegotiationMode::Never;
         let default = defaults == Defaults::Farwatch && !self.sharing.no_xattr;
         implied || files.xattr || default
+    }
+
+    /// Whether the host clears setuid and setgid bits, not the guest.
+    pub(crate) fn kills_privileges(&self, defaults: Defaults) -> bool {
+        let files = &self.files;
+        files.killpriv_v2 || (defaults == Defaults::Farwatch && !files.no_killpriv_v2)
     }
 
     /// Whether the guest is told of mounts below the shared directory, so that it mounts each as a file

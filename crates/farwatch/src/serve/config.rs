@@ -70,7 +70,7 @@ pub(super) fn config(
         writeback: files.writeback,
         allow_direct_io: files.allow_direct_io,
         allow_mmap: files.allow_mmap,
-        killpriv_v2: files.killpriv_v2,
+        killpriv_v2: args.kills_privileges(defaults),
         clean_noatime: !files.preserve_noatime,
         migration_mode: migration.migration_mode,
         migration_on_error: migration.migration_on_error,
