@@ -51,7 +51,7 @@ const FULL: Scale = Scale {
     burst: 50_000,
     megabytes: 512,
     walked: 10_000,
-    directories: 10_000,
+    directories: 20_000,
     repository: 20_000,
     writes: 20_000,
     rounds: 5,
@@ -76,7 +76,7 @@ const GROUPS: [(&str, Group); 6] = [
     ("latency", |programs, scale, _| latency::run(&programs.farwatch, scale)),
     ("burst", |programs, scale, _| burst::run(&programs.farwatch, scale)),
     ("io", |programs, scale, _| io::run(programs, scale)),
-    ("memory", |programs, scale, _| memory::run(&programs.farwatch, scale)),
+    ("memory", |programs, scale, _| memory::run(programs, scale)),
 ];
 
 /// Builds the release binary and measures the groups that `args` names, or all.
