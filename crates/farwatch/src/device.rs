@@ -33,6 +33,7 @@ mod serve;
 mod stats;
 mod waiting;
 
+use std::cell::RefCell;
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -67,6 +68,7 @@ use self::notification::NotificationQueue;
 use self::request::{Requests, Waits, waits};
 use self::waiting::Waiting;
 pub(crate) use self::waiting::may_wait;
+use crate::busy_poll::BusyPoll;
 use crate::virtio::{F_VERSION_1, FS_F_NOTIFICATION, RING_F_EVENT_IDX, RING_F_INDIRECT_DESC};
 
 type Memory = GuestMemoryMmap<BitmapMmapRegion>;
@@ -165,6 +167,11 @@ pub struct Device<F: FileSystem + Sync> {
     memory: Mutex<Option<AtomicMemory>>,
 }
 
+thread_local! {
+    /// For the next request of the queue that this thread serves.
+    static BUSY_POLL: RefCell<BusyPoll> = RefCell::default();
+}
+
 /// What a queue is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Role {
@@ -250,7 +257,7 @@ impl<F: FileSystem + Send + Sync + 'static> Device<F> {
         config
     }
 
-    /// Serves a request queue until it is empty, with the kick asked for again.
+    /// Serves a request queue until it is empty and stays so for a moment, with the kick asked for again.
     fn serve_requests(&self, ring: &Ring, desk: &mut Desk, memory: &AtomicMemory) {
         let mut idle = false;
         while ring.disable_notification().is_ok() {
@@ -258,6 +265,10 @@ impl<F: FileSystem + Send + Sync + 'static> Device<F> {
             // A ring that claims to have chains and twice gives none is broken.
             let broken = idle && !served;
             idle = !served;
+            let polled = || BUSY_POLL.with_borrow_mut(|poll| poll.wait(|| ring.has_available()));
+            if served && polled() {
+                continue;
+            }
             if broken || !matches!(ring.enable_notification(), Ok(true)) {
                 return;
             }

@@ -8,6 +8,7 @@
 //! machine; `mount`, `serve` and `doctor` are the commands, and `options` what their command lines say.
 #![forbid(unsafe_code)]
 
+mod busy_poll;
 pub mod cli;
 mod deliver;
 pub mod device;

@@ -67,7 +67,7 @@ impl Ring {
     }
 
     /// Whether the driver has made something available that was not taken.
-    fn has_available(&self) -> bool {
+    pub(super) fn has_available(&self) -> bool {
         let state = self.vring.get_ref();
         let queue = state.get_queue();
         let available = queue.avail_idx(&*self.memory.memory(), Ordering::Acquire);

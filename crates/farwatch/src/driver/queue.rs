@@ -61,6 +61,11 @@ impl<T> Queue<T> {
         self.ring.arm()
     }
 
+    /// [`Ring::has_used`].
+    pub(super) fn has_used(&self) -> bool {
+        self.ring.has_used()
+    }
+
     /// The number of the queue.
     pub(super) fn index(&self) -> usize {
         self.index

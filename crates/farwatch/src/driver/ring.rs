@@ -262,6 +262,11 @@ impl<T> Ring<T> {
         }
         // The mirror image of should_kick(): the wish before the look.
         fence(Ordering::SeqCst);
+        self.has_used()
+    }
+
+    /// Whether a chain is used, without asking for a call.
+    pub(super) fn has_used(&self) -> bool {
         self.used_idx() != self.last_used
     }
 
