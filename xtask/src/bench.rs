@@ -12,8 +12,11 @@ mod io;
 mod latency;
 mod memory;
 pub(crate) mod native;
+mod programs;
 mod share;
+mod speed;
 mod table;
+mod tree;
 mod writes;
 
 use std::path::{Path, PathBuf};
@@ -42,6 +45,12 @@ struct Scale {
     repository: usize,
     /// Small writes.
     writes: usize,
+    /// Operations of one kind at full speed.
+    operations: usize,
+    /// Files of the large tree, ten to a directory.
+    tree: usize,
+    /// Modules of the programs that are run.
+    modules: usize,
     /// How often everything that is compared is measured; the median counts.
     rounds: usize,
 }
@@ -54,6 +63,9 @@ const FULL: Scale = Scale {
     directories: 20_000,
     repository: 20_000,
     writes: 20_000,
+    operations: 2000,
+    tree: 200_000,
+    modules: 2000,
     rounds: 5,
 };
 const QUICK: Scale = Scale {
@@ -64,18 +76,25 @@ const QUICK: Scale = Scale {
     directories: 1000,
     repository: 2000,
     writes: 2000,
+    operations: 500,
+    tree: 20_000,
+    modules: 200,
     rounds: 3,
 };
 
 type Group = fn(&Programs, Scale, &mut Report) -> anyhow::Result<()>;
 
 /// By name, in the order in which they are measured.
-const GROUPS: [(&str, Group); 6] = [
+const GROUPS: [(&str, Group); 10] = [
     ("git", git::run),
     ("writes", writes::run),
-    ("latency", |programs, scale, _| latency::run(&programs.farwatch, scale)),
-    ("burst", |programs, scale, _| burst::run(&programs.farwatch, scale)),
-    ("io", |programs, scale, _| io::run(programs, scale)),
+    ("latency", latency::run),
+    ("speed", speed::run),
+    ("burst", burst::run),
+    ("io", io::run),
+    ("find", tree::find),
+    ("busy", tree::busy),
+    ("programs", programs::run),
     ("memory", |programs, scale, _| memory::run(programs, scale)),
 ];
 

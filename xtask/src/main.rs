@@ -39,7 +39,7 @@ usage: cargo xtask <task>
             [--names N --dirs N --ops N --exchange] [--blind] [--fault NAME] [--stop] [--repeat]
             [--log FILE]; farwatch-converge run --help says more
   bench     what farwatch costs on this machine (needs root): [--quick] [GROUP...]; --quick does a tenth, groups are
-            git, writes, latency, burst, io, memory
+            git, writes, latency, speed, burst, io, find, busy, programs, memory
   bench native
             what an event costs where the guest's kernel raises it, beside an agent and a local directory, in
             one User-mode Linux (needs root): [--quick] [--only latency,burst,walk,watch]";

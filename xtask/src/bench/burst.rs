@@ -1,24 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Many files created on the host as fast as it can, and every one of them counted in the mount.
 
-use std::path::Path;
-use std::time::Instant;
-
-use farwatch_testkit::bench::{burst, fill, ratio};
+use farwatch_testkit::bench::{burst, fill};
 
 use super::Scale;
-use super::share::Share;
+use super::share::{Programs, Share, Site};
+use super::table::{Comparison, Report, timed};
 
-pub(super) fn run(farwatch: &Path, scale: Scale) -> anyhow::Result<()> {
-    let local = tempfile::tempdir()?;
-    let start = Instant::now();
-    fill(local.path(), scale.burst)?;
-    let alone = start.elapsed();
-    let share = Share::farwatch(farwatch)?;
-    let (host, all) = burst(&share.src(), &share.mnt(), scale.burst, |_| {})?;
-    println!("burst, {0} files created on the host, {0} CREATE events counted", scale.burst);
-    println!("  created, nobody watching     {alone:8.2?}");
-    println!("  created, the mount watched   {host:8.2?}   {:.1} times", ratio(host, alone));
-    println!("  all events read in the mount {all:8.2?}   {:.1} times\n", ratio(all, alone));
-    Ok(())
+pub(super) fn run(programs: &Programs, scale: Scale, report: &mut Report) -> anyhow::Result<()> {
+    let title =
+        format!("{} files created at full speed, in a directory that is watched", scale.burst);
+    let mut comparison = Comparison::new(title, &[Site::Local, Site::Ours]);
+    for _ in 0..scale.rounds {
+        for site in [Site::Local, Site::Ours] {
+            let share = Share::start(programs, site)?;
+            let alone = tempfile::tempdir()?;
+            comparison.measure("created, not shared and not watched", &share, || {
+                timed(|| fill(alone.path(), scale.burst))
+            })?;
+            let mut created = None;
+            comparison.measure("all CREATE events read", &share, || {
+                let (host, all) = burst(&share.src(), &share.mnt(), scale.burst, |_| {})?;
+                created = Some(host);
+                Ok(all)
+            })?;
+            comparison.add("created meanwhile", site, created.unwrap_or_default());
+        }
+    }
+    comparison.report(report)
 }

@@ -20,6 +20,7 @@ pub(super) fn run(programs: &Programs, scale: Scale, report: &mut Report) -> any
         .map(|site| {
             let share = Share::start(programs, *site)?;
             make(&share.src(), scale.repository)?;
+            share.settle()?;
             // The first one writes the index, with what files look like from there.
             status(&share.mnt())?;
             status(&share.mnt())?;

@@ -1,78 +1,103 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Throughput through the mount, beside stock virtiofsd behind the same driver.
+//! Throughput through the mount, beside stock virtiofsd behind the same driver: one job, and four at once.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::thread;
+use std::time::Duration;
 
-use farwatch_testkit::bench::{Samples, ratio};
+use anyhow::anyhow;
 
 use super::Scale;
 use super::share::{Programs, Share, Site};
+use super::table::{Comparison, Report, timed};
 
 const MEGABYTE: usize = 1 << 20;
 const FILES_PER_DIRECTORY: usize = 20;
+const JOBS: [usize; 2] = [1, 4];
 
-#[derive(Default)]
-struct Times {
-    write: Vec<Duration>,
-    read: Vec<Duration>,
-    walk: Vec<Duration>,
-}
-
-pub(super) fn run(programs: &Programs, scale: Scale) -> anyhow::Result<()> {
-    if programs.stock.is_none() {
-        return Ok(());
-    }
-    let (mut ours, mut stock) = (Times::default(), Times::default());
+pub(super) fn run(programs: &Programs, scale: Scale, report: &mut Report) -> anyhow::Result<()> {
+    let sites = programs.sites(&[Site::Local, Site::Ours, Site::StockAuto]);
+    let title = format!(
+        "{} MiB written and read, {} files looked at; a fresh mount each time",
+        scale.megabytes, scale.walked
+    );
+    let mut comparison = Comparison::new(title, &sites);
     for _ in 0..scale.rounds {
-        round(&Share::start(programs, Site::Ours)?, scale, &mut ours)?;
-        round(&Share::start(programs, Site::StockAuto)?, scale, &mut stock)?;
+        for site in &sites {
+            for jobs in JOBS {
+                round(&Share::start(programs, *site)?, scale, jobs, &mut comparison)?;
+            }
+        }
     }
-    println!("throughput, median of {} fresh mounts each, same driver", scale.rounds);
-    let rows = [
-        (format!("write {} MiB", scale.megabytes), ours.write, stock.write),
-        (format!("read {} MiB", scale.megabytes), ours.read, stock.read),
-        (format!("stat a tree of {} files", scale.walked), ours.walk, stock.walk),
-    ];
-    for (name, ours, stock) in rows {
-        let (ours, stock) = (Samples::new(ours).median(), Samples::new(stock).median());
-        println!(
-            "  {name:28} farwatch {ours:8.2?}   virtiofsd {stock:8.2?}   ratio {:.2}",
-            ratio(ours, stock)
-        );
-    }
-    println!();
-    Ok(())
+    comparison.report(report)
 }
 
-fn round(share: &Share, scale: Scale, times: &mut Times) -> anyhow::Result<()> {
-    for nth in 0..scale.walked {
-        let dir = share.src().join(format!("d{}", nth / FILES_PER_DIRECTORY));
+fn round(
+    share: &Share,
+    scale: Scale,
+    jobs: usize,
+    comparison: &mut Comparison,
+) -> anyhow::Result<()> {
+    let row = |what: &str| match jobs {
+        1 => what.to_owned(),
+        _ => format!("{what}, {jobs} jobs"),
+    };
+    for job in 0..jobs {
+        make_tree(&share.src().join(format!("tree{job}")), scale.walked / jobs)?;
+    }
+    share.settle()?;
+    let mnt = share.mnt();
+    let megabytes = scale.megabytes / jobs;
+    let data = |job: usize| mnt.join(format!("data{job}"));
+    comparison
+        .measure(&row("write"), share, || at_once(jobs, |job| write(&data(job), megabytes)))?;
+    // Opening drops what the mount has cached of it.
+    comparison.measure(&row("read"), share, || at_once(jobs, |job| read(&data(job))))?;
+    comparison
+        .measure(&row("stat"), share, || at_once(jobs, |job| walk(&mnt.join(format!("tree{job}")))))
+}
+
+/// How long it takes until all jobs have done their work.
+fn at_once(
+    jobs: usize,
+    work: impl Fn(usize) -> anyhow::Result<()> + Sync,
+) -> anyhow::Result<Duration> {
+    timed(|| {
+        thread::scope(|scope| {
+            let work = &work;
+            let jobs: Vec<_> = (0..jobs).map(|job| scope.spawn(move || work(job))).collect();
+            jobs.into_iter()
+                .try_for_each(|job| job.join().map_err(|_| anyhow!("a job has panicked"))?)
+        })
+    })
+}
+
+fn make_tree(root: &Path, files: usize) -> anyhow::Result<()> {
+    for nth in 0..files {
+        let dir = root.join(format!("d{}", nth / FILES_PER_DIRECTORY));
         if nth % FILES_PER_DIRECTORY == 0 {
-            fs::create_dir(&dir)?;
+            fs::create_dir_all(&dir)?;
         }
         File::create(dir.join(format!("f{nth}")))?;
     }
-    let start = Instant::now();
-    walk(&share.mnt())?;
-    times.walk.push(start.elapsed());
+    Ok(())
+}
 
-    let path = share.mnt().join("data");
-    let mut block = vec![0x5a; MEGABYTE];
-    let start = Instant::now();
-    let mut file = File::create(&path)?;
-    for _ in 0..scale.megabytes {
+fn write(path: &Path, megabytes: usize) -> anyhow::Result<()> {
+    let block = vec![0x5a; MEGABYTE];
+    let mut file = File::create(path)?;
+    for _ in 0..megabytes {
         file.write_all(&block)?;
     }
-    drop(file);
-    times.write.push(start.elapsed());
-    // Opening drops what the mount has cached of it.
-    let start = Instant::now();
-    let mut file = File::open(&path)?;
+    Ok(())
+}
+
+fn read(path: &Path) -> anyhow::Result<()> {
+    let mut block = vec![0; MEGABYTE];
+    let mut file = File::open(path)?;
     while file.read(&mut block)? > 0 {}
-    times.read.push(start.elapsed());
     Ok(())
 }
 

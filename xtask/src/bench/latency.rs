@@ -7,42 +7,67 @@ use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use farwatch_testkit::bench::{Change, Samples, latencies, micros, ratio};
+use farwatch_testkit::bench::{Change, Samples, latencies, ratio};
 use rustix::fs::{AtFlags, StatxFlags};
 
 use super::Scale;
-use super::share::Share;
+use super::share::{Programs, Share, Site};
+use super::table::{Report, human};
 
-pub(super) fn run(farwatch: &Path, scale: Scale) -> anyhow::Result<()> {
-    let share = Share::farwatch(farwatch)?;
+pub(super) fn run(programs: &Programs, scale: Scale, report: &mut Report) -> anyhow::Result<()> {
+    let share = Share::start(programs, Site::Ours)?;
     let local = tempfile::tempdir()?;
-    println!("latency, system call to the waiting program, {} changes each", scale.changes);
-    println!(
-        "  {:24} {:>11} {:>11} {:>11} {:>11}   ratio of p50",
-        "", "local p50", "p99", "mount p50", "p99"
-    );
+    let mut rows = Vec::new();
     for (name, change) in [("append to a file", Change::Append), ("create a file", Change::Create)]
     {
         // In turns of a tenth, so that a slow moment of the machine hits both.
         let (mut here, mut there) = (Vec::new(), Vec::new());
+        let before = share.costs()?;
         for turn in 0..10 {
             let count = scale.changes / 10;
             here.extend(events(change, (local.path(), local.path()), turn, count)?);
             there.extend(events(change, (&share.src(), &share.mnt()), turn, count)?);
         }
         let (here, there) = (Samples::new(here), Samples::new(there));
-        println!(
-            "  {name:24} {} {} {} {}   {:.1}",
-            micros(here.median()),
-            micros(here.percentile(99)),
-            micros(there.median()),
-            micros(there.percentile(99)),
-            ratio(there.median(), here.median()),
-        );
+        let costs = share.costs()? - &before;
+        rows.push(vec![
+            name.to_owned(),
+            human(here.median()),
+            human(here.percentile(99)),
+            human(there.median()),
+            human(there.percentile(99)),
+            format!("{:.2}", ratio(there.median(), here.median())),
+            per_event(costs.requests(), scale.changes),
+            per_event(costs.sleeps, scale.changes),
+        ]);
     }
     let request = requests(&share.mnt(), scale.changes)?;
-    println!("  one request through driver and device: p50 {}\n", micros(request.median()));
-    Ok(())
+    rows.push(vec![
+        "one request (statx)".to_owned(),
+        String::new(),
+        String::new(),
+        human(request.median()),
+        human(request.percentile(99)),
+        String::new(),
+        "1.0".to_owned(),
+        String::new(),
+    ]);
+    let head = [
+        "",
+        "local p50",
+        "local p99",
+        "ours p50",
+        "ours p99",
+        "ours / local",
+        "requests an event",
+        "sleeps an event",
+    ];
+    report.table(&format!("system call to event read, {} changes", scale.changes), &head, &rows)
+}
+
+fn per_event(count: u64, events: usize) -> String {
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    format!("{:.1}", f64::from(count) / f64::from(u32::try_from(events).unwrap_or(u32::MAX)))
 }
 
 /// In the second directory, of what is done in the first.

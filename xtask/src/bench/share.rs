@@ -16,6 +16,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// The longest that a mount takes to come up or to say what it has done.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// So long nothing happens when everything has been delivered.
+const QUIET: Duration = Duration::from_millis(200);
 /// What the driver says at SIGUSR1.
 const REQUESTS: &str = "requests: ";
 /// `sysconf(_SC_CLK_TCK)`, which Linux has for `/proc/PID/stat` on every machine.
@@ -117,12 +119,6 @@ pub(super) struct Share {
 }
 
 impl Share {
-    /// `farwatch mount SRC MNT`.
-    pub(super) fn farwatch(farwatch: &Path) -> anyhow::Result<Self> {
-        let programs = Programs { farwatch: farwatch.to_owned(), stock: None };
-        Self::start(&programs, Site::Ours)
-    }
-
     /// A fresh directory at `site`.
     pub(super) fn start(programs: &Programs, site: Site) -> anyhow::Result<Self> {
         Self::of(programs, site, None)
@@ -217,6 +213,19 @@ impl Share {
         let children = fs::read_to_string(format!("/proc/{mount}/task/{mount}/children"))?;
         let device = children.split_whitespace().next().context("a device")?.parse()?;
         Ok((mount, device))
+    }
+
+    /// Waits until no more requests are made for what has been changed so far.
+    pub(super) fn settle(&self) -> anyhow::Result<()> {
+        let mut before = self.costs()?.requests();
+        loop {
+            thread::sleep(QUIET);
+            let now = self.costs()?.requests();
+            if now == before {
+                return Ok(());
+            }
+            before = now;
+        }
     }
 
     /// What both have done since they were started. Nothing where there are none.

@@ -85,11 +85,16 @@ impl Comparison {
         let before = share.costs()?;
         let time = work().with_context(|| format!("{row}, {}", share.site().name()))?;
         let costs = share.costs()? - &before;
-        self.add(row, share.site(), time, costs);
+        self.add_with(row, share.site(), time, costs);
         Ok(())
     }
 
-    fn add(&mut self, row: &str, site: Site, time: Duration, costs: Costs) {
+    /// Adds what was measured beside something else, of which the costs are known.
+    pub(super) fn add(&mut self, row: &str, site: Site, time: Duration) {
+        self.add_with(row, site, time, Costs::default());
+    }
+
+    fn add_with(&mut self, row: &str, site: Site, time: Duration, costs: Costs) {
         let nth = self.rows.iter().position(|(name, _)| name == row).unwrap_or_else(|| {
             let cells = self.sites.iter().map(|_| Cell::default()).collect();
             self.rows.push((row.to_owned(), cells));

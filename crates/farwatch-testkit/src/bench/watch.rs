@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A plain inotify program: one watch on one directory.
 
+use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -43,6 +44,30 @@ impl Watch {
         }
     }
 
+    /// Reads until there is an event of the entry `name`; `patience` is for the next event of any. Returns when that
+    /// was.
+    ///
+    /// # Errors
+    /// When it does not come, or events were dropped.
+    pub fn read_until(&self, name: &CStr, patience: Duration) -> anyhow::Result<Instant> {
+        let mut buf = [const { MaybeUninit::uninit() }; 1 << 16];
+        loop {
+            let now = self.wait(patience)?;
+            let mut reader = Reader::new(&self.0, &mut buf);
+            loop {
+                match reader.next() {
+                    Ok(event) if event.events().contains(ReadFlags::QUEUE_OVERFLOW) => {
+                        bail!("the reader is too slow for its own queue");
+                    }
+                    Ok(event) if event.file_name() == Some(name) => return Ok(now),
+                    Ok(_) => {}
+                    Err(Errno::AGAIN) => break,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+    }
+
     /// Reads all that is there.
     pub fn drain(&self) -> anyhow::Result<Seen> {
         let mut buf = [const { MaybeUninit::uninit() }; 1 << 16];
@@ -58,5 +83,20 @@ impl Watch {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reading_ends_with_the_event_of_the_entry_that_is_named_and_not_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let watch = Watch::new(dir.path(), WatchFlags::CREATE).unwrap();
+        std::fs::write(dir.path().join("other"), "").unwrap();
+        watch.read_until(c"last", Duration::from_millis(1)).unwrap_err();
+        std::fs::write(dir.path().join("last"), "").unwrap();
+        watch.read_until(c"last", Duration::from_secs(5)).unwrap();
     }
 }
