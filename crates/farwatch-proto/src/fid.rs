@@ -2,21 +2,22 @@
 //! [`Fid`]: how the host names an object to fanotify and to us.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use thiserror::Error;
+
+use crate::bytes::Bytes;
 
 /// fsid and file handle of a host object: what a `FAN_REPORT_FID` event carries, and what
 /// `name_to_handle_at(2)` with `AT_HANDLE_FID` gives. Unique while the object lives, and after: a
 /// file handle carries the inode's generation.
 ///
-/// A clone shares the handle: tree and watcher keep several for each object that the guest knows.
+/// A short handle is kept in place, as those of the common file systems are; clones of a long one share it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fid {
     fsid: [u32; 2],
     handle_type: i32,
-    handle: Arc<[u8]>,
+    handle: Bytes,
 }
 
 /// Why some bytes are not a [`Fid`].
@@ -50,8 +51,9 @@ impl Fid {
     /// gone is given to another. For inotify, which reports no names of its own.
     pub fn of_inode(dev: u64, ino: u64, born: Option<SystemTime>) -> Self {
         let born = born.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
-        let born = born.unwrap_or_default().as_nanos();
-        let handle = [&ino.to_ne_bytes()[..], &born.to_ne_bytes()].concat().into();
+        // Enough until the year 2554.
+        let born = u64::try_from(born.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX);
+        let handle = Bytes::from(&[ino.to_ne_bytes(), born.to_ne_bytes()].concat()[..]);
         // No cast loses anything: these are the two halves.
         let fsid = [dev, dev >> 32].map(|half| u32::try_from(half & 0xffff_ffff).unwrap_or(0));
         Self { fsid, handle_type: Self::TYPE_OF_INODE, handle }
@@ -69,13 +71,13 @@ impl Fid {
 
     /// `file_handle.f_handle`.
     pub fn handle(&self) -> &[u8] {
-        &self.handle
+        self.handle.as_slice()
     }
 }
 
 impl fmt::Debug for Fid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "fid {:x}.{:x}/{:x}:", self.fsid[0], self.fsid[1], self.handle_type)?;
-        self.handle.iter().try_for_each(|b| write!(f, "{b:02x}"))
+        self.handle().iter().try_for_each(|b| write!(f, "{b:02x}"))
     }
 }

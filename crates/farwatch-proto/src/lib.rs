@@ -10,6 +10,7 @@
 //! what the guest is to see of it, a [`wire::Notification`] is how that travels.
 #![forbid(unsafe_code)]
 
+mod bytes;
 mod event;
 mod fid;
 pub mod guest;

@@ -3,14 +3,15 @@
 
 use std::borrow::Borrow;
 use std::fmt;
-use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::bytes::Bytes;
+
 /// The name of a directory entry: 1 to [`Name::LEN_MAX`] bytes, no NUL, no `/`, neither `.` nor `..`
-/// (S4). The bytes need not be UTF-8. A clone shares them.
+/// (S4). The bytes need not be UTF-8. A short name is kept in place; clones of a long one share it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name(Arc<[u8]>);
+pub struct Name(Bytes);
 
 /// Why some bytes are not a [`Name`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
@@ -54,19 +55,19 @@ impl Name {
 
     /// The bytes, without a NUL.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        self.0.as_slice()
     }
 }
 
 impl Borrow<[u8]> for Name {
     fn borrow(&self) -> &[u8] {
-        &self.0
+        self.as_bytes()
     }
 }
 
 impl fmt::Debug for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{}\"", self.0.escape_ascii())
+        write!(f, "\"{}\"", self.as_bytes().escape_ascii())
     }
 }
 

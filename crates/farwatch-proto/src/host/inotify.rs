@@ -565,7 +565,7 @@ impl Observer {
     /// (`fsnotify_link_count()`): the guest's kernel raises it when that is replayed.
     fn itself(&mut self, dir: &Fid, mask: Mask, tree: &Tree) -> Option<HostChange> {
         let above = |id: &NodeId| tree.parent(*id).and_then(|above| tree.fid(above));
-        let is_seen = |above: &Fid| self.by_dir.contains_key(above);
+        let is_seen = |above: Fid| self.by_dir.contains_key(&above);
         let nodes = tree.nodes_of(dir);
         // The root of a mount is reported to nobody above it.
         let has_name =

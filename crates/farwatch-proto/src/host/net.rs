@@ -356,7 +356,7 @@ fn held<'a>(
     };
     let by_node = |id: &NodeId| {
         let kind = tree.kind(*id).unwrap_or_default();
-        Held { object: tree.fid(*id).cloned(), node: Some(*id), kind }
+        Held { object: tree.fid(*id), node: Some(*id), kind }
     };
     let mut held = BTreeMap::new();
     for (name, nodes, shown) in tree.told_after(dir, after) {

@@ -7,13 +7,18 @@
 //! put in only when the guest learns of it.
 
 mod above;
+mod fids;
+mod index;
 mod invariants;
 mod moved;
 mod places;
+mod slots;
+mod sorted;
+mod store;
 
 use std::collections::BTreeMap;
-use std::ops::Bound::{Excluded, Unbounded};
 
+use self::store::{Flags, State, Store};
 use super::net::Listed;
 use crate::{Fid, FileKind, Generation, Name, Node, NodeId};
 
@@ -47,8 +52,7 @@ pub struct Forgotten {
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub struct Tree {
-    nodes: BTreeMap<NodeId, State>,
-    by_fid: BTreeMap<Fid, Vec<NodeId>>,
+    store: Store,
     generation: Generation,
     /// Directories that the guest has forgotten and that a replay has taken the last known entry
     /// from: they go with the next FORGET.
@@ -60,28 +64,8 @@ pub struct Tree {
     lookout: Option<Lookout>,
 }
 
-#[derive(Debug)]
-struct State {
-    kind: FileKind,
-    ino: u64,
-    fid: Option<Fid>,
-    /// The guest's references (`nlookup`). The root is never forgotten and has none.
-    nlookup: u64,
-    /// Ours on the file server below; at most `nlookup`, as replay hands out more than it borrows.
-    borrowed: u64,
-    /// Entries that lead here, the inverse of `children`.
-    names: Vec<(NodeId, Name)>,
-    children: BTreeMap<Name, Told>,
-    /// It is mounted on its name.
-    mounted: bool,
-    /// The guest's kernel, which raises events itself, was told to let it end if it has no links.
-    may_end: bool,
-    /// The link count that the guest's kernel was last given, and whether the host's was lower. Not of directories.
-    links: Option<(u32, bool)>,
-}
-
 /// What the guest was told about one entry.
-#[derive(Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 struct Told {
     /// The node that its dentry cache holds; `None` for a phantom, which nobody keeps.
     current: Option<NodeId>,
@@ -131,28 +115,6 @@ impl Told {
     }
 }
 
-impl State {
-    /// A node without references, of which nothing is known.
-    fn new(kind: FileKind, ino: u64, fid: Option<Fid>) -> Self {
-        Self {
-            kind,
-            ino,
-            fid,
-            nlookup: 0,
-            borrowed: 0,
-            names: Vec::new(),
-            children: BTreeMap::new(),
-            mounted: false,
-            may_end: false,
-            links: None,
-        }
-    }
-
-    fn has_known_entries(&self) -> bool {
-        self.children.values().any(|told| !told.nodes.is_empty())
-    }
-}
-
 impl Tree {
     /// The most names for which an object that the guest does not hold is remembered. Past it the
     /// deletion of one more is not told when its own event is among those that are given up.
@@ -168,17 +130,17 @@ impl Tree {
 
     /// True from the reply that names the node to its last FORGET.
     pub fn knows(&self, id: NodeId) -> bool {
-        self.nodes.contains_key(&id)
+        self.store.get(id).is_some()
     }
 
     /// How many nodes the guest knows.
     pub fn len(&self) -> usize {
-        self.nodes.len()
+        self.store.len()
     }
 
     /// True before the first session.
     pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
+        self.store.len() == 0
     }
 
     /// The node with its generation.
@@ -193,18 +155,18 @@ impl Tree {
 
     /// The type of a known node.
     pub fn kind(&self, id: NodeId) -> Option<FileKind> {
-        self.nodes.get(&id).map(|node| node.kind)
+        self.store.get(id).map(|node| node.kind)
     }
 
     /// The file handle of a known node.
-    pub fn fid(&self, id: NodeId) -> Option<&Fid> {
-        self.nodes.get(&id)?.fid.as_ref()
+    pub fn fid(&self, id: NodeId) -> Option<Fid> {
+        self.store.fid(id)
     }
 
     /// The nodes that one host object has: more than one when the share reaches it through two
     /// mounts, none when the guest does not know it.
     pub fn nodes_of(&self, fid: &Fid) -> &[NodeId] {
-        self.by_fid.get(fid).map_or(&[], Vec::as_slice)
+        self.store.nodes_of(fid)
     }
 
     /// The node of an object of that type. inotify names no object, so what is taken for it may be
@@ -220,11 +182,9 @@ impl Tree {
         })
     }
 
-    /// The known directories.
+    /// The known directories, in no order.
     pub(super) fn directories(&self) -> impl Iterator<Item = NodeId> {
-        let directory =
-            |(id, node): (&NodeId, &State)| (node.kind == FileKind::Directory).then_some(*id);
-        self.nodes.iter().filter_map(directory)
+        self.store.iter().filter(|node| node.kind == FileKind::Directory).map(|node| node.id())
     }
 
     /// A directory in which the guest was told of the node: its answer to LOOKUP "..".
@@ -234,26 +194,23 @@ impl Tree {
 
     /// The inode number by which the guest knows the node.
     pub fn ino(&self, id: NodeId) -> Option<u64> {
-        self.nodes.get(&id).map(|node| node.ino)
+        self.store.get(id).map(|node| node.ino)
     }
 
     /// The entry under which the guest was told of the node last, unless that was taken from it.
     pub fn entry(&self, id: NodeId) -> Option<(NodeId, &Name)> {
-        self.nodes.get(&id)?.names.last().map(|(dir, name)| (*dir, name))
+        self.store.names(id).next_back()
     }
 
     /// What the guest's dentry cache holds for an entry: the node it was told last.
     pub fn current(&self, dir: NodeId, name: &Name) -> Option<NodeId> {
-        self.nodes.get(&dir)?.children.get(name)?.current
+        self.store.told(dir, name)?.current
     }
 
     /// The nodes that the guest was told of under this name and that no event has taken from it,
     /// oldest first.
     pub fn told(&self, dir: NodeId, name: &Name) -> &[NodeId] {
-        self.nodes
-            .get(&dir)
-            .and_then(|node| node.children.get(name))
-            .map_or(&[], |told| told.nodes.as_slice())
+        self.store.told(dir, name).map_or(&[], |told| told.nodes)
     }
 
     /// The entries of a directory that the guest believes to be there, from the name behind `after`
@@ -263,11 +220,9 @@ impl Tree {
         dir: NodeId,
         after: Option<&Name>,
     ) -> impl Iterator<Item = (&Name, &[NodeId], Option<&Shown>)> {
-        let behind = (after.map_or(Unbounded, Excluded), Unbounded);
-        let children = self.nodes.get(&dir).map(|node| node.children.range::<Name, _>(behind));
-        children.into_iter().flatten().filter_map(|(name, told)| {
+        self.store.told_after(dir, after).filter_map(|(name, told)| {
             let there = !told.nodes.is_empty() || told.shown.is_some();
-            there.then_some((name, told.nodes.as_slice(), told.shown.as_ref()))
+            there.then_some((name, told.nodes, told.shown))
         })
     }
 
@@ -295,47 +250,45 @@ impl Tree {
 
     /// Under how many names the guest was told of the node and has not been told otherwise.
     pub fn names_len(&self, id: NodeId) -> u32 {
-        let names = self.nodes.get(&id).map_or(0, |node| node.names.len());
-        u32::try_from(names).unwrap_or(u32::MAX)
+        u32::try_from(self.store.names_len(id)).unwrap_or(u32::MAX)
     }
 
     /// The guest's kernel is given a link count for what is no directory; the host has `links`.
     pub(super) fn give_links(&mut self, id: NodeId, given: u32, links: u32) {
-        if let Some(node) = self.nodes.get_mut(&id) {
-            node.links = Some((given, given > links));
+        if let Some(node) = self.store.get_mut(id) {
+            node.set_links(given, given > links);
         }
     }
 
     /// The guest's kernel lets it end if the host has no links to it, for which it asks.
     pub(super) fn may_end(&mut self, id: NodeId) {
-        if let Some(node) = self.nodes.get_mut(&id) {
-            node.may_end = true;
+        if let Some(node) = self.store.get_mut(id) {
+            node.set(Flags::MAY_END, true);
         }
     }
 
     /// The guest's kernel is given the host's link count. Without links it lets the node end, if it has been told to.
     pub(super) fn links_seen(&mut self, id: NodeId, links: u32) {
-        let node = self.nodes.get_mut(&id).filter(|_| links == 0);
-        if node.is_some_and(|node| std::mem::take(&mut node.may_end)) {
+        let node = self.store.get_mut(id).filter(|_| links == 0);
+        if let Some(node) = node.filter(|node| node.is(Flags::MAY_END)) {
+            node.set(Flags::MAY_END, false);
             self.lost_all_names(id);
         }
     }
 
     /// The link count that the guest's kernel was last given for what is no directory.
     pub(super) fn links_given(&self, id: NodeId) -> Option<u32> {
-        self.nodes.get(&id)?.links.map(|(given, _)| given)
+        self.store.get(id)?.links()
     }
 
     /// Whether the guest's kernel was last given a higher link count than the host's.
     pub(super) fn has_more_links(&self, id: NodeId) -> bool {
-        self.nodes.get(&id).is_some_and(|node| node.links.is_some_and(|(_, more)| more))
+        self.store.get(id).is_some_and(|node| node.is(Flags::MORE_LINKS))
     }
 
     /// Whether the node has a name other than this one.
     pub fn has_other_name(&self, id: NodeId, dir: NodeId, name: &Name) -> bool {
-        self.nodes
-            .get(&id)
-            .is_some_and(|node| node.names.iter().any(|(d, n)| (*d, n) != (dir, name)))
+        self.store.names(id).any(|other| other != (dir, name))
     }
 
     /// A reply with the file server's own entry goes out: one more reference of the guest's, and one
@@ -346,7 +299,7 @@ impl Tree {
         if new {
             self.insert(learned);
         }
-        if let Some(node) = self.nodes.get_mut(&id) {
+        if let Some(node) = self.store.get_mut(id) {
             node.nlookup = node.nlookup.saturating_add(1);
             node.borrowed = node.borrowed.saturating_add(1);
         }
@@ -366,25 +319,30 @@ impl Tree {
 
     /// A reply names a known node by `.` or `..`. `false` when the guest has forgotten it.
     pub fn lend_dot(&mut self, id: NodeId) -> bool {
-        let Some(node) = self.nodes.get_mut(&id) else { return false };
+        let Some(node) = self.store.get_mut(id) else { return false };
         node.nlookup = node.nlookup.saturating_add(1);
         true
     }
 
     /// The guest was told that `name` leads to `id`, a node of the tree.
     fn tell(&mut self, dir: NodeId, name: &Name, id: NodeId) {
-        let Some(parent) = self.nodes.get_mut(&dir) else { return };
-        let told = parent.children.entry(name.clone()).or_default();
-        told.current = Some(id);
-        if let Some(shown) = told.shown.take() {
-            self.shown -= 1;
-            forget_place(&mut self.shown_dirs, &shown, dir, name);
+        let known = self.store.told(dir, name);
+        if known.is_some_and(|told| {
+            told.nodes == [id] && told.current == Some(id) && told.shown.is_none()
+        }) {
+            return;
         }
-        if !told.nodes.contains(&id) {
-            told.nodes.push(id);
-            if let Some(node) = self.nodes.get_mut(&id) {
-                node.names.push((dir, name.clone()));
+        let changed = self.store.change(dir, name, |told| {
+            told.current = Some(id);
+            let is_new = !told.nodes.contains(&id);
+            if is_new {
+                told.nodes.push(id);
             }
+            (told.shown.take(), is_new)
+        });
+        let Some((shown, is_new)) = changed else { return };
+        self.not_shown(dir, name, shown);
+        if is_new {
             self.touch(dir, name);
         }
     }
@@ -392,20 +350,30 @@ impl Tree {
     /// An object is at a name, to those who watch. If a reply makes it known there, [`Tree::learn`]
     /// takes this back.
     pub(super) fn show(&mut self, dir: NodeId, name: &Name, shown: Shown) {
-        let Some(parent) = self.nodes.get_mut(&dir) else { return };
-        let known = parent.children.get(name).is_some_and(|told| told.shown.is_some());
+        if !self.knows(dir) {
+            return;
+        }
+        let known = self.store.told(dir, name).is_some_and(|told| told.shown.is_some());
         if !known && self.shown >= Self::SHOWN_MAX {
             return;
         }
-        self.shown += usize::from(!known);
-        let told = parent.children.entry(name.clone()).or_default();
-        if let Some(before) = told.shown.take() {
-            forget_place(&mut self.shown_dirs, &before, dir, name);
+        let before = self.store.change(dir, name, |told| told.shown.replace(shown.clone()));
+        self.not_shown(dir, name, before.flatten());
+        self.shown += 1;
+        if let Shown { object: Some(fid), kind: FileKind::Directory } = shown {
+            self.shown_dirs.insert(fid, (dir, name.clone()));
         }
-        if let Shown { object: Some(fid), kind: FileKind::Directory } = &shown {
-            self.shown_dirs.insert(fid.clone(), (dir, name.clone()));
+    }
+
+    /// What was shown at a name is so no more.
+    fn not_shown(&mut self, dir: NodeId, name: &Name, shown: Option<Shown>) {
+        let Some(shown) = shown else { return };
+        self.shown -= 1;
+        if let Some(fid) = &shown.object
+            && self.shown_dirs.get(fid).is_some_and(|place| (place.0, &place.1) == (dir, name))
+        {
+            self.shown_dirs.remove(fid);
         }
-        told.shown = Some(shown);
     }
 
     /// Where a directory is that the guest's programs were told of and its kernel does not hold.
@@ -416,31 +384,17 @@ impl Tree {
     /// A replay's reply says what the dentry cache is to hold for an entry: a node of the tree, or
     /// `None` for a phantom or nothing.
     pub fn tell_current(&mut self, dir: NodeId, name: &Name, id: Option<NodeId>) {
-        let Some(parent) = self.nodes.get_mut(&dir) else { return };
-        if let Some(told) = parent.children.get_mut(name) {
-            told.current = id;
-            if told.is_nothing() {
-                parent.children.remove(name);
-            }
-        } else if id.is_some() {
-            parent.children.insert(name.clone(), Told { current: id, ..Told::default() });
-        }
+        self.store.change(dir, name, |told| told.current = id);
     }
 
     /// The guest has replayed that `id`, or an object that it does not know, left this name. What it
     /// was told of the name's later holders stays.
     pub fn removed(&mut self, dir: NodeId, name: &Name, id: Option<NodeId>) {
-        let told = self.nodes.get_mut(&dir).and_then(|parent| parent.children.get_mut(name));
-        if let Some(shown) = told.and_then(|told| told.shown.take()) {
-            self.shown -= 1;
-            forget_place(&mut self.shown_dirs, &shown, dir, name);
-        }
+        let shown = self.store.change(dir, name, |told| told.shown.take());
+        self.not_shown(dir, name, shown.flatten());
         self.tell_current(dir, name, None);
         if let Some(id) = id {
             self.untell(dir, name, id);
-            if let Some(node) = self.nodes.get_mut(&id) {
-                node.names.retain(|(d, n)| (*d, n) != (dir, name));
-            }
         }
     }
 
@@ -448,9 +402,6 @@ impl Tree {
     pub(super) fn ended(&mut self, dir: NodeId, name: &Name, id: NodeId) {
         let current = self.current(dir, name).filter(|current| *current != id);
         self.untell(dir, name, id);
-        if let Some(node) = self.nodes.get_mut(&id) {
-            node.names.retain(|(d, n)| (*d, n) != (dir, name));
-        }
         if current.is_some() {
             self.tell_current(dir, name, current);
         }
@@ -458,9 +409,9 @@ impl Tree {
 
     /// `id`, which is gone, has ended in the guest. Those who watch the directories of its names have heard of nothing.
     pub(super) fn lost_all_names(&mut self, id: NodeId) {
-        let Some(node) = self.nodes.get(&id) else { return };
-        let shown = Shown { object: node.fid.clone(), kind: node.kind };
-        for (dir, name) in node.names.clone() {
+        let Some(kind) = self.kind(id) else { return };
+        let shown = Shown { object: self.fid(id), kind };
+        for (dir, name) in self.names(id) {
             self.ended(dir, &name, id);
             if self.told(dir, &name).is_empty() {
                 self.show(dir, &name, shown.clone());
@@ -511,59 +462,50 @@ impl Tree {
     /// directory, and a guest short of memory gives that up while it keeps the file. It goes with
     /// the last of its known entries, and so may its own directory.
     pub fn forget(&mut self, id: NodeId, count: u64) -> Vec<Forgotten> {
-        let Some(node) = self.nodes.get_mut(&id) else { return Vec::new() };
+        let Some(node) = self.store.get_mut(id) else { return Vec::new() };
         node.nlookup = node.nlookup.saturating_sub(count);
         let mut gone = Vec::new();
         let mut unreferenced = vec![id];
         unreferenced.append(&mut self.emptied);
         while let Some(id) = unreferenced.pop() {
-            let Some(node) = self.nodes.get(&id) else { continue };
+            let Some(node) = self.store.get(id) else { continue };
             if id == NodeId::ROOT || node.nlookup > 0 || node.has_known_entries() {
                 continue;
             }
-            unreferenced.extend(node.names.iter().map(|(dir, _)| *dir));
+            unreferenced.extend(self.store.names(id).map(|(dir, _)| dir));
             gone.extend(self.drop_node(id));
         }
         gone
     }
 
     fn drop_node(&mut self, id: NodeId) -> Option<Forgotten> {
-        let state = self.nodes.remove(&id)?;
-        if let Some(fid) = &state.fid
-            && let Some(ids) = self.by_fid.get_mut(fid)
-        {
-            ids.retain(|other| *other != id);
-            if ids.is_empty() {
-                self.by_fid.remove(fid);
-            }
-        }
-        for (dir, name) in &state.names {
+        let (kind, fid) = (self.kind(id)?, self.fid(id));
+        for (dir, name) in self.names(id) {
             // The kernel's memory was short; those who watch the directory have forgotten nothing.
-            let shown = Shown { object: state.fid.clone(), kind: state.kind };
-            self.show(*dir, name, shown);
-            self.untell(*dir, name, id);
+            self.show(dir, &name, Shown { object: fid.clone(), kind });
+            self.untell(dir, &name, id);
         }
-        for (name, told) in &state.children {
-            if let Some(shown) = &told.shown {
-                self.shown -= 1;
-                forget_place(&mut self.shown_dirs, shown, id, name);
-            }
+        let (state, shown) = self.store.remove(id)?;
+        for (name, shown) in shown {
+            self.not_shown(id, &name, Some(shown));
         }
-        let State { fid, kind, borrowed, .. } = state;
-        Some(Forgotten { id, fid, kind, borrowed })
+        Some(Forgotten { id, fid, kind, borrowed: state.borrowed })
+    }
+
+    fn names(&self, id: NodeId) -> Vec<(NodeId, Name)> {
+        self.store.names(id).map(|(dir, name)| (dir, name.clone())).collect()
     }
 
     fn untell(&mut self, dir: NodeId, name: &Name, id: NodeId) {
-        let Some(parent) = self.nodes.get_mut(&dir) else { return };
-        let Some(told) = parent.children.get_mut(name) else { return };
-        told.nodes.retain(|other| *other != id);
-        if told.current == Some(id) {
-            told.current = None;
+        if self.store.told(dir, name).is_none() {
+            return;
         }
-        if told.is_nothing() {
-            parent.children.remove(name);
-        }
-        if parent.nlookup == 0 && dir != NodeId::ROOT && !parent.has_known_entries() {
+        self.store.change(dir, name, |told| {
+            told.nodes.retain(|other| *other != id);
+            told.current.take_if(|current| *current == id);
+        });
+        let is_empty = |parent: &State| parent.nlookup == 0 && !parent.has_known_entries();
+        if dir != NodeId::ROOT && self.store.get(dir).is_some_and(is_empty) {
             self.emptied.push(dir);
         }
         self.touch(dir, name);
@@ -571,23 +513,6 @@ impl Tree {
 
     fn insert(&mut self, learned: Learned) {
         let Learned { id, fid, kind, ino } = learned;
-        if let Some(fid) = &fid {
-            self.by_fid.entry(fid.clone()).or_default().push(id);
-        }
-        self.nodes.insert(id, State::new(kind, ino, fid));
-    }
-}
-
-/// Something is not shown at a name any more.
-fn forget_place(
-    places: &mut BTreeMap<Fid, (NodeId, Name)>,
-    shown: &Shown,
-    dir: NodeId,
-    name: &Name,
-) {
-    if let Some(fid) = &shown.object
-        && places.get(fid).is_some_and(|place| (place.0, &place.1) == (dir, name))
-    {
-        places.remove(fid);
+        self.store.insert(id, kind, ino, fid);
     }
 }

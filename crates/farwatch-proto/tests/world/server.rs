@@ -153,12 +153,11 @@ impl Server {
         let observer = self.observer.as_mut()?;
         let tree = self.engine.tree();
         let entries = entries.iter().filter_map(|(dir, name, mask)| {
-            let entry = HostEntry { dir: tree.fid(*dir)?.clone(), name: (*name).clone() };
+            let entry = HostEntry { dir: tree.fid(*dir)?, name: (*name).clone() };
             Some((Expected::Entry(entry), *mask))
         });
-        let object = |(node, mask): &(NodeId, Mask)| {
-            Some((Expected::Object(tree.fid(*node)?.clone()), *mask))
-        };
+        let object =
+            |(node, mask): &(NodeId, Mask)| Some((Expected::Object(tree.fid(*node)?), *mask));
         let expected: Vec<_> = entries.chain(objects.iter().filter_map(object)).collect();
         (!expected.is_empty()).then(|| observer.expect(expected, tree))
     }

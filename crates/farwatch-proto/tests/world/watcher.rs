@@ -256,7 +256,7 @@ impl World {
             let server = self.server.borrow();
             let tree = server.engine.tree();
             let (dir, name) = tree.entry(*tree.nodes_of(object).first()?)?;
-            HostEntry { dir: tree.fid(dir)?.clone(), name: name.clone() }
+            HostEntry { dir: tree.fid(dir)?, name: name.clone() }
         };
         let dir = self.watched_dir(&entry)?;
         let host = self.host.borrow();

@@ -38,7 +38,7 @@ impl Share {
     /// Something was forgotten, so there may be room for the mark of a directory that has none.
     pub(super) fn mark_late(&self, state: &mut State, open: impl Fn(NodeId) -> Option<OwnedFd>) {
         while let Some(id) = state.unmarked.pop() {
-            let Some(fid) = state.engine.tree().fid(id).cloned() else { continue };
+            let Some(fid) = state.engine.tree().fid(id) else { continue };
             let dir = state.dirs.at_hand(id).or_else(|| open(id).map(Arc::new));
             let Some(dir) = dir else { continue };
             if !self.mark(&dir, &fid) {

@@ -50,7 +50,7 @@ impl Share {
 
     /// How the host's watcher names the object of a known node.
     pub(crate) fn fid_of(&self, id: NodeId) -> Option<Fid> {
-        self.lock().engine.tree().fid(id).cloned()
+        self.lock().engine.tree().fid(id)
     }
 
     /// A directory and name under which the guest knows a node.
@@ -161,7 +161,7 @@ impl Share {
                 let state = self.lock();
                 let tree = state.engine.tree();
                 let (dir, name) = tree.entry(id)?;
-                (dir, name.clone(), tree.fid(id)?.clone())
+                (dir, name.clone(), tree.fid(id)?)
             };
             let dir = self.open_below(dir, depth.checked_sub(1)?)?;
             let path_only = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -102,12 +102,12 @@ impl State {
         match about {
             Subject::Entry(dir, name) => {
                 let Some(dir) = tree.fid(*dir) else { return Vec::new() };
-                let entry = HostEntry { dir: dir.clone(), name: name.clone() };
+                let entry = HostEntry { dir, name: name.clone() };
                 mask.iter().map(|event| (Expected::Entry(entry.clone()), event)).collect()
             }
             Subject::Node(_) | Subject::NodeAt(..) | Subject::DirectoryAt(..) => {
                 let fid = self.node_of(about).and_then(|id| tree.fid(id));
-                fid.map(|fid| (Expected::Object(fid.clone()), mask)).into_iter().collect()
+                fid.map(|fid| (Expected::Object(fid), mask)).into_iter().collect()
             }
         }
     }

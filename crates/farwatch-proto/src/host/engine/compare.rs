@@ -39,7 +39,7 @@ impl Engine {
         let compared = self.nets.compare(now, listing, touched.as_ref(), &self.tree, &self.ledger);
         let Some((dir, Net { itself, changes })) = compared else { return };
         if !itself.is_empty() {
-            let object = self.tree.fid(dir).cloned();
+            let object = self.tree.fid(dir);
             let event = GuestEvent::Object { node: self.tree.node(dir), mask: itself };
             self.push(Pending::new(event, object));
         }
@@ -67,7 +67,7 @@ impl Engine {
     pub(super) fn handle_checked(&mut self, now: Instant, check: Check, checked: Checked) {
         let found = checked.found.as_ref().and_then(|found| found.object.clone());
         for id in self.contested.handle_checked(now, check, checked) {
-            if found.is_none() || self.tree.fid(id) != found.as_ref() {
+            if found.is_none() || self.tree.fid(id) != found {
                 self.push_end(id);
             }
         }
@@ -157,7 +157,7 @@ impl Engine {
             Reported::Unknown => {
                 let shown = |id: &NodeId| {
                     let kind = self.tree.kind(*id).unwrap_or_default();
-                    (Some(*id), Shown { object: self.tree.fid(*id).cloned(), kind })
+                    (Some(*id), Shown { object: self.tree.fid(*id), kind })
                 };
                 let mut gone: Vec<_> = self.tree.told(dir, &name).iter().map(shown).collect();
                 if gone.is_empty() {

@@ -197,10 +197,8 @@ impl Engine {
         if !self.is_listening() {
             return;
         }
-        let shown = |id| Shown {
-            object: self.tree.fid(id).cloned(),
-            kind: self.tree.kind(id).unwrap_or_default(),
-        };
+        let shown =
+            |id| Shown { object: self.tree.fid(id), kind: self.tree.kind(id).unwrap_or_default() };
         let reported = match id {
             _ if self.is_order_unknown(dir, name) => Reported::Unknown,
             Some(id) => Reported::Present(shown(id)),

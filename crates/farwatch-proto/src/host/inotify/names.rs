@@ -55,9 +55,10 @@ impl Names {
         if let Some(slot) = self.dirs.get(&entry.dir).and_then(|names| names.get(&entry.name)) {
             // What has come there had gone when it was looked for; the guest may have found it before.
             let found = || {
-                let mut held = tree.nodes_of(&entry.dir).iter().flat_map(|dir| {
-                    tree.held(*dir, &entry.name).filter_map(|id| tree.fid(id).cloned())
-                });
+                let mut held = tree
+                    .nodes_of(&entry.dir)
+                    .iter()
+                    .flat_map(|dir| tree.held(*dir, &entry.name).filter_map(|id| tree.fid(id)));
                 held.find(|object| !slot.past.contains(object))
             };
             return Some(slot.now.clone().or_else(|| if slot.unseen { found() } else { None }));
@@ -65,7 +66,7 @@ impl Names {
         // The oldest: the others are there because the guest has looked ahead of the reports.
         let told = |dir: &_| tree.held(*dir, &entry.name).next();
         let id = tree.nodes_of(&entry.dir).iter().find_map(told)?;
-        tree.fid(id).cloned().map(Some)
+        tree.fid(id).map(Some)
     }
 
     /// Whether something is known to be in a directory: another cannot replace it.

@@ -181,7 +181,7 @@ impl<'a> Replaying<'a> {
             self.tree.tell_current(dir, name, None);
             return ENOENT;
         };
-        let removals = self.tree.fid(id).map_or(0, |fid| self.under_way(fid, dir).removals);
+        let removals = self.tree.fid(id).map_or(0, |fid| self.under_way(&fid, dir).removals);
         Answer::Entry(Object::Known { id, links: 1 + i64::from(removals), here: false })
     }
 
@@ -249,7 +249,7 @@ impl<'a> Replaying<'a> {
         let fits = |id: &NodeId| self.is_like(*id) && !is_above(*id);
         self.tree.held(dir, name).filter(fits).find(|id| {
             let fid = self.tree.fid(*id);
-            let arrives = fid.is_some_and(|fid| self.under_way(fid, dir).arrivals > 0);
+            let arrives = fid.is_some_and(|fid| self.under_way(&fid, dir).arrivals > 0);
             Some(*id) != self.known && !arrives
         })
     }

@@ -28,8 +28,7 @@ impl Tree {
 
     /// The directories in which the guest's dentry cache may hold a node.
     fn held_in(&self, id: NodeId) -> impl Iterator<Item = NodeId> {
-        let names = self.nodes.get(&id).map_or(&[][..], |node| &node.names);
-        let holds = move |(dir, name): &&(NodeId, Name)| self.current(*dir, name) == Some(id);
-        names.iter().filter(holds).map(|(dir, _)| *dir)
+        let holds = move |(dir, name): &(NodeId, &Name)| self.current(*dir, name) == Some(id);
+        self.store.names(id).filter(holds).map(|(dir, _)| dir)
     }
 }

@@ -2,26 +2,19 @@
 //! What holds of the tree after each change.
 
 use super::Tree;
+use super::store::State;
 use crate::FileKind;
 
 impl Tree {
     /// Asserts what holds after each change. Looks at everything.
     pub(in super::super) fn assert_invariants(&self) {
         self.assert_names_lead_here();
-        let by_fid = self.by_fid.iter().flat_map(|(fid, ids)| ids.iter().map(move |id| (fid, *id)));
-        let by_fid: Vec<_> = by_fid.collect();
-        for (fid, id) in &by_fid {
-            let found = self.nodes.get(id).and_then(|node| node.fid.as_ref());
-            assert_eq!(found, Some(*fid), "{id} is found by its file handle");
-        }
-        let identified = self.nodes.values().filter(|node| node.fid.is_some()).count();
-        assert_eq!(by_fid.len(), identified, "every identified node is found once");
-        let all = self.nodes.values().flat_map(|node| node.children.values());
-        let shown = all.filter(|told| told.shown.is_some()).count();
+        self.store.assert_invariants();
+        let all = self.store.iter().flat_map(|node| self.store.told_after(node.id(), None));
+        let shown = all.filter(|(_, told)| told.shown.is_some()).count();
         assert_eq!(self.shown, shown, "entries that are shown are counted");
         for (fid, (dir, name)) in &self.shown_dirs {
-            let told = self.nodes.get(dir).and_then(|node| node.children.get(name));
-            let shown = told.and_then(|told| told.shown.as_ref());
+            let shown = self.store.told(*dir, name).and_then(|told| told.shown);
             let is_it = shown.is_some_and(|shown| {
                 shown.object.as_ref() == Some(fid) && shown.kind == FileKind::Directory
             });
@@ -32,18 +25,23 @@ impl Tree {
     /// The names of the nodes are the inverse of the directories' entries.
     fn assert_names_lead_here(&self) {
         let mut names = 0;
-        for (id, node) in &self.nodes {
-            for (dir, name) in &node.names {
-                let here = self.told(*dir, name).iter().filter(|at| *at == id).count();
+        for id in self.store.iter().map(State::id) {
+            for (dir, name) in self.store.names(id) {
+                let here = self.told(dir, name).iter().filter(|at| **at == id).count();
                 assert_eq!(here, 1, "{id} is at {dir}/{name:?}");
+                names += 1;
             }
-            names += node.names.len();
         }
         let mut entries = 0;
-        for (dir, node) in &self.nodes {
-            for (name, told) in &node.children {
-                assert!(!told.is_nothing(), "{dir} has an entry {name:?} of nothing");
+        for dir in self.store.iter().map(State::id) {
+            let mut last = None;
+            for (name, told) in self.store.told_after(dir, None) {
+                let is_nothing =
+                    told.nodes.is_empty() && told.current.is_none() && told.shown.is_none();
+                assert!(!is_nothing, "{dir} has an entry {name:?} of nothing");
+                assert!(last < Some(name), "the entries of {dir} are in order");
                 entries += told.nodes.len();
+                last = Some(name);
             }
         }
         assert_eq!(names, entries, "each entry of a directory is a name of its node");

@@ -4,33 +4,33 @@
 use std::collections::BTreeMap;
 
 use super::super::state::{EntryState, NodeState};
+use super::store::State;
 use super::{Shown, Told, Tree};
 use crate::{Fid, FileKind, Generation, Name, NodeId};
 
 impl Tree {
     /// The nodes, as far as they mean something on another host.
     pub(in super::super) fn saved_nodes(&self) -> BTreeMap<NodeId, NodeState> {
-        let saved = |(id, node): (&NodeId, &super::State)| {
-            let super::State { kind, ino, nlookup, borrowed, .. } = *node;
-            (*id, NodeState { kind, ino, nlookup, borrowed })
+        let saved = |node: &State| {
+            let &State { kind, ino, nlookup, borrowed, .. } = node;
+            (node.id(), NodeState { kind, ino, nlookup, borrowed })
         };
-        self.nodes.iter().map(saved).collect()
+        self.store.iter().map(saved).collect()
     }
 
     /// What the guest was told of names.
     pub(in super::super) fn saved_entries(&self) -> BTreeMap<(NodeId, Name), EntryState> {
         let place = |id: &NodeId, dir: NodeId, name: &Name| {
-            let names = self.nodes.get(id).map_or(&[][..], |node| &node.names);
-            let place = names.iter().position(|(d, n)| (*d, n) == (dir, name));
+            let place = self.store.names(*id).position(|other| other == (dir, name));
             (*id, place.and_then(|place| u32::try_from(place).ok()).unwrap_or_default())
         };
         let mut entries = BTreeMap::new();
-        for (dir, node) in &self.nodes {
-            for (name, told) in &node.children {
-                let nodes = told.nodes.iter().map(|id| place(id, *dir, name)).collect();
-                let shown = told.shown.as_ref().map(|shown| shown.kind);
+        for dir in self.store.iter().map(State::id) {
+            for (name, told) in self.store.told_after(dir, None) {
+                let nodes = told.nodes.iter().map(|id| place(id, dir, name)).collect();
+                let shown = told.shown.map(|shown| shown.kind);
                 let entry = EntryState { current: told.current, shown, nodes };
-                entries.insert((*dir, name.clone()), entry);
+                entries.insert((dir, name.clone()), entry);
             }
         }
         entries
@@ -47,8 +47,10 @@ impl Tree {
         *self = Self { generation, ..Self::default() };
         for (id, node) in nodes {
             let NodeState { kind, ino, nlookup, borrowed } = *node;
-            let state = super::State { nlookup, borrowed, ..super::State::new(kind, ino, None) };
-            self.nodes.insert(*id, state);
+            self.store.insert(*id, kind, ino, None);
+            if let Some(node) = self.store.get_mut(*id) {
+                (node.nlookup, node.borrowed) = (nlookup, borrowed);
+            }
         }
         let mut names: BTreeMap<NodeId, BTreeMap<u32, (NodeId, Name)>> = BTreeMap::new();
         for ((dir, name), entry) in entries {
@@ -58,20 +60,17 @@ impl Tree {
             let nodes = entry.nodes.into_iter().map(|(id, _)| id).collect();
             let shown = entry.shown.map(|kind| Shown { object: None, kind });
             self.shown += usize::from(shown.is_some());
-            if let Some(parent) = self.nodes.get_mut(&dir) {
-                parent.children.insert(name, Told { current: entry.current, nodes, shown });
-            }
+            let told = Told { current: entry.current, nodes, shown };
+            self.store.change(dir, &name, |nothing| *nothing = told);
         }
         for (id, names) in names {
-            if let Some(node) = self.nodes.get_mut(&id) {
-                node.names = names.into_values().collect();
-            }
+            self.store.order_names(id, &names.into_values().collect::<Vec<_>>());
         }
-        let emptied = |(id, node): (&NodeId, &super::State)| {
-            let gone = *id != NodeId::ROOT && node.nlookup == 0 && !node.has_known_entries();
-            gone.then_some(*id)
+        let is_gone = |node: &&State| {
+            node.id() != NodeId::ROOT && node.nlookup == 0 && !node.has_known_entries()
         };
-        self.emptied = self.nodes.iter().filter_map(emptied).collect();
+        self.emptied = self.store.iter().filter(is_gone).map(State::id).collect();
+        self.emptied.sort();
         if let Some(fid) = root {
             let ino = self.ino(NodeId::ROOT).unwrap_or_default();
             self.identify(NodeId::ROOT, fid, ino);
@@ -80,11 +79,7 @@ impl Tree {
 
     /// A node that was loaded has been found: how the host names it, and its inode number there.
     pub fn identify(&mut self, id: NodeId, fid: Fid, ino: u64) {
-        if let Some(node) = self.nodes.get_mut(&id).filter(|node| node.fid.is_none()) {
-            node.fid = Some(fid.clone());
-            node.ino = ino;
-            self.by_fid.entry(fid).or_default().push(id);
-        }
+        self.store.identify(id, fid, ino);
     }
 
     /// The nodes of which the guest was told in a directory, each with its name and type.
@@ -96,9 +91,10 @@ impl Tree {
 
     /// The nodes without a name: the guest holds them, and was told that they left their place.
     pub fn nameless(&self) -> Vec<NodeId> {
-        let nameless = |(id, node): (&NodeId, &super::State)| {
-            (*id != NodeId::ROOT && node.names.is_empty()).then_some(*id)
-        };
-        self.nodes.iter().filter_map(nameless).collect()
+        let is_nameless =
+            |id: &NodeId| *id != NodeId::ROOT && self.store.names(*id).next().is_none();
+        let mut nameless: Vec<_> = self.store.iter().map(State::id).filter(is_nameless).collect();
+        nameless.sort();
+        nameless
     }
 }

@@ -11,6 +11,7 @@ use std::cmp::Reverse;
 use std::iter::successors;
 
 use super::Tree;
+use super::store::Flags;
 use crate::{Fid, FileKind, Name, NodeId};
 
 /// How many directories up one place is compared with another. What the guest believes may be a loop,
@@ -45,14 +46,14 @@ impl Tree {
     /// A node is mounted on the name that the guest knows it by. Mounts come and go without an event;
     /// what has happened to a name has happened to what is beneath.
     pub fn mounted(&mut self, id: NodeId) {
-        if let Some(node) = self.nodes.get_mut(&id) {
-            node.mounted = true;
+        if let Some(node) = self.store.get_mut(id) {
+            node.set(Flags::MOUNTED, true);
         }
     }
 
     /// Whether a node is mounted on its name.
     pub(in super::super) fn is_mounted(&self, id: NodeId) -> bool {
-        self.nodes.get(&id).is_some_and(|node| node.mounted)
+        self.store.get(id).is_some_and(|node| node.is(Flags::MOUNTED))
     }
 
     /// The nodes of [`Tree::told`] to which that can have happened.
@@ -93,7 +94,7 @@ impl Tree {
 
     /// The nodes of a directory, in each place where it is.
     fn places_of(&self, dir: NodeId) -> &[NodeId] {
-        self.fid(dir).map_or(&[], |fid| self.nodes_of(fid))
+        self.fid(dir).map_or(&[], |fid| self.nodes_of(&fid))
     }
 
     /// The first of the directories that are nearest to the end of a path.
@@ -103,8 +104,7 @@ impl Tree {
 
     /// The directories from the root to each in which a node has a name.
     fn paths_to(&self, id: NodeId) -> impl Iterator<Item = Vec<NodeId>> {
-        let names = self.nodes.get(&id).map(|node| node.names.iter());
-        names.into_iter().flatten().map(|(dir, _)| self.path(*dir))
+        self.store.names(id).map(|(dir, _)| self.path(dir))
     }
 
     /// The directories from the root to this one.

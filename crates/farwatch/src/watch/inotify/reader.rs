@@ -244,7 +244,7 @@ fn link_count(backend: &InotifyBackend, intake: &dyn Intake, object: &Fid) -> Op
     intake.inspect(&mut |tree| {
         let known = tree.nodes_of(object).first().and_then(|id| tree.entry(*id));
         place = known.and_then(|(dir, name)| {
-            let entry = HostEntry { dir: tree.fid(dir)?.clone(), name: name.clone() };
+            let entry = HostEntry { dir: tree.fid(dir)?, name: name.clone() };
             Some((dir, entry))
         });
     });
