@@ -58,7 +58,7 @@ struct Scale {
 const FULL: Scale = Scale {
     changes: 5000,
     burst: 50_000,
-    megabytes: 512,
+    megabytes: 128,
     walked: 10_000,
     directories: 20_000,
     repository: 20_000,

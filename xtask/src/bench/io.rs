@@ -16,6 +16,8 @@ use super::table::{Comparison, Report, timed};
 const MEGABYTE: usize = 1 << 20;
 const FILES_PER_DIRECTORY: usize = 20;
 const JOBS: [usize; 2] = [1, 4];
+/// Of the tree, divided among the jobs.
+const PARTS: usize = 4;
 
 pub(super) fn run(programs: &Programs, scale: Scale, report: &mut Report) -> anyhow::Result<()> {
     let sites = programs.sites(&[Site::Local, Site::Ours, Site::StockAuto]);
@@ -23,11 +25,16 @@ pub(super) fn run(programs: &Programs, scale: Scale, report: &mut Report) -> any
         "{} MiB written and read, {} files looked at; a fresh mount each time",
         scale.megabytes, scale.walked
     );
+    let dir = tempfile::tempdir()?;
+    for part in 0..PARTS {
+        make_tree(&dir.path().join(format!("tree{part}")), scale.walked / PARTS)?;
+    }
     let mut comparison = Comparison::new(title, &sites);
     for _ in 0..scale.rounds {
         for site in &sites {
             for jobs in JOBS {
-                round(&Share::start(programs, *site)?, scale, jobs, &mut comparison)?;
+                let share = Share::of(programs, *site, Some(dir.path()))?;
+                round(&share, scale, jobs, &mut comparison)?;
             }
         }
     }
@@ -44,10 +51,6 @@ fn round(
         1 => what.to_owned(),
         _ => format!("{what}, {jobs} jobs"),
     };
-    for job in 0..jobs {
-        make_tree(&share.src().join(format!("tree{job}")), scale.walked / jobs)?;
-    }
-    share.settle()?;
     let mnt = share.mnt();
     let megabytes = scale.megabytes / jobs;
     let data = |job: usize| mnt.join(format!("data{job}"));
@@ -55,8 +58,12 @@ fn round(
         .measure(&row("write"), share, || at_once(jobs, |job| write(&data(job), megabytes)))?;
     // Opening drops what the mount has cached of it.
     comparison.measure(&row("read"), share, || at_once(jobs, |job| read(&data(job))))?;
-    comparison
-        .measure(&row("stat"), share, || at_once(jobs, |job| walk(&mnt.join(format!("tree{job}")))))
+    let parts = PARTS / jobs;
+    let walk_parts = |job: usize| {
+        (job * parts..(job + 1) * parts).try_for_each(|n| walk(&mnt.join(format!("tree{n}"))))
+    };
+    comparison.measure(&row("stat"), share, || at_once(jobs, walk_parts))?;
+    (0..jobs).try_for_each(|job| Ok(fs::remove_file(share.src().join(format!("data{job}")))?))
 }
 
 /// How long it takes until all jobs have done their work.
