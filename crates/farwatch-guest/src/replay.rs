@@ -12,7 +12,7 @@ use farwatch_proto::guest::join::Joined;
 use farwatch_proto::guest::limbo::Limbo;
 use farwatch_proto::guest::opens::{Opens, Step};
 use farwatch_proto::guest::plan::{Call, Place, Target, plan};
-use farwatch_proto::replay::{OpenMode, Times};
+use farwatch_proto::replay::{self, CallKind, OpenMode, Times};
 use farwatch_proto::wire::abi::FARWATCH_LIMBO_NAME;
 use farwatch_proto::{Entry, FileKind, GuestEvent, Mask, Name, Node, NodeId};
 use farwatch_sys::{handle, thread};
@@ -126,6 +126,7 @@ impl Replayer {
     fn call(&mut self, call: &Call) -> Result<(), Errno> {
         match call {
             Call::Create(entry, kind) => self.create(entry, *kind),
+            Call::CreateAndClose(entry, events) => self.create_and_close(entry, *events),
             Call::Link(node, entry, kind) => match self.link(*node, entry) {
                 // `vfs_link()` refuses an object without a name, and one may have been forgotten.
                 Err(Errno::NOENT | Errno::STALE) => self.create(entry, *kind),
@@ -176,7 +177,9 @@ impl Replayer {
         let entries = match call {
             Call::Remove(entry, _) => [Some(entry), None],
             Call::Rename(from, to) => [from.entry(), to.entry()],
-            Call::Create(..) | Call::Link(..) | Call::Content(..) => [None, None],
+            Call::Create(..) | Call::CreateAndClose(..) | Call::Link(..) | Call::Content(..) => {
+                [None, None]
+            }
         };
         for entry in entries.into_iter().flatten() {
             // Where nothing is, the server refuses the call that follows.
@@ -304,6 +307,25 @@ impl Replayer {
         rustix::fs::mknodat(&dir, name, file_type, mode, 0)
     }
 
+    /// A server that does not know CREATE in a replay refuses it, and so does one for which something is there.
+    fn create_and_close(&mut self, entry: &Entry, events: Mask) -> Result<(), Errno> {
+        let target = Target::Entry(entry.clone());
+        let Ok(file) = self.dir(entry).and_then(|dir| create_file(&dir, entry.name.as_bytes()))
+        else {
+            let created = self.create(entry, FileKind::Regular);
+            let changed = self.content(&target, events);
+            return created.and(changed);
+        };
+        let mut result = Ok(());
+        for row in replay::rows(events, FileKind::Regular, false) {
+            if let CallKind::SetTimes(times) = row.call {
+                let set = set_times(&file, times).or_else(|_| self.content(&target, times.event()));
+                result = result.and(set);
+            }
+        }
+        result
+    }
+
     fn dir(&self, entry: &Entry) -> Result<OwnedFd, Errno> {
         self.open(entry.dir, DIRECTORY)
     }
@@ -362,6 +384,13 @@ fn look_again(dir: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(errno) => Err(errno),
     }
+}
+
+/// Makes a file that is not there, opened for writing.
+fn create_file(dir: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
+    let new = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW;
+    let flags = new | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o644))
 }
 
 /// Only a regular file, or a directory for reading: opening a FIFO or a device would be felt by others.

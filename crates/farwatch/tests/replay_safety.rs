@@ -10,6 +10,8 @@
 mod about;
 #[path = "common/bench.rs"]
 mod bench;
+#[path = "replay_safety/create.rs"]
+mod create;
 #[path = "common/fake_driver.rs"]
 #[expect(dead_code, reason = "other tests need the rest")]
 mod fake_driver;

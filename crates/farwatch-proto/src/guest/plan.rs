@@ -15,6 +15,10 @@ use crate::{Entry, FileKind, GuestEvent, Mask, Node};
 pub enum Call {
     /// `mkdirat(2)`, `symlinkat(2)` or `mknodat(2)`, by the type: raises CREATE.
     Create(Entry, FileKind),
+    /// A regular file that was made and closed: an exclusive `open(2)` that makes and opens it for writing, `futimens(2)`
+    /// for MODIFY and ATTRIB among the bits of [`Mask::CONTENT`], and `close(2)`. That raises CREATE, OPEN, and
+    /// CLOSE_WRITE at last, by fewer requests than [`Call::Create`] and [`Call::Content`], which are made if it fails.
+    CreateAndClose(Entry, Mask),
     /// `linkat(2)`: raises CREATE in the directory and ATTRIB on the object. An object that has lost
     /// its other names since cannot be linked any more: then the entry is created, with the type.
     Link(Node, Entry, FileKind),
@@ -100,7 +104,21 @@ fn entry_calls(
         // It has two entries, and an event of its own.
         CallKind::Rename => None,
     };
-    replay::rows(mask, kind, linked.is_some()).filter_map(call).collect()
+    let calls = replay::rows(mask, kind, linked.is_some()).filter_map(call).collect();
+    if kind == FileKind::Regular { opened_once(calls) } else { calls }
+}
+
+/// A file that is made and then opened for writing is made by that open. What is kept open is not opened so: its modes are
+/// for [`Opens`](super::opens::Opens).
+fn opened_once(mut calls: Vec<Call>) -> Vec<Call> {
+    if let [Call::Create(entry, _), Call::Content(_, events), ..] = &calls[..]
+        && events.contains(Mask::CLOSE_WRITE)
+        && !events.intersects(Mask::READS)
+    {
+        let call = Call::CreateAndClose(entry.clone(), *events);
+        calls.splice(..2, [call]);
+    }
+    calls
 }
 
 /// The type to create. One that is not known is made a plain file: no watcher is told the
@@ -144,6 +162,21 @@ mod tests {
                 Call::Remove(entry("f"), false),
             ]
         );
+    }
+
+    #[test]
+    fn file_that_is_made_and_closed_is_made_by_the_open_that_is_closed() {
+        let mask = Mask::CREATE | Mask::MODIFY | Mask::CLOSE_WRITE;
+        let once = Call::CreateAndClose(entry("f"), Mask::MODIFY | Mask::CLOSE_WRITE);
+        assert_eq!(plan(event(mask, FileKind::Regular)), std::slice::from_ref(&once));
+        let removed = plan(event(mask | Mask::DELETE, FileKind::Regular));
+        assert_eq!(removed, [once, Call::Remove(entry("f"), false)]);
+        let made = Call::Create(entry("f"), FileKind::Regular);
+        for events in [Mask::MODIFY, Mask::OPEN | Mask::CLOSE_WRITE] {
+            let content = Call::Content(Target::Entry(entry("f")), events);
+            let calls = plan(event(Mask::CREATE | events, FileKind::Regular));
+            assert_eq!(calls, [made.clone(), content]);
+        }
     }
 
     #[test]

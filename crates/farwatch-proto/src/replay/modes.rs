@@ -60,6 +60,7 @@ impl OpenMode {
     const O_WRONLY: u32 = 0o1;
     const O_RDWR: u32 = 0o2;
     const O_CREAT: u32 = 0o100;
+    const O_EXCL: u32 = 0o200;
     const O_TRUNC: u32 = 0o1000;
     const O_APPEND: u32 = 0o2000;
 
@@ -74,6 +75,12 @@ impl OpenMode {
             Self::O_RDWR => Some(Self::ReadWrite),
             _ => None,
         }
+    }
+
+    /// From `flags` of a `fuse_create_in`. `None` unless it makes a file that was not there and does nothing else.
+    pub const fn from_create_flags(flags: u32) -> Option<Self> {
+        const EXCLUSIVE: u32 = OpenMode::O_CREAT | OpenMode::O_EXCL;
+        if flags & EXCLUSIVE == EXCLUSIVE { Self::from_flags(flags & !EXCLUSIVE) } else { None }
     }
 
     /// The access mode of `open(2)`.
@@ -123,5 +130,19 @@ mod tests {
             }
         }
         assert_eq!(OpenMode::from_flags(3), None);
+    }
+
+    #[test]
+    fn create_that_is_not_exclusive_or_truncates_or_appends_has_no_mode() {
+        for mode in [OpenMode::Read, OpenMode::Write, OpenMode::ReadWrite] {
+            let flags = mode.flags() | 0o100 | 0o200;
+            assert_eq!(OpenMode::from_create_flags(flags | 0o4000), Some(mode));
+            for less in [0o100, 0o200] {
+                assert_eq!(OpenMode::from_create_flags(flags & !less), None, "{mode:?} {less:#o}");
+            }
+            for more in [0o1000, 0o2000] {
+                assert_eq!(OpenMode::from_create_flags(flags | more), None, "{mode:?} {more:#o}");
+            }
+        }
     }
 }

@@ -4,6 +4,29 @@
 use super::*;
 
 #[test]
+fn create_that_opens_stands_for_both_requests_and_is_granted_once() {
+    let create_open = MarkedRequest::CreateOpen(NodeId::ROOT, &name("f"));
+    let mut host = Host::new();
+    host.changed("f", Mask::CREATE, 9);
+    host.next();
+    assert_eq!(host.ask(create_open), EPERM, "nothing is closed");
+    assert_eq!(host.mknod("f"), Answer::Entry(Object::Adopt(FileKind::Regular)));
+    host.changed("f", Mask::CLOSE_WRITE, 9);
+    host.next();
+    assert_eq!(host.ask(create_open), EPERM, "nothing is made");
+
+    let mut host = Host::new();
+    host.changed("f", Mask::CREATE | Mask::CLOSE_WRITE, 9);
+    host.next();
+    let other = MarkedRequest::CreateOpen(NodeId::ROOT, &name("g"));
+    assert_eq!(host.ask(other), EPERM);
+    assert_eq!(host.ask(create_open), Answer::Entry(Object::Adopt(FileKind::Regular)));
+    assert_eq!(host.ask(create_open), EPERM);
+    assert_eq!(host.mknod("f"), EPERM);
+    assert_eq!(host.ask(MarkedRequest::Open(id(5), OpenMode::Write)), EPERM);
+}
+
+#[test]
 fn each_content_event_of_a_message_is_answered_once_and_for_its_own_object() {
     let mut host = Host::new();
     host.knows_file("f", 5);

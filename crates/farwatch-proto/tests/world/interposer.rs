@@ -195,9 +195,18 @@ impl World {
     }
 
     /// CREATE: what is there already is opened.
-    pub(crate) async fn serve_create(&self, at: Side<'_>) -> Result<EntryOut, Errno> {
+    pub(crate) async fn serve_create(
+        &self,
+        caller: Caller,
+        at: Side<'_>,
+    ) -> Result<EntryOut, Errno> {
         self.step().await;
         let (dir, name) = at;
+        if let Caller::Agent(seq) = caller {
+            let reply = self.create_open_marked(seq, at).await;
+            self.step().await;
+            return reply;
+        }
         let above = self.object(dir)?;
         let call = self.expect(&[(dir, name, Mask::CREATE)], &[]);
         self.step().await;

@@ -101,6 +101,15 @@ impl World {
         self.entry_or_refusal(seq, (dir, name), answer).await
     }
 
+    pub(crate) async fn create_open_marked(
+        &self,
+        seq: Option<Seq>,
+        (dir, name): Side<'_>,
+    ) -> Result<EntryOut, Errno> {
+        let answer = self.ask(seq, MarkedRequest::CreateOpen(dir, name));
+        self.entry_or_refusal(seq, (dir, name), answer).await
+    }
+
     pub(crate) async fn link_marked(
         &self,
         seq: Option<Seq>,

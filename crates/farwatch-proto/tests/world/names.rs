@@ -96,19 +96,24 @@ impl World {
     }
 
     /// `open(2)` with O_CREAT, which makes a file or opens the one that is there.
-    pub(crate) async fn sys_create(&self, caller: Caller, at: Side<'_>) -> Result<Held<'_>, Errno> {
+    pub(crate) async fn sys_create(
+        &self,
+        caller: Caller,
+        at: Side<'_>,
+        exclusive: bool,
+    ) -> Result<Held<'_>, Errno> {
         let (dir, name) = at;
         let _lock = self.lock(Lock::Dir(dir)).await;
         // `lookup_open()`, `fuse_atomic_open()`
-        let held = self.lookup_locked(caller, at, false).await?;
+        let held = self.lookup_locked(caller, at, exclusive).await?;
         if held.node().is_some() {
-            return Ok(held);
+            return if exclusive { Err(Errno::Exist) } else { Ok(held) };
         }
         if self.is_dead(dir) {
             return Err(Errno::NoEnt);
         }
         self.permission(caller, dir).await?;
-        let entry = self.serve_create(at).await?;
+        let entry = self.serve_create(caller, at).await?;
         if entry.kind != FileKind::Regular {
             self.kernel().leaked.push((entry.node, 1));
             return Err(Errno::Io);

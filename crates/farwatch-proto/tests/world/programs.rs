@@ -265,7 +265,7 @@ impl World {
         match op {
             Op::Make(_, kind) => self.sys_make(PROGRAM, side, kind, None).await,
             Op::Create(_) => {
-                let held = self.sys_create(PROGRAM, side).await?;
+                let held = self.sys_create(PROGRAM, side, false).await?;
                 self.sys_write(&held).await?;
                 self.sys_close(held).await;
                 Ok(())

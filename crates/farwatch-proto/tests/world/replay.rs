@@ -5,7 +5,7 @@ use farwatch_proto::guest::join::Joined;
 use farwatch_proto::guest::limbo::Limbo;
 use farwatch_proto::guest::opens::{Opens, Step};
 use farwatch_proto::guest::plan::{Call, Place, Target, plan};
-use farwatch_proto::replay::OpenMode;
+use farwatch_proto::replay::{CallKind, OpenMode, rows};
 use farwatch_proto::wire::abi::FARWATCH_LIMBO_NAME;
 use farwatch_proto::{Entry, FileKind, GuestEvent, Mask, Name, Node, NodeId};
 
@@ -75,6 +75,7 @@ impl<'a> Replayer<'a> {
     async fn call(&mut self, call: &Call) -> Result<(), Errno> {
         match call {
             Call::Create(entry, kind) => self.create(entry, *kind).await,
+            Call::CreateAndClose(entry, events) => self.create_and_close(entry, *events).await,
             Call::Link(node, entry, kind) => match self.link(*node, entry).await {
                 Err(Errno::NoEnt | Errno::Stale) => self.create(entry, *kind).await,
                 linked => linked,
@@ -106,6 +107,28 @@ impl<'a> Replayer<'a> {
     async fn create(&self, entry: &Entry, kind: FileKind) -> Result<(), Errno> {
         let dir = self.open(entry.dir).await?;
         self.create_in(&dir, entry, kind).await
+    }
+
+    async fn create_and_close(&mut self, entry: &Entry, events: Mask) -> Result<(), Errno> {
+        let target = Target::Entry(entry.clone());
+        let dir = self.open(entry.dir).await?;
+        let at = (dir.node().ok_or(Errno::Stale)?, &entry.name);
+        let Ok(file) = self.world.sys_create(self.caller, at, true).await else {
+            let created = self.create(entry, FileKind::Regular).await;
+            let changed = self.content(&target, events).await;
+            return created.and(changed);
+        };
+        let mut result = Ok(());
+        for row in rows(events, FileKind::Regular, false) {
+            let CallKind::SetTimes(times) = row.call else { continue };
+            let mut set = self.world.sys_set_times(self.caller, &file, times).await;
+            if set.is_err() {
+                set = self.content(&target, times.event()).await;
+            }
+            result = result.and(set);
+        }
+        self.world.kernel().raise_both(file.id, Mask::CLOSE_WRITE);
+        result
     }
 
     async fn create_in(&self, dir: &Held<'a>, entry: &Entry, kind: FileKind) -> Result<(), Errno> {
@@ -229,7 +252,9 @@ impl<'a> Replayer<'a> {
         let entries = match call {
             Call::Remove(entry, _) => [Some(entry), None],
             Call::Rename(from, to) => [from.entry(), to.entry()],
-            Call::Create(..) | Call::Link(..) | Call::Content(..) => [None, None],
+            Call::Create(..) | Call::CreateAndClose(..) | Call::Link(..) | Call::Content(..) => {
+                [None, None]
+            }
         };
         for entry in entries.into_iter().flatten() {
             if let Ok(dir) = self.open(entry.dir).await {

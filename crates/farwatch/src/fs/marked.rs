@@ -16,7 +16,8 @@ use virtiofsd::soft_idmap::Id;
 use super::{Handle, Inode, Interposer, attr, control, entry, node};
 use crate::share::Share;
 
-/// Over before anybody can look, and yet a lifetime.
+/// Over before anybody can look, and yet a lifetime: the kernel rounds it up to one or two ticks
+/// (`timespec64_to_jiffies()`).
 const BRIEF: Duration = Duration::from_nanos(1);
 
 /// The number of the notification that a request belongs to: the agent's fsgid.
@@ -85,6 +86,25 @@ impl Interposer {
         let (dir, name) = entry(parent, name)?;
         let answer = self.ask(&ctx, MarkedRequest::Create(dir, &name, kind));
         self.entry_or_refusal(ctx, dir, &name, answer)
+    }
+
+    /// A file that is made by a replay, which opens it for writing and closes it: as [`Interposer::create_marked`] and
+    /// [`Interposer::open_marked`] in one.
+    pub(super) fn create_open_marked(
+        &self,
+        ctx: Context,
+        parent: Inode,
+        name: &CStr,
+        (mode, flags): (u32, u32),
+    ) -> io::Result<(Entry, Option<Handle>, OpenOptions)> {
+        let is_file = FileKind::from_mode(mode) == FileKind::Regular;
+        if !is_file || OpenMode::from_create_flags(flags) != Some(OpenMode::Write) {
+            return Err(not_asked());
+        }
+        let (dir, name) = entry(parent, name)?;
+        let answer = self.ask(&ctx, MarkedRequest::CreateOpen(dir, &name));
+        let entry = self.entry_or_refusal(ctx, dir, &name, answer)?;
+        Ok((entry, Some(control::REPLAY_HANDLE), OpenOptions::NOFLUSH))
     }
 
     pub(super) fn link_marked(
@@ -252,8 +272,8 @@ impl Interposer {
     /// The file server's own entry, when it is the one that the replay is about. Otherwise the
     /// reference is given back, and the guest hears nothing of it.
     ///
-    /// The guest may keep the name, but not the attributes: nobody there has asked for them, and
-    /// the host may be just about to write what it has created.
+    /// The guest may keep the name, but the attributes for no longer than its kernel needs to open the file without
+    /// asking for them again: nobody there has asked for them, and the host may be just about to write what it has created.
     fn found_here(
         &self,
         ctx: Context,
@@ -264,7 +284,7 @@ impl Interposer {
         let c_name = CString::new(name.as_bytes()).ok()?;
         let mut entry = self.inner.lookup(ctx, dir.get(), &c_name).ok()?;
         if is_it(&entry) {
-            entry.attr_timeout = Duration::ZERO;
+            entry.attr_timeout = entry.attr_timeout.min(BRIEF);
             return Some(entry);
         }
         self.inner.forget(ctx, entry.inode, 1);

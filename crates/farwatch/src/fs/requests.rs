@@ -244,6 +244,9 @@ impl FileSystem for Interposer {
         umask: u32,
         extensions: Extensions,
     ) -> io::Result<(Entry, Option<Handle>, OpenOptions)> {
+        if self.is_agent(&ctx) {
+            return self.create_open_marked(ctx, parent, name, (mode, flags));
+        }
         let (dir, name_) = self.check_entry(&ctx, parent, name)?;
         let labelled = extensions.secctx.is_some();
         let request = Request::Create { dir, name: &name_, labelled, flags };

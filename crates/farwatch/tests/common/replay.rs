@@ -8,17 +8,20 @@ use std::time::Instant;
 use farwatch_proto::guest::join::{Join, Joined};
 use farwatch_proto::guest::opens::{Opens, Step};
 use farwatch_proto::guest::plan::{Call, Place, Target, plan};
-use farwatch_proto::replay::Times;
+use farwatch_proto::replay::{CallKind, Times, rows};
 use farwatch_proto::{Entry, FileKind, Mask};
 use rustix::io::Errno;
 
-use crate::guest::{Caller, Guest, ROOT, Reply, Told, fh, nodeid};
-use crate::requests::{self, Request, fattr, file_type};
+use crate::guest::{Caller, Guest, ROOT, Reply, Told, fh, le64, nodeid};
+use crate::requests::{self, Request, fattr, file_type, open_flags};
 
 /// SETATTR of the mtime alone, for MODIFY.
 pub(crate) const MODIFY: u32 = fattr::MTIME_NOW;
 /// SETATTR of both times, for ATTRIB.
 pub(crate) const ATTRIB: u32 = fattr::ATIME_NOW | fattr::MTIME_NOW;
+
+/// `struct fuse_entry_out`, which the reply to CREATE begins with.
+const ENTRY_OUT_LEN: usize = 128;
 
 /// A request that would change something, and its reply.
 pub(crate) type Answered = (Request, Reply);
@@ -62,6 +65,7 @@ impl Replay<'_> {
                 self.lookup(entry);
                 self.change(create(entry, *kind));
             }
+            Call::CreateAndClose(entry, events) => self.create_and_close(entry, *events),
             Call::Link(node, entry, _) => {
                 self.lookup(entry);
                 self.change(requests::link(node.id.get(), dir(entry), name(entry)));
@@ -90,6 +94,21 @@ impl Replay<'_> {
         }
     }
 
+    fn create_and_close(&mut self, entry: &Entry, events: Mask) {
+        self.lookup(entry);
+        let exclusive = open_flags::WRONLY | open_flags::EXCL;
+        let create = requests::create(dir(entry), name(entry), exclusive);
+        let Some(made) = self.change(create) else { return };
+        let node = nodeid(&made);
+        for row in rows(events, FileKind::Regular, false) {
+            if let CallKind::SetTimes(times) = row.call {
+                self.change(set_times(node, times));
+            }
+        }
+        let fh = le64(&made, ENTRY_OUT_LEN);
+        assert_eq!(self.guest.send(self.agent, &requests::release(node, fh)), Ok(Vec::new()));
+    }
+
     /// What an agent would keep open is closed at the end of the event.
     fn content(&mut self, target: &Target, node: u64, events: Mask) {
         let mut opens = Opens::default();
@@ -113,11 +132,7 @@ impl Replay<'_> {
                     }
                 }
                 Step::SetTimes(times) => {
-                    let valid = match times {
-                        Times::Mtime => MODIFY,
-                        Times::Both => ATTRIB,
-                    };
-                    self.change(requests::setattr(node, valid, 0));
+                    self.change(set_times(node, times));
                 }
                 Step::Refresh => {}
                 Step::Close(writes) => {
@@ -168,6 +183,14 @@ impl Replay<'_> {
             }
         }
     }
+}
+
+fn set_times(node: u64, times: Times) -> Request {
+    let valid = match times {
+        Times::Mtime => MODIFY,
+        Times::Both => ATTRIB,
+    };
+    requests::setattr(node, valid, 0)
 }
 
 fn create(entry: &Entry, kind: FileKind) -> Request {

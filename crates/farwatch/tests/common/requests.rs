@@ -28,6 +28,7 @@ pub(crate) mod open_flags {
     pub(crate) const RDONLY: u32 = 0;
     pub(crate) const WRONLY: u32 = 1;
     pub(crate) const RDWR: u32 = 2;
+    pub(crate) const CREAT: u32 = 0o100;
     pub(crate) const EXCL: u32 = 0o200;
     pub(crate) const TRUNC: u32 = 0o1000;
     pub(crate) const APPEND: u32 = 0o2000;
@@ -244,7 +245,8 @@ pub(crate) fn access(node: u64) -> Request {
 }
 
 pub(crate) fn create(dir: u64, name: &str, flags: u32) -> Request {
-    Request::new(Opcode::Create, dir).u32(flags).u32(0o644).u32(0o22).u32(0).name(name)
+    let (flags, mode) = (flags | open_flags::CREAT, file_type::REGULAR | 0o644);
+    Request::new(Opcode::Create, dir).u32(flags).u32(mode).u32(0o22).u32(0).name(name)
 }
 
 pub(crate) fn fallocate(node: u64, fh: u64) -> Request {

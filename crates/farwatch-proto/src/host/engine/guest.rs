@@ -225,7 +225,7 @@ impl Engine {
             MarkedRequest::Create(dir, name, kind) => {
                 contested.replayed(dir, name, || present(kind));
             }
-            MarkedRequest::Link(_, dir, name) => {
+            MarkedRequest::CreateOpen(dir, name) | MarkedRequest::Link(_, dir, name) => {
                 contested.replayed(dir, name, || present(kind()));
             }
             MarkedRequest::Remove(dir, name, _) => {

@@ -8,7 +8,7 @@ use super::super::backlog::{Backlog, Pending, UnderWay};
 use super::super::tree::{Shown, Tree};
 use super::record::{Message, Record, State};
 use super::{Answer, MarkedRequest, Object, Refusal};
-use crate::replay::{Part, RequestKind};
+use crate::replay::{OpenMode, Part, RequestKind};
 use crate::{Entry, Fid, FileKind, GuestEvent, Mask, Name, NodeId};
 
 const ENOENT: Answer = Answer::Refused(Refusal::NoEntry);
@@ -46,6 +46,7 @@ impl<'a> Replaying<'a> {
                 self.tree.show(dir, name, self.shown(kind));
                 Some(Answer::Entry(self.object(known, kind)))
             }
+            MarkedRequest::CreateOpen(dir, name) => self.create_open(dir, name),
             MarkedRequest::Link(node, dir, name) => {
                 let fits = self.part(dir, name) == Some(Part::Made)
                     && self.is_link()
@@ -100,6 +101,15 @@ impl<'a> Replaying<'a> {
             }
             MarkedRequest::Read(node) => self.content(node, RequestKind::Read, Answer::Done),
         }
+    }
+
+    /// Two requests in one, of which neither is granted without the other.
+    fn create_open(&mut self, dir: NodeId, name: &Name) -> Option<Answer> {
+        let open = RequestKind::Open(OpenMode::Write);
+        self.asked(open, true)?;
+        let made = self.answer(MarkedRequest::Create(dir, name, FileKind::Regular))?;
+        self.state.grant(open);
+        Some(made)
     }
 
     /// `Some` if the request is one that an event asks for and its arguments fit the event.

@@ -12,6 +12,8 @@ pub enum MarkedRequest<'a> {
     Lookup(NodeId, &'a Name),
     /// MKNOD, MKDIR or SYMLINK, with the type that it would make.
     Create(NodeId, &'a Name, FileKind),
+    /// CREATE of a regular file that is opened for writing alone: MKNOD and OPEN in one.
+    CreateOpen(NodeId, &'a Name),
     /// LINK of a node to a new entry.
     Link(NodeId, NodeId, &'a Name),
     /// UNLINK, or RMDIR when true.
