@@ -187,7 +187,15 @@ impl Worker {
     fn forward(&mut self, slot: Slot, len: usize) -> Result<(), Error> {
         let message = slot.message(len);
         let header = InHeader::read(&self.memory.slice(message));
-        tracing::trace!(queue = self.queue.index(), opcode = header.opcode, header.unique, len);
+        let [uid, gid] = header.ids;
+        tracing::trace!(
+            queue = self.queue.index(),
+            opcode = header.opcode,
+            uid,
+            gid,
+            header.unique,
+            len
+        );
         self.shared.counts.add(header.opcode);
         if header.is_hiprio() {
             let mut hiprio = self.shared.hiprio.lock().unwrap_or_else(PoisonError::into_inner);

@@ -41,6 +41,8 @@ const FUSE_READDIR: u32 = 28;
 const FUSE_INTERRUPT: u32 = 36;
 const FUSE_BATCH_FORGET: u32 = 42;
 const FUSE_READDIRPLUS: u32 = 44;
+/// Where `uid` is in every message, before `gid`.
+const UID_AT: usize = 24;
 /// Where `size` is in a message with a `struct fuse_read_in`.
 const READ_IN_SIZE_AT: usize = IN_HEADER_LEN + 16;
 
@@ -51,6 +53,8 @@ pub(super) struct InHeader {
     pub(super) opcode: u32,
     /// Names the request in its reply.
     pub(super) unique: u64,
+    /// The uid and gid of whoever asks; those of an agent's request say that it is one.
+    pub(super) ids: [u32; 2],
     /// The longest reply that the kernel takes, where the message says it. virtiofsd fills all the
     /// room that a READ gives it, so it must be given no more.
     pub(super) reply_len_max: Option<usize>,
@@ -61,11 +65,12 @@ impl InHeader {
     pub(super) fn read(message: &VolatileSlice<'_>) -> Self {
         let opcode: u32 = message.read_obj(4).expect("a message has a header");
         let unique: u64 = message.read_obj(8).expect("a message has a header");
+        let ids: [u32; 2] = message.read_obj(UID_AT).expect("a message has a header");
         let reply_len_max = matches!(opcode, FUSE_READ | FUSE_READDIR | FUSE_READDIRPLUS)
             .then(|| message.read_obj::<u32>(READ_IN_SIZE_AT).ok())
             .flatten()
             .and_then(|size| usize::try_from(size).ok()?.checked_add(OUT_HEADER_LEN));
-        Self { opcode, unique, reply_len_max }
+        Self { opcode, unique, ids, reply_len_max }
     }
 
     /// Whether its reply says what the kernel and the device agree upon.
