@@ -398,6 +398,26 @@ fn of_too_many_objects_with_several_names_the_last_are_not_kept() {
     assert_eq!(looks(&mut world), 1024);
 }
 
+#[test]
+fn objects_that_the_guest_has_forgotten_make_room_for_others_with_several_names() {
+    let mut world = World::new(true);
+    for i in 0..2000 {
+        world = world.known(&format!("a/f{i}"), &format!("o{i}"), 100 + i);
+        world.observer.learn(fid(&format!("o{i}")), 2, &world.tree);
+    }
+    for i in 0..2000 {
+        world.tree.forget(NodeId::new(100 + i).unwrap(), 1);
+    }
+    for i in 3000..4000 {
+        world = world.known(&format!("a/f{i}"), &format!("o{i}"), 100 + i);
+        world.observer.learn(fid(&format!("o{i}")), 2, &world.tree);
+    }
+    world.observer.handle(world.now, [report(B, "y", Mask::DELETE)]);
+    let looks = world.observer.looks(&world.tree).links;
+    assert!(looks.contains(&fid("o3999")), "{} are looked at", looks.len());
+    assert!(!looks.contains(&fid("o0")));
+}
+
 // Watches.
 
 #[test]

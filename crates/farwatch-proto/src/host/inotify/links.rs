@@ -14,18 +14,30 @@ use crate::Fid;
 #[derive(Debug, Default)]
 pub(super) struct Links {
     counts: BTreeMap<Fid, u32>,
+    /// How many more are not kept before those that the guest has forgotten are looked for again.
+    full_for: usize,
 }
 
 impl Links {
     /// The most objects that are kept. One more is not, and is told of names alone that are known.
     pub(super) const LEN_MAX: usize = 1024;
+    /// How many are not kept between one look at all and the next. The guest may know a million.
+    const FULL_FOR: usize = Self::LEN_MAX / 4;
 
     /// The guest gets to know an object with so many names.
     pub(super) fn learn(&mut self, object: Fid, nlink: u32, tree: &Tree) {
-        if self.counts.len() >= Self::LEN_MAX {
-            self.counts.retain(|object, _| !tree.nodes_of(object).is_empty());
+        if nlink < 2 {
+            return;
         }
-        if nlink > 1 && self.counts.len() < Self::LEN_MAX {
+        if self.counts.len() >= Self::LEN_MAX {
+            if self.full_for > 0 {
+                self.full_for -= 1;
+                return;
+            }
+            self.counts.retain(|object, _| !tree.nodes_of(object).is_empty());
+            self.full_for = Self::FULL_FOR;
+        }
+        if self.counts.len() < Self::LEN_MAX {
             self.counts.insert(object, nlink);
         }
     }
