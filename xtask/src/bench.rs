@@ -79,7 +79,7 @@ const QUICK: Scale = Scale {
     operations: 500,
     tree: 20_000,
     modules: 200,
-    rounds: 3,
+    rounds: 5,
 };
 
 type Group = fn(&Programs, Scale, &mut Report) -> anyhow::Result<()>;
