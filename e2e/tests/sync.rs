@@ -309,9 +309,9 @@ fn sync_goes_on_with_the_agent_that_comes_after() -> Result<()> {
     let mut command = mount.farwatch()?;
     command.args(["sync", "--timeout", "60"]).arg(mount.mount_point());
     let mut waiting = Process::start(command)?;
+    // Another worker takes its place.
     signal_agent(&mut mount, Signal::KILL)?;
-    mount.agent().wait()?;
-    mount.start_agent(&[])?;
+    mount.agent().wait_for_line(|line| line.starts_with("events are delivered on "))?;
     let status = waiting.wait()?;
     // It may have found the moment without an agent.
     if status.success() {

@@ -6,6 +6,7 @@
 mod bench;
 mod cached;
 mod ci;
+mod coherence;
 mod converge;
 mod guest;
 mod kernel;
@@ -33,6 +34,9 @@ usage: cargo xtask <task>
   oracle    random operations, and whether a mount tells of them what a local directory tells (needs
             root): --ops N --seed S [--unpaced] [--path mount|agent|6.1|6.12|uml] [--watch BACKEND]
             [--few] [--fault drop|swap|cookie] [--keep DIR]; or case FILE
+  coherence how old what is read in a mount is, and how often an effect is seen before its cause (needs root):
+            [--path mount|agent|local] [--cache POLICY] [--watch BACKEND] [--changes N] [--pause-max MICROSECONDS]
+            [--readers N] [--no-watcher] [--seed S]
   converge  few names changed at full speed, on the host and in the mount, and whether what a program in
             the mount believes is true afterwards (needs root): [renames solo both many] --trials N
             --seed S [--settle 1s|sync] [--path mount|agent|local] [--watch BACKEND] [--cache POLICY]
@@ -55,6 +59,7 @@ fn main() -> ExitCode {
         ["kernel", ref versions @ ..] => kernel::run(root, versions),
         ["vm-image", kernel, dir] => vm_image::run(root, kernel, Path::new(dir)),
         ["oracle", ref args @ ..] => oracle::run(root, args),
+        ["coherence", ref args @ ..] => coherence::run(root, args),
         ["converge", ref args @ ..] => converge::run(root, args),
         ["bench", "native", ref args @ ..] => bench::native::run(root, args),
         ["bench", ref args @ ..] => bench::run(root, args),

@@ -27,7 +27,7 @@ pub use change::{HostChange, HostEntry};
 pub use contested::{Check, Checked};
 pub use engine::{AttachError, Engine, Input, InterestError, Output, OwnChange, ReadMark};
 pub use hold::Hold;
-pub use ledger::{Answer, Ending, MarkedRequest, Object, Refusal};
+pub use ledger::{Answer, Ending, Held, MarkedRequest, Object, Refusal};
 pub use net::{Listed, Listing, Rescan};
 pub use order::put_right;
 pub use state::{State, StateError};

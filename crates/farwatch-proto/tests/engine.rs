@@ -8,6 +8,8 @@ mod above;
 mod content;
 #[path = "common/ids.rs"]
 mod ids;
+#[path = "engine/keep.rs"]
+mod keep;
 #[path = "engine/links.rs"]
 mod links;
 

@@ -267,9 +267,10 @@ impl World {
     /// Takes one notification, makes the kernel's requests and tells the program.
     fn replay(&mut self) -> bool {
         let Some(notification) = self.next() else { return false };
-        let (mask, Some(node), Some(name)) =
-            (notification.mask, notification.node, notification.name.clone())
-        else {
+        let (mask, Some(node)) = (notification.mask, notification.node) else { return true };
+        let Some(name) = notification.name.clone() else {
+            // Perhaps a probe, since nothing here asks for what replays content.
+            self.engine.probe_seen(node.id);
             return true;
         };
         let (dir, Some(n)) = (usize::from(node.id != ROOT), number(&name)) else { return true };
@@ -324,7 +325,8 @@ impl World {
         }
         for _ in 0..10_000 {
             let replayed = self.replay();
-            if !self.rescan(None) && !replayed {
+            // A probe may have been put behind what was sent.
+            if !self.rescan(None) && !replayed && !self.engine.has_next() {
                 match self.wakes_at {
                     Some(again) => self.now = again,
                     None => return,

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+pub mod coherence;
 pub mod converge;
 mod event;
 mod fanotify;

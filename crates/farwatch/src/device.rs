@@ -36,10 +36,10 @@ mod waiting;
 use std::cell::RefCell;
 use std::fmt;
 use std::fs::File;
-use std::io;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::{io, slice};
 
 use farwatch_proto::wire::abi::NOTIFY_BUF_SIZE;
 use tracing::error;
@@ -66,8 +66,9 @@ use self::desk::Desk;
 use self::migration::Migration;
 use self::notification::NotificationQueue;
 use self::request::{Requests, Waits, waits};
-use self::waiting::Waiting;
-pub(crate) use self::waiting::may_wait;
+use self::ring::Taken;
+use self::waiting::{WAITING_MAX, Waiting};
+pub(crate) use self::waiting::{may_wait, put_off};
 use crate::busy_poll::BusyPoll;
 use crate::virtio::{F_VERSION_1, FS_F_NOTIFICATION, RING_F_EVENT_IDX, RING_F_INDIRECT_DESC};
 
@@ -146,6 +147,9 @@ pub enum DeviceError {
 /// Request queues of the largest device. Each is a thread.
 pub const REQUEST_QUEUES_MAX: u32 = 8;
 
+/// Requests that wait at a time since their reply is ahead of events. Those beyond are answered at once.
+const AHEAD_MAX: usize = 4;
+
 /// The device: the file server, the engine's outlet, and the state of the vhost-user session, if
 /// there is one. Served by [`serve()`], one session after the other.
 ///
@@ -161,6 +165,8 @@ pub struct Device<F: FileSystem + Sync> {
     reads: Waiting,
     /// Questions for barriers.
     syncs: Waiting,
+    /// Requests whose reply is ahead of events.
+    ahead: Vec<Waiting>,
     migration: Migration,
     notifications: NotificationQueue,
     acked_features: AtomicU64,
@@ -198,8 +204,11 @@ impl<F: FileSystem + Send + Sync + 'static> Device<F> {
             tag,
             request_queues,
             desks: desks.collect::<io::Result<_>>()?,
-            reads: Waiting::start("control_reads", Arc::clone(&requests))?,
-            syncs: Waiting::start("syncs", Arc::clone(&requests))?,
+            reads: Waiting::start("control_reads", Arc::clone(&requests), WAITING_MAX)?,
+            syncs: Waiting::start("syncs", Arc::clone(&requests), WAITING_MAX)?,
+            ahead: (0..AHEAD_MAX)
+                .map(|_| Waiting::start("ahead", Arc::clone(&requests), 0))
+                .collect::<io::Result<_>>()?,
             migration: Migration::default(),
             requests,
             notifications: NotificationQueue::new(source),
@@ -283,24 +292,42 @@ impl<F: FileSystem + Send + Sync + 'static> Device<F> {
             let Some(taken) = ring.take(mem.clone()) else { break };
             served = true;
             let fetched = desk.fetch(&mem, taken.chain.clone());
-            let waiting = match fetched.as_ref().ok().and_then(waits) {
-                Some(Waits::Read) => Some(&self.reads),
-                Some(Waits::Sync) => Some(&self.syncs),
-                None => None,
-            };
-            let taken = if let Some(waiting) = waiting {
-                taken.waits_for(self.notifications.source());
-                match waiting.push(taken, mem.clone()) {
-                    Ok(()) => continue,
-                    Err(taken) => taken,
+            match fetched.as_ref().ok().and_then(waits) {
+                Some(Waits::Read) => {
+                    self.serve_later(slice::from_ref(&self.reads), taken, desk, &mem);
                 }
-            } else {
-                taken
-            };
-            let len = self.requests.serve(fetched);
-            taken.complete(len);
+                Some(Waits::Sync) => {
+                    self.serve_later(slice::from_ref(&self.syncs), taken, desk, &mem);
+                }
+                Some(Waits::Ahead) => {
+                    match waiting::unless_put_off(|| self.requests.serve(fetched)) {
+                        Some(len) => taken.complete(len),
+                        None => self.serve_later(&self.ahead, taken, desk, &mem),
+                    }
+                }
+                None => taken.complete(self.requests.serve(fetched)),
+            }
         }
         served
+    }
+
+    /// Hands a request to the first of the threads that takes it, or serves it at once if none does.
+    fn serve_later(
+        &self,
+        threads: &[Waiting],
+        mut taken: Taken,
+        desk: &mut Desk,
+        mem: &GuestMemoryLoadGuard<Memory>,
+    ) {
+        taken.waits_for(self.notifications.source());
+        for thread in threads {
+            match thread.push(taken, mem.clone()) {
+                Ok(()) => return,
+                Err(refused) => taken = refused,
+            }
+        }
+        let len = self.requests.serve(desk.fetch(mem, taken.chain.clone()));
+        taken.complete(len);
     }
 
     /// A driver may use the device from now on.
@@ -314,6 +341,7 @@ impl<F: FileSystem + Send + Sync + 'static> Device<F> {
         self.requests.close();
         self.reads.drain();
         self.syncs.drain();
+        self.ahead.iter().for_each(Waiting::drain);
     }
 
     /// The driver is gone, and the threads of its queues with it: forgets all about it.

@@ -10,10 +10,12 @@
 //!
 //! `requests` has the methods of the `FileSystem` trait, one for each request.
 
+mod ahead;
 mod attr;
 mod control;
 mod identify;
 mod inner;
+mod keep;
 mod marked;
 mod moved;
 mod own;
@@ -37,7 +39,7 @@ use virtiofsd::filesystem::{Context, Entry, FileSystem};
 use virtiofsd::passthrough::PassthroughFs;
 use virtiofsd::soft_idmap::Id;
 
-use crate::share::Share;
+use crate::share::{Keep, Share};
 use control::Control;
 pub use inner::Inner;
 use reconnect::Reconnect;
@@ -62,6 +64,8 @@ pub struct Interposer {
     /// Whether a link count of 0 is what tells that an object is gone. overlayfs goes on counting the name of an
     /// object of the lower layer.
     counts_links: bool,
+    /// How long the guest may keep what events keep true; `None` for no longer than anything else.
+    lease: Option<Duration>,
 }
 
 /// By a descriptor: the seccomp filter has no statfs(2).
@@ -81,7 +85,14 @@ impl Interposer {
         let (control, reconnect, stale) = Default::default();
         let root = root.to_owned();
         let counts_links = !is_overlay(&root);
-        Self { inner: inner.into(), share, control, reconnect, stale, root, adopts, counts_links }
+        let (inner, lease) = (inner.into(), None);
+        Self { inner, share, control, reconnect, stale, root, adopts, counts_links, lease }
+    }
+
+    /// Lets the guest keep what events keep true, for `lease` after each reply.
+    #[must_use]
+    pub fn with_lease(self, lease: Option<Duration>) -> Self {
+        Self { lease, ..self }
     }
 
     /// Both tags of an agent that replays: the marker uid, and the thread that opened the control node.
@@ -130,20 +141,24 @@ impl Interposer {
     /// Notes in the tree that a program in the guest has made `entry` under `name`.
     fn made(&self, dir: NodeId, name: &Name, entry: Entry) -> Entry {
         let Some(id) = NodeId::new(entry.inode) else { return entry };
-        self.share.guest_made(id, &entry.attr, dir, name, || self.identify(dir, name, &entry));
-        self.given(id, entry)
+        let identity = || self.identify(dir, name, &entry);
+        let keep = self.share.guest_made(id, &entry.attr, dir, name, identity);
+        self.given(id, entry, keep)
     }
 
     /// Notes in the tree that the guest learns of `entry` under `name`.
     fn learn(&self, dir: NodeId, name: &Name, entry: Entry) -> Entry {
         let Some(id) = NodeId::new(entry.inode) else { return entry };
-        self.share.learn(id, &entry.attr, dir, name, || self.identify(dir, name, &entry));
-        self.given(id, entry)
+        let identity = || self.identify(dir, name, &entry);
+        let keep = self.share.learn(id, &entry.attr, dir, name, identity);
+        self.given(id, entry, keep)
     }
 
     /// As the guest is to have it.
-    fn given(&self, id: NodeId, mut entry: Entry) -> Entry {
-        (entry.attr, entry.attr_timeout) = self.as_told(id, entry.attr, entry.attr_timeout);
+    fn given(&self, id: NodeId, mut entry: Entry, keep: Keep) -> Entry {
+        entry.entry_timeout = self.kept(entry.entry_timeout, || keep.entry);
+        let timeout = self.kept(entry.attr_timeout, || keep.attr);
+        (entry.attr, entry.attr_timeout) = self.as_told(id, entry.attr, timeout);
         self.stamped(entry)
     }
 

@@ -87,7 +87,8 @@ pub(crate) fn run(args: &ServeArgs, defaults: Defaults) -> anyhow::Result<()> {
     let inner = inner(args, defaults, &mut inside, guest_fd_limit)?;
     let adopts = args.files.inode_file_handles != InodeFileHandles::Never
         && has_file_handles(&inside.root_dir)?;
-    let fs = Interposer::new(inner, Arc::clone(&share), inside.root_dir.as_ref(), adopts);
+    let fs = Interposer::new(inner, Arc::clone(&share), inside.root_dir.as_ref(), adopts)
+        .with_lease(args.sharing.lease());
     let queues = args.sharing.request_queues;
     let device = Arc::new(Device::new(fs, tag, queues.into(), Arc::clone(&share) as _)?);
     let pump = Arc::downgrade(&device);

@@ -11,10 +11,12 @@
 //! can wait for the guest. Sinks are woken without it.
 
 mod agent;
+mod ahead;
 mod barrier;
 mod dirs;
 mod guest;
 mod intake;
+mod keep;
 mod kernel;
 mod marks;
 mod nodes;
@@ -34,8 +36,11 @@ use farwatch_sys::handle;
 
 use crate::deliver::Outbox;
 use crate::watch::Backend;
+use ahead::Moments;
 pub(crate) use dirs::DIRS_OPEN_MAX;
 use dirs::Dirs;
+pub(crate) use keep::Keep;
+use keep::{FileSystems, Pace};
 pub(crate) use own::{Announced, OwnCall, Subject};
 use unmarked::Unmarked;
 
@@ -54,6 +59,7 @@ pub struct Share {
     work: OnceLock<Arc<OwnedFd>>,
     /// Where notifications go, and where one waits for them and for barriers.
     outbox: Outbox,
+    moments: Moments,
 }
 
 /// What the lock guards.
@@ -64,6 +70,10 @@ struct State {
     dirs: Dirs,
     /// Known directories that could not be marked.
     unmarked: Unmarked,
+    /// Those of known directories.
+    file_systems: FileSystems,
+    /// Whether the agent goes on.
+    pace: Pace,
     /// There is a watch thread, which looks at what events are about before they are sent.
     looks: bool,
     /// How the agent that listens wants its notifications.
@@ -97,6 +107,7 @@ impl Share {
             flags: kernel::Flags::default(),
             work: OnceLock::new(),
             outbox: Outbox::default(),
+            moments: Moments::default(),
         }
     }
 
@@ -191,8 +202,7 @@ impl Share {
         begin(&mut state.engine, fid.clone());
         self.publish_agent(&state);
         if let (Some(fd), Some(fid)) = (fd.flatten(), fid) {
-            self.mark(&fd, &fid);
-            state.dirs.insert(NodeId::ROOT, fd);
+            self.mark_known(&mut state, NodeId::ROOT, fd, &fid);
         }
         state.delivery = None;
         drop(state);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The supervisor: starts a worker for each target, says how they are, and ends with them.
+//! The supervisor: starts a worker for each target, says how they are, and ends with them. A worker that was killed
+//! is replaced at once: what the guest's kernel has cached is kept true by nobody else.
 //!
 //! It sleeps until something happens; while all is well, that is never.
 
@@ -7,6 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -25,6 +27,8 @@ const END_WAIT: Duration = Duration::from_millis(700);
 
 /// A child and what it shares with us.
 struct Worker {
+    /// The target as the user has named it.
+    named: OsString,
     target: Target,
     child: Child,
     stdout: ChildStdout,
@@ -76,6 +80,15 @@ pub(super) fn run(targets: &[OsString], log: &str, timeout: Duration) -> anyhow:
                     }
                     at += 1;
                 }
+                Some(News::Ended) if worker.welcome && worker.was_killed()? => {
+                    let target = &worker.target;
+                    drop(writeln!(
+                        io::stderr(),
+                        "farwatch-agent: {target}: the worker was killed: another one takes its place"
+                    ));
+                    *worker = Worker::start(&worker.named, log, timeout)?;
+                    at += 1;
+                }
                 Some(news) => {
                     let worker = workers.remove(at);
                     let began = worker.welcome;
@@ -110,8 +123,8 @@ impl Worker {
             .spawn()
             .context("/proc/self/exe cannot be started (is /proc mounted?)")?;
         let stdout = child.stdout.take().context("a pipe")?;
-        let target = Target::parse(target);
-        Ok(Self { target, child, stdout, timer, rang: None, welcome: false })
+        let (named, target) = (target.to_owned(), Target::parse(target));
+        Ok(Self { named, target, child, stdout, timer, rang: None, welcome: false })
     }
 
     /// Reads what there is to read, without waiting.
@@ -137,6 +150,11 @@ impl Worker {
         }
         self.welcome = true;
         Ok(Some(News::Welcome))
+    }
+
+    /// Whether a signal has ended it. Called when its output has ended, so this does not wait for long.
+    fn was_killed(&mut self) -> anyhow::Result<bool> {
+        Ok(self.child.wait().context("a worker")?.signal().is_some())
     }
 
     fn has_rung(&self) -> anyhow::Result<bool> {

@@ -6,6 +6,7 @@ mod compare;
 mod guest;
 mod input;
 mod invariants;
+mod keep;
 mod native;
 mod probes;
 
@@ -73,8 +74,8 @@ pub struct Engine {
     owes: bool,
     /// The host's watcher merges equal events with others between them.
     merges: bool,
-    /// The last notification of which a change of a name has not been replayed, `None` while others wait to
-    /// be sent, and since when that is so.
+    /// The last notification that has not been replayed, `None` while others wait to be sent, and since when that is
+    /// so.
     stuck: Option<(Option<Seq>, Instant)>,
     queue: Queue,
     /// There may be something to send that the sinks do not know of.

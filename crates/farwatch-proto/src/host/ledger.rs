@@ -33,6 +33,16 @@ pub(super) enum Step {
     Leaves,
 }
 
+/// What a request of the guest is about, of which its kernel may hold locks until there is an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Held<'a> {
+    /// An entry that is looked up. The lock of the directory keeps changes of any name in it waiting, and who looks for
+    /// the same entry waits for the answer (`d_alloc_parallel()`).
+    Entry(NodeId, &'a Name),
+    /// A node. While a directory is listed, the lock of its names is held (`fuse_readdir_cached()`).
+    Node(NodeId),
+}
+
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
@@ -88,18 +98,61 @@ impl Ledger {
         self.unfinished.clear();
     }
 
+    /// Whether the first of the replays that are to come needs a lock that the guest's kernel holds over a request about
+    /// `held`.
+    pub(super) fn is_next_kept_by(&self, held: Held<'_>, tree: &Tree) -> bool {
+        let is_undone =
+            |record: &&Record| record.message == Message::First && !record.state.is_done();
+        let Some(Record { pending, .. }) = self.records.iter().find(is_undone) else {
+            return false;
+        };
+        let changes_name_in = |dir| match &pending.event {
+            GuestEvent::Entry { entry, mask, .. } => {
+                entry.dir.id == dir && mask.intersects(record::NAMES)
+            }
+            GuestEvent::Rename { from, to, .. } => from.dir.id == dir || to.dir.id == dir,
+            GuestEvent::Object { node, .. } => node.id == dir,
+            GuestEvent::Overflow => false,
+        };
+        match held {
+            Held::Node(id) => changes_name_in(id) || replaying::known(pending, tree) == Some(id),
+            Held::Entry(dir, name) => {
+                let is_about_it = |entry: &Entry| entry.dir.id == dir && entry.name == *name;
+                changes_name_in(dir)
+                    || matches!(&pending.event, GuestEvent::Entry { entry, .. } if is_about_it(entry))
+            }
+        }
+    }
+
+    /// The last of the notifications that were handed out and of which more requests are to come.
+    pub(super) fn last_undone(&self) -> Option<Seq> {
+        let is_undone =
+            |record: &&Record| record.message == Message::First && !record.state.is_done();
+        self.records.iter().rev().find(is_undone).map(|record| record.seq)
+    }
+
     /// The last of the notifications that were handed out and whose change of a name has not been replayed.
     pub(super) fn last_unfinished(&self) -> Option<Seq> {
         self.records.iter().rev().find(|record| record.changes_name()).map(|record| record.seq)
     }
 
+    /// Whether all that was handed out has been replayed, as far as requests show. An agent works in order, so the last
+    /// one tells; the second message of a rename says what the first has said.
+    pub(super) fn is_done(&self) -> bool {
+        let last = self.records.iter().rev().find(|record| record.message == Message::First);
+        last.is_none_or(|record| record.state.is_done())
+    }
+
     /// The agent has carried out, or tried to, all that was handed out before the probe of this node.
     pub(super) fn probed(&mut self, node: NodeId, backlog: &mut Backlog) {
         let is_probe = |record: &Record| matches!(&record.pending.event, GuestEvent::Object { node: probe, .. } if probe.id == node);
-        for _ in 0..self.records.iter().position(is_probe).unwrap_or_default() {
+        for _ in 0..self.records.iter().position(&is_probe).unwrap_or_default() {
             if let Some(record) = self.records.pop_front() {
                 self.retire(record, backlog);
             }
+        }
+        if let Some(probe) = self.records.front_mut().filter(|record| is_probe(record)) {
+            probe.state.todo = Mask::empty();
         }
     }
 

@@ -184,6 +184,11 @@ impl Nets {
         }
     }
 
+    /// Whether a directory is stale: events about it, or some of them, are left to its net.
+    pub(super) fn has(&self, dir: NodeId) -> bool {
+        self.stale.contains_key(&dir)
+    }
+
     /// How many directories are stale.
     pub(super) fn len(&self) -> usize {
         self.stale.len()

@@ -202,6 +202,11 @@ impl Tree {
         self.store.names(id).next_back()
     }
 
+    /// The directories in which the node has a name for the guest, as often as it has.
+    pub(super) fn named_in(&self, id: NodeId) -> impl Iterator<Item = NodeId> {
+        self.store.names(id).map(|(dir, _)| dir)
+    }
+
     /// What the guest's dentry cache holds for an entry: the node it was told last.
     pub fn current(&self, dir: NodeId, name: &Name) -> Option<NodeId> {
         self.store.told(dir, name)?.current

@@ -104,6 +104,8 @@ pub(super) enum Waits {
     Read,
     /// An IOCTL, for a barrier.
     Sync,
+    /// What shows how something is on the host may wait for events of the past.
+    Ahead,
 }
 
 /// While it exists, the session does not end.
@@ -390,10 +392,15 @@ pub(super) fn waits(request: &Request<'_>) -> Option<Waits> {
         Some(Waits::Read)
     } else if is_sync(request) {
         Some(Waits::Sync)
+    } else if SHOWS.iter().any(|opcode| is(&request.header, *opcode)) {
+        Some(Waits::Ahead)
     } else {
         None
     }
 }
+
+/// The requests that show how something is on the host, and after which the guest's kernel asks for nothing more.
+const SHOWS: [Opcode; 4] = [Opcode::Lookup, Opcode::Getattr, Opcode::Open, Opcode::Opendir];
 
 fn is_sync(request: &Request<'_>) -> bool {
     is(&request.header, Opcode::Ioctl)

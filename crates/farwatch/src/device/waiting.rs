@@ -3,11 +3,12 @@
 //!
 //! The agent of a stock guest posts a READ on the control node and gets its answer when there is something
 //! to tell, or after a bounded time (the file system's); a program that waits for a barrier gets its own
-//! likewise. A stock guest has one request queue, or one a CPU: a
+//! likewise, and one that asks for what is ahead of events. A stock guest has one request queue, or one a CPU: a
 //! request that waited on the queue's own thread would make every other request wait with it. So it is
-//! handed to this thread, and the queue goes on. Each of the two kinds has a thread, since the second
-//! waits for the agent, which waits for the first. Of one kind one waits at a time, and the others behind
-//! it: barriers are reached in the order in which they were asked for.
+//! handed to this thread, and the queue goes on. Each of the three kinds has a thread, since the others
+//! wait for the agent, which waits for the first. Of the first two kinds one waits at a time, and the others behind
+//! it: barriers are reached in the order in which they were asked for. The third has several threads, and none waits
+//! behind another: the guest's kernel holds locks over each, and a replay that another waits for may need them.
 
 use std::cell::Cell;
 use std::io;
@@ -23,15 +24,45 @@ use super::desk::Desk;
 use super::request::Requests;
 use super::ring::Taken;
 
-/// Requests that may wait for the thread. A mount has one agent, and an agent one READ. Those beyond are
+/// Requests that may wait for a thread. A mount has one agent, and an agent one READ. Those beyond are
 /// answered at once by the queue's own thread, with what there is.
-const WAITING_MAX: usize = 4;
+pub(super) const WAITING_MAX: usize = 4;
 /// What part of a queue's descriptors one request that waits may hold: all of them together leave half
 /// of the queue to others. One that holds more is answered at once, too.
 const HELD_PART_MAX: usize = 8;
 
 thread_local! {
     static MAY_WAIT: Cell<bool> = const { Cell::new(false) };
+    static PUTTING_OFF: Cell<PuttingOff> = const { Cell::new(PuttingOff::Impossible) };
+}
+
+/// Whether the request that this thread serves is served again later.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum PuttingOff {
+    /// It cannot.
+    Impossible,
+    /// It can.
+    Possible,
+    /// It is.
+    Wanted,
+}
+
+/// Asks that the request that this thread serves is served again by a thread that may wait, whatever it is answered
+/// now. `false` if that cannot be. The file system calls this, before it has changed anything.
+pub(crate) fn put_off() -> bool {
+    let possible = PUTTING_OFF.get() != PuttingOff::Impossible;
+    if possible {
+        PUTTING_OFF.set(PuttingOff::Wanted);
+    }
+    possible
+}
+
+/// Serves a request, which may be put off. `None` if it is.
+pub(super) fn unless_put_off(serve: impl FnOnce() -> u32) -> Option<u32> {
+    PUTTING_OFF.set(PuttingOff::Possible);
+    let len = serve();
+    let wanted = PUTTING_OFF.replace(PuttingOff::Impossible) == PuttingOff::Wanted;
+    (!wanted).then_some(len)
 }
 
 /// Whether the request that this thread serves may wait for something to happen on the host. The file
@@ -51,12 +82,16 @@ enum Job {
 }
 
 impl Waiting {
-    /// Starts the thread, under a name.
-    pub(super) fn start<F>(name: &str, requests: Arc<Requests<F>>) -> io::Result<Self>
+    /// Starts the thread, under a name. `waiting_max` requests may wait for it.
+    pub(super) fn start<F>(
+        name: &str,
+        requests: Arc<Requests<F>>,
+        waiting_max: usize,
+    ) -> io::Result<Self>
     where
         F: FileSystem + Send + Sync + 'static,
     {
-        let (sender, jobs) = sync_channel(WAITING_MAX);
+        let (sender, jobs) = sync_channel(waiting_max);
         let desk = Desk::new()?;
         thread::Builder::new().name(name.to_owned()).spawn(move || run(&requests, desk, &jobs))?;
         Ok(Self(sender))

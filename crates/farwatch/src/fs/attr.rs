@@ -2,7 +2,7 @@
 //! Attributes of nodes that are not in the share: the control node, the limbo directory, and the
 //! stand-ins that replay uses for objects that are not there any more.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use farwatch_proto::{FileKind, Generation, NodeId};
 use virtiofsd::filesystem::Entry;
@@ -17,6 +17,11 @@ pub(super) fn of_reserved(id: NodeId, agent: bool) -> Option<Attr> {
         _ if agent => id.phantom_kind().map(|kind| phantom(id, kind)),
         _ => None,
     }
+}
+
+/// When an object was changed last (`st_ctime`). `None` for a time that makes no sense.
+pub(super) fn changed(attr: &Attr) -> Option<SystemTime> {
+    SystemTime::UNIX_EPOCH.checked_add(Duration::new(attr.ctime, attr.ctimensec))
 }
 
 /// What an agent's kernel is to hear of a directory on its way to another one. One without links would

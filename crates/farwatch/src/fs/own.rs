@@ -3,14 +3,14 @@
 //! reported as is in `reported`. Where reports say who caused them, nothing is announced.
 
 use std::io;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use farwatch_proto::NodeId;
 use rustix::io::Errno;
 use virtiofsd::filesystem::{Context, FileSystem};
 
-use super::Interposer;
 use super::reported::{Request, reported};
+use super::{Interposer, attr};
 use crate::share::Announced;
 
 /// How often a call is made again that has failed for no reason.
@@ -50,8 +50,7 @@ impl Interposer {
     fn changed(&self, node: NodeId) -> Option<SystemTime> {
         let ctx = Context { uid: 0.into(), gid: 0.into(), pid: 0 };
         let (attr, _) = self.inner.getattr(ctx, node.get(), None).ok()?;
-        let since_epoch = Duration::new(attr.ctime, attr.ctimensec);
-        SystemTime::UNIX_EPOCH.checked_add(since_epoch)
+        attr::changed(&attr)
     }
 }
 

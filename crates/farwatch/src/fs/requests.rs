@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use farwatch_proto::host::Held;
 use farwatch_proto::wire::abi::MARKER_UID;
 use farwatch_proto::{FileKind, NodeId};
 use rustix::io::Errno;
@@ -22,6 +23,7 @@ use virtiofsd::fuse::{Attr, SetattrIn};
 use virtiofsd::passthrough::PassthroughFs;
 use virtiofsd::soft_idmap::Id;
 
+use super::ahead::later;
 use super::privileges::as_user;
 use super::reconnect::Entries;
 use super::reported::{Request, truncates};
@@ -93,14 +95,21 @@ impl FileSystem for Interposer {
             return Err(Errno::PERM.into());
         }
         share_node(parent)?;
+        self.catch_up(&ctx, Held::Entry(dir, &name_));
         match self.inner.lookup(ctx, parent, name) {
-            Ok(entry) => Ok(self.learn(dir, &name_, entry)),
-            Err(error) => {
-                if error.raw_os_error() == Some(Errno::NOENT.raw_os_error()) {
-                    self.share.learn_missing(dir, &name_);
-                }
-                Err(error)
+            Ok(entry) if self.puts_off(&ctx, &entry.attr) => {
+                self.inner.forget(ctx, entry.inode, 1);
+                Err(later())
             }
+            Ok(entry) => Ok(self.learn(dir, &name_, entry)),
+            Err(error) if error.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => {
+                if self.puts_off_missing(&ctx, dir) {
+                    return Err(later());
+                }
+                self.share.learn_missing(dir, &name_);
+                self.missing(dir).ok_or(error)
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -127,6 +136,7 @@ impl FileSystem for Interposer {
             return Ok((attr, Duration::ZERO));
         }
         self.check_read(inode)?;
+        self.catch_up(&ctx, Held::Node(id));
         match self.inner.getattr(ctx, inode, handle.filter(|fh| !control::is_ours(*fh))) {
             // Of an object that has gone since: its last events are still being replayed.
             Err(_) if agent => {
@@ -138,7 +148,8 @@ impl FileSystem for Interposer {
                 Ok((attr, Duration::ZERO))
             }
             Ok((attr, timeout)) if agent => Ok((attr::on_the_way(attr), timeout)),
-            reply => reply.map(|(attr, timeout)| self.as_told(id, attr, timeout)),
+            Ok((attr, _)) if self.puts_off(&ctx, &attr) => Err(later()),
+            reply => reply.map(|(attr, timeout)| self.attributes(id, attr, timeout)),
         }
     }
 
@@ -158,7 +169,7 @@ impl FileSystem for Interposer {
         let request = Request::SetAttr { node: id, valid, open: handle.is_some() };
         let (attr, timeout) =
             self.own(&request, || self.inner.setattr(ctx, inode, attr, handle, valid))?;
-        Ok(self.as_told(id, attr, timeout))
+        Ok(self.attributes(id, attr, timeout))
     }
 
     fn symlink(
@@ -323,12 +334,14 @@ impl FileSystem for Interposer {
         if self.is_agent(&ctx) {
             return self.open_marked(&ctx, inode, flags);
         }
-        let node = self.check(&ctx, inode)?;
+        let id = self.check(&ctx, inode)?;
+        let kept = self.keeps_content(&ctx, id, OpenOptions::KEEP_CACHE)?;
         if kill_priv && truncates(flags) {
-            self.clear_set_id(ctx, node);
+            self.clear_set_id(ctx, id);
         }
-        let request = Request::Open { node, flags };
-        self.own(&request, || self.inner.open(ctx, inode, kill_priv, flags))
+        let request = Request::Open { node: id, flags };
+        let opened = self.own(&request, || self.inner.open(ctx, inode, kill_priv, flags));
+        opened.map(|(handle, options)| (handle, options | kept))
     }
 
     fn read<W: ZeroCopyWriter>(
@@ -431,7 +444,10 @@ impl FileSystem for Interposer {
                 return Ok((Some(handle), OpenOptions::empty()));
             }
         }
-        self.inner.opendir(ctx, inode, flags)
+        let options = OpenOptions::CACHE_DIR | OpenOptions::KEEP_CACHE;
+        let kept = self.keeps_content(&ctx, node(inode)?, options)?;
+        let (handle, options) = self.inner.opendir(ctx, inode, flags)?;
+        Ok((handle, options | kept))
     }
 
     fn readdir(

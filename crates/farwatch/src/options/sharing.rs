@@ -4,6 +4,8 @@
 //! `farwatch mount` passes them to the `farwatch serve` that it starts, with
 //! [`SharingArgs::to_args`].
 
+use std::time::Duration;
+
 use clap::{Args, ValueEnum};
 use farwatch_proto::Mask;
 
@@ -11,9 +13,14 @@ use farwatch_proto::Mask;
 #[derive(Clone, PartialEq, Eq, Debug, Args)]
 pub(crate) struct SharingArgs {
     /// What the client may cache. With `never`, every access goes to the host
-    #[arg(long, value_name = "POLICY", value_enum, default_value_t = Cache::Auto)]
+    #[arg(long, value_name = "POLICY", value_enum, default_value_t = Cache::Events)]
     #[arg(ignore_case = true)]
     pub(crate) cache: Cache,
+    /// With `--cache events`: how long the client may keep what events keep true. It is wrong for as long as that
+    /// if the agent is lost and none takes its place
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) lease: u64,
     /// How to watch the host. `auto` is inotify, which reports every change in order, or fanotify if
     /// inotify is not available or `--events all` needs it
     #[arg(long, value_name = "BACKEND", value_enum, default_value_t = WatchBackend::Auto)]
@@ -45,6 +52,7 @@ impl SharingArgs {
         // No `..`, so that a new option does not compile until it is passed on here.
         let Self {
             cache,
+            lease,
             watch,
             events,
             no_join_renames,
@@ -54,6 +62,7 @@ impl SharingArgs {
         } = self;
         let mut args = vec![
             format!("--cache={}", value_name(cache)),
+            format!("--lease={lease}"),
             format!("--watch={}", value_name(watch)),
             format!("--events={}", value_name(events)),
             format!("--request-queues={request_queues}"),
@@ -69,6 +78,13 @@ impl SharingArgs {
 fn value_name(value: &impl ValueEnum) -> String {
     let value = value.to_possible_value().expect("no value is hidden from the command line");
     value.get_name().to_owned()
+}
+
+impl SharingArgs {
+    /// How long the client may keep what events keep true.
+    pub(crate) fn lease(&self) -> Option<Duration> {
+        (self.cache == Cache::Events).then(|| Duration::from_secs(self.lease))
+    }
 }
 
 impl Events {
@@ -110,6 +126,8 @@ pub(crate) enum Cache {
     Metadata,
     /// For one second, and file data until the file has changed
     Auto,
+    /// As `auto`; and as long as `--lease` says where an agent delivers each change
+    Events,
     /// For a day: for a directory that changes only through this mount, or is watched in it
     Always,
 }
@@ -133,6 +151,7 @@ mod tests {
     fn all_sharing_args() -> Vec<SharingArgs> {
         let mut all = vec![SharingArgs {
             cache: Cache::Auto,
+            lease: 60,
             watch: WatchBackend::Auto,
             events: Events::Changes,
             no_join_renames: false,
@@ -141,6 +160,7 @@ mod tests {
             backlog_events_max: None,
         }];
         all = vary(&all, Cache::value_variants(), |args| &mut args.cache);
+        all = vary(&all, &[1, 86_400], |args| &mut args.lease);
         all = vary(&all, WatchBackend::value_variants(), |args| &mut args.watch);
         all = vary(&all, Events::value_variants(), |args| &mut args.events);
         all = vary(&all, &[false, true], |args| &mut args.no_join_renames);
@@ -165,7 +185,7 @@ mod tests {
     #[test]
     fn sharing_args_turned_into_a_command_line_parse_to_the_same() {
         let all = all_sharing_args();
-        assert_eq!(all.len(), 4 * 3 * 2 * 2 * 2 * 3 * 3);
+        assert_eq!(all.len(), 5 * 2 * 3 * 2 * 2 * 2 * 3 * 3);
         for sharing in all {
             let fixed = ["serve", "--fd=0", "--shared-dir=/srv"].map(str::to_owned);
             let line = fixed.into_iter().chain(sharing.to_args());

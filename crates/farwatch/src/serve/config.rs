@@ -43,7 +43,8 @@ pub(super) fn config(
     let (cache_policy, timeout) = match args.sharing.cache {
         Cache::Never => (CachePolicy::Never, Duration::ZERO),
         Cache::Metadata => (CachePolicy::Metadata, DAY),
-        Cache::Auto => (CachePolicy::Auto, Duration::from_secs(1)),
+        // What events keep true is kept longer: that is decided for each reply, in `fs`.
+        Cache::Auto | Cache::Events => (CachePolicy::Auto, Duration::from_secs(1)),
         Cache::Always => (CachePolicy::Always, DAY),
     };
     let inode_file_handles = match args.files.inode_file_handles {

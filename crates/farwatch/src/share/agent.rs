@@ -84,6 +84,7 @@ impl Share {
     /// The answer to a request with both tags; `seq` is the number of the notification that it carries.
     pub(crate) fn answer(&self, seq: Option<Seq>, request: MarkedRequest<'_>) -> Answer {
         let mut state = self.lock();
+        state.pace.goes_on();
         let answer = state.engine.answer(seq, request);
         let has_work = state.engine.has_work();
         drop(state);

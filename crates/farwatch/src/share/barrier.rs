@@ -47,7 +47,11 @@ impl Share {
 
     /// The agent looks for the node of a probe, which does not exist: it has replayed everything sent before.
     pub(crate) fn probed(&self, node: NodeId) {
-        if self.lock().engine.probe_seen(node) {
+        let mut state = self.lock();
+        state.pace.goes_on();
+        let seen = state.engine.probe_seen(node);
+        drop(state);
+        if seen {
             self.outbox.wake_waiters();
             // There is room for another probe.
             self.wake();

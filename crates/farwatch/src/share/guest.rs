@@ -10,14 +10,15 @@ use farwatch_proto::host::OwnChange;
 use farwatch_proto::{Name, NodeId};
 use virtiofsd::fuse::Attr;
 
-use super::{Identity, Share};
+use super::{Identity, Keep, Share};
 
 impl Share {
     /// CREATE, MKNOD, MKDIR, SYMLINK or LINK has succeeded: `name` in `dir` is now node `id`.
     ///
     /// The node is new to the guest, but for LINK, which gives a known file a further name, and for a
     /// CREATE without `O_EXCL`, which may have opened a file that was there. A directory is marked
-    /// before this returns. `identity` is asked for only when the node is new to the tree.
+    /// before this returns. `identity` is asked for only when the node is new to the tree. Returns what the guest may
+    /// keep of the reply.
     pub(crate) fn guest_made(
         &self,
         id: NodeId,
@@ -25,9 +26,10 @@ impl Share {
         dir: NodeId,
         name: &Name,
         identity: impl FnOnce() -> Option<Identity>,
-    ) {
-        self.learn(id, attr, dir, name, identity);
+    ) -> Keep {
+        let keep = self.learn(id, attr, dir, name, identity);
         self.guest_changed(OwnChange::Made(dir, name, id));
+        keep
     }
 
     /// UNLINK or RMDIR has succeeded.

@@ -35,6 +35,15 @@ impl Share {
         }
     }
 
+    /// A directory becomes known, which is open as `fd`: it is marked, and its descriptor kept.
+    pub(super) fn mark_known(&self, state: &mut State, id: NodeId, fd: OwnedFd, fid: &Fid) {
+        state.file_systems.note(fid, &fd);
+        if !self.mark(&fd, fid) {
+            state.unmarked.insert(id);
+        }
+        state.dirs.insert(id, fd);
+    }
+
     /// Something was forgotten, so there may be room for the mark of a directory that has none.
     pub(super) fn mark_late(&self, state: &mut State, open: impl Fn(NodeId) -> Option<OwnedFd>) {
         while let Some(id) = state.unmarked.pop() {

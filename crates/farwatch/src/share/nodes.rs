@@ -11,7 +11,7 @@ use farwatch_proto::{Fid, FileKind, Generation, Name, Node, NodeId};
 use rustix::fs::{Mode, OFlags};
 use virtiofsd::fuse::Attr;
 
-use super::{Identity, Share};
+use super::{Identity, Keep, Share};
 
 /// What the guest's kernel holds under a name.
 #[derive(Debug)]
@@ -98,10 +98,7 @@ impl Share {
             state.engine.mounted(id);
         }
         if let Some(fd) = identity.fd.filter(|_| kind == FileKind::Directory) {
-            if !self.mark(&fd, &identity.fid) {
-                state.unmarked.insert(id);
-            }
-            state.dirs.insert(id, fd);
+            self.mark_known(&mut state, id, fd, &identity.fid);
         }
     }
 
@@ -173,7 +170,7 @@ impl Share {
     /// LOOKUP has found node `id` under `name`, and the reply is about to go out. A directory is marked
     /// before this returns, so no change in it falls between the reply and the mark.
     ///
-    /// `identity` is asked for only when the node is new to the tree.
+    /// `identity` is asked for only when the node is new to the tree. Returns what the guest may keep of the reply.
     pub(crate) fn learn(
         &self,
         id: NodeId,
@@ -181,14 +178,14 @@ impl Share {
         dir: NodeId,
         name: &Name,
         identity: impl FnOnce() -> Option<Identity>,
-    ) {
+    ) -> Keep {
         let kind = FileKind::from_mode(attr.mode);
         let known = Learned { id, fid: None, kind, ino: attr.ino };
         {
             let mut state = self.lock();
             if state.engine.tree().knows(id) {
                 state.engine.learn(known, dir, name);
-                return;
+                return self.keeps(&mut state, dir, id, attr.nlink);
             }
         }
         let identity = identity();
@@ -203,17 +200,13 @@ impl Share {
             if let (Some(fid), Some(backend)) = (fid, &self.backend) {
                 backend.learned(fid, attr.nlink, state.engine.tree());
             }
-            return;
+            return self.keeps(&mut state, dir, id, attr.nlink);
         }
         match identity.and_then(|identity| identity.fd.zip(Some(identity.fid))) {
-            Some((fd, fid)) => {
-                if !self.mark(&fd, &fid) {
-                    state.unmarked.insert(id);
-                }
-                state.dirs.insert(id, fd);
-            }
+            Some((fd, fid)) => self.mark_known(&mut state, id, fd, &fid),
             None => self.unidentified(id),
         }
+        self.keeps(&mut state, dir, id, attr.nlink)
     }
 
     /// LOOKUP has found nothing under `name`.

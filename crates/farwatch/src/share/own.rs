@@ -72,6 +72,7 @@ impl Share {
         succeeded: bool,
         changed: impl FnOnce() -> Option<SystemTime>,
     ) {
+        self.moments.own_call();
         let Some(calls) = self.backend().and_then(Backend::own_calls) else { return };
         {
             let mut state = self.lock();

@@ -44,9 +44,10 @@ impl Source for Share {
     }
 
     fn asked(&self, link: u64) {
-        let engine = &mut self.lock().engine;
-        if engine.link() == Some(link) {
-            engine.input(Instant::now(), Input::Asked);
+        let state = &mut *self.lock();
+        if state.engine.link() == Some(link) {
+            state.pace.goes_on();
+            state.engine.input(Instant::now(), Input::Asked);
         }
     }
 }

@@ -66,6 +66,10 @@ impl Backend for NoHost {
         None
     }
 
+    fn is_quiet(&self) -> bool {
+        true
+    }
+
     fn fds(&self) -> Vec<Arc<dyn AsFd>> {
         Vec::new()
     }

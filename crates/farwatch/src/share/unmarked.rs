@@ -20,6 +20,10 @@ impl Unmarked {
         self.dirs.insert(dir);
     }
 
+    pub(super) fn contains(&self, dir: NodeId) -> bool {
+        self.dirs.contains(&dir)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.dirs.is_empty()
     }

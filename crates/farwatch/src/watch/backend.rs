@@ -72,6 +72,9 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// caused them; such a backend leaves out this process's.
     fn own_calls(&self) -> Option<&dyn OwnCalls>;
 
+    /// Whether everything that was reported until now has been handed in.
+    fn is_quiet(&self) -> bool;
+
     /// The descriptors that become readable when there are reports. They can become more, see
     /// [`Marked::InNewQueue`].
     fn fds(&self) -> Vec<Arc<dyn AsFd>>;

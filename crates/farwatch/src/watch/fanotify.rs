@@ -15,6 +15,7 @@ use std::error::Error;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use farwatch_proto::host::Tree;
 use farwatch_proto::{Fid, Mask};
@@ -30,6 +31,8 @@ use super::{Backend, Marked, NotMarked, OwnCalls, Reader};
 #[derive(Debug)]
 pub struct FanotifyBackend {
     groups: Groups,
+    /// The reader has taken reports from the kernel's queues, or is about to, and has not handed them in.
+    in_hand: AtomicBool,
 }
 
 impl FanotifyBackend {
@@ -38,7 +41,7 @@ impl FanotifyBackend {
 
     /// With a group that was opened, for these events.
     pub fn new(group: Fanotify, events: Mask) -> Self {
-        Self { groups: Groups::new(group, events) }
+        Self { groups: Groups::new(group, events), in_hand: AtomicBool::new(false) }
     }
 
     /// Opens a group and tries it on the shared directory.
@@ -142,6 +145,12 @@ impl Backend for FanotifyBackend {
 
     fn own_calls(&self) -> Option<&dyn OwnCalls> {
         None
+    }
+
+    /// The reader says that it has something in hand before it takes it, so the queues are looked at first.
+    fn is_quiet(&self) -> bool {
+        let are_empty = self.groups.all().iter().all(|group| group.queued() == 0);
+        are_empty && !self.in_hand.load(Ordering::SeqCst)
     }
 
     fn fds(&self) -> Vec<Arc<dyn AsFd>> {

@@ -141,6 +141,10 @@ impl Backend for InotifyBackend {
         Some(self)
     }
 
+    fn is_quiet(&self) -> bool {
+        self.observer().is_idle() && self.instance.is_empty()
+    }
+
     fn fds(&self) -> Vec<Arc<dyn AsFd>> {
         vec![self.instance.fd() as Arc<dyn AsFd>]
     }

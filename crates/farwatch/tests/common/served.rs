@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use farwatch::device::{Device, Ended, ServeError, StopHandle, Tag, serve};
 use farwatch::fs::Interposer;
@@ -143,10 +144,22 @@ impl Host {
 
     /// The same, and tells its guest of these events.
     pub(crate) fn telling(dir: TempDir, root: &Path, events: Mask) -> Self {
+        Self::started(dir, root, events, None)
+    }
+
+    /// Lets its guest keep what events keep true for `lease`.
+    pub(crate) fn leasing(populate: impl FnOnce(&Path), lease: Duration) -> Self {
+        let dir = shared_dir(populate);
+        let root = dir.path().join("share");
+        Self::started(dir, &root, Mask::DEFAULT, Some(lease))
+    }
+
+    fn started(dir: TempDir, root: &Path, events: Mask, lease: Option<Duration>) -> Self {
         let root = root.to_owned();
         let backend = FanotifyBackend::new(Fanotify::open().unwrap(), events);
         let share = Arc::new(Share::new(Some(Box::new(backend))));
         let fs = Interposer::new(passthrough_of(&root), Arc::clone(&share), &root, true);
+        let fs = fs.with_lease(lease);
         let served = Served::new(dir, fs, Arc::clone(&share));
         let pump = Arc::downgrade(&served.device);
         share.add_sink(move || {

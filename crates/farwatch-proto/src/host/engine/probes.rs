@@ -85,10 +85,12 @@ impl Engine {
         self.checked(reached || settled || unfinished)
     }
 
-    /// Whether the last replay of a name has not come to its end for some time, and nothing follows that
-    /// would show that it never will.
+    /// Whether the last replay has not come to its end for some time, and nothing follows that would show that it never
+    /// will.
     fn is_stuck(&mut self, now: Instant) -> bool {
-        let last = self.ledger.last_unfinished();
+        // No request shows what a kernel that raises events has done.
+        let native = self.is_native();
+        let last = if native { self.ledger.last_unfinished() } else { self.ledger.last_undone() };
         let waits = self.has_next();
         if self.contested.is_probing() || (last.is_none() && !waits) {
             self.stuck = None;

@@ -104,6 +104,12 @@ impl State {
         !granted && !replay::asking(self.todo, request).is_empty()
     }
 
+    /// Whether no request is to come that changes what the guest's kernel knows or has cached.
+    pub(super) fn is_done(&self) -> bool {
+        let opened = if self.granted[1] { Mask::CLOSE_WRITE } else { Mask::empty() };
+        self.todo.difference(Mask::READS | opened).is_empty()
+    }
+
     /// Whether this event is still to be replayed, and the guest's kernel has not looked at its entry for it.
     pub(super) fn is_unasked(&self, event: Mask) -> bool {
         !self.looked_up && !self.stale_told && self.todo.contains(event)

@@ -2,6 +2,7 @@
 //! Reads the groups and hands in what they report.
 
 use std::io;
+use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
 use farwatch_proto::host::{Hold, HostChange, put_right};
@@ -70,6 +71,7 @@ impl Reader for FanotifyReader<'_> {
         let mut changes = Vec::new();
         let mut reads = 0;
         loop {
+            self.backend.in_hand.store(true, Ordering::SeqCst);
             // Whatever a group reports that is opened after this will have happened after `now`.
             let now = SystemTime::now();
             let drained = self.read_groups(intake, &mut changes)?;
@@ -99,6 +101,7 @@ impl Reader for FanotifyReader<'_> {
                 break;
             }
         }
+        self.backend.in_hand.store(false, Ordering::SeqCst);
         let held = self.hold.handle_timeout(Instant::now());
         self.hand_in(intake, held);
         Ok(())

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Replies that are ahead of events: they show a change of the host before the guest has been told of earlier ones.
+//!
+//! On a local directory whoever sees an effect sees its cause. A program on the host appends to one file and then
+//! creates another; one in the guest that finds the second must find what was appended to the first, which its kernel has
+//! cached. The kernel refreshes that when the event is replayed. So a reply that shows something new waits until what
+//! was reported before has been replayed, for a moment at most.
+//!
+//! A replay can need a lock that the kernel holds over the very request that waits: that of the directory in which a
+//! name is looked up, or that of an inode. Then everything before that replay has been told, and the wait is over.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use farwatch_proto::host::{Held, Progress};
+
+use super::Share;
+use crate::watch::Backend;
+
+/// How long a reply waits. An agent replays a few thousand events a second.
+const WAIT_MAX: Duration = Duration::from_millis(20);
+/// With more events than this to come a reply does not wait: they would not be told in time.
+const EVENTS_MAX: usize = 64;
+/// How often it is looked whether the wait is over.
+const PAUSE: Duration = Duration::from_micros(100);
+/// How far a file's timestamp can be behind the clock: the kernel takes the time of its last tick
+/// (`ktime_get_coarse_real_ts64()`), of which there are at least 100 a second.
+const TICK_MAX: Duration = Duration::from_millis(20);
+/// What is reported so shortly after a call for the guest is taken for its report.
+const OWN_REPORT_AFTER: Duration = Duration::from_millis(1);
+
+/// When the guest was in step, and when the last call was made for it.
+#[derive(Debug)]
+pub(super) struct Moments {
+    /// The clock of the two.
+    start: (Instant, SystemTime),
+    /// All that had happened on the host by then had been told. In nanoseconds since the start.
+    in_step: AtomicU64,
+    /// Likewise.
+    own_call: AtomicU64,
+}
+
+impl Default for Moments {
+    fn default() -> Self {
+        let start = (Instant::now(), SystemTime::now());
+        Self { start, in_step: AtomicU64::new(0), own_call: AtomicU64::new(0) }
+    }
+}
+
+impl Moments {
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.0.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// A call for the guest has returned.
+    pub(super) fn own_call(&self) {
+        self.own_call.store(self.now(), Ordering::Relaxed);
+    }
+
+    fn is_own_call_recent(&self) -> bool {
+        let ago = self.now().saturating_sub(self.own_call.load(Ordering::Relaxed));
+        Duration::from_nanos(ago) < OWN_REPORT_AFTER
+    }
+
+    /// Whether what happened at that time had been told when the guest was in step last.
+    fn is_told(&self, changed: SystemTime) -> bool {
+        let in_step = self.in_step.load(Ordering::Relaxed);
+        let since_start = changed.checked_add(TICK_MAX).map(|at| at.duration_since(self.start.1));
+        match since_start {
+            Some(Ok(since)) => since.as_nanos() < u128::from(in_step),
+            // Before the start.
+            Some(Err(_)) => true,
+            None => false,
+        }
+    }
+}
+
+impl Share {
+    /// Whether a reply would be ahead of events that shows an object as it was made or changed at `changed`.
+    pub(crate) fn is_ahead(&self, changed: SystemTime) -> bool {
+        !self.moments.is_told(changed) && self.is_behind()
+    }
+
+    /// The same of a reply whose object's time is known only to who asks for it.
+    pub(crate) fn would_be_ahead(&self, changed: impl FnOnce() -> Option<SystemTime>) -> bool {
+        self.is_behind() && changed().is_some_and(|changed| !self.moments.is_told(changed))
+    }
+
+    /// Whether something has happened on the host of which the guest has not been told, as far as can be seen at once.
+    fn is_behind(&self) -> bool {
+        let Some(backend) = self.backend() else { return false };
+        let now = self.moments.now();
+        let state = self.lock();
+        if !state.engine.refreshes() || state.engine.backlog_len() > EVENTS_MAX {
+            return false;
+        }
+        let is_behind = state.engine.is_behind();
+        drop(state);
+        if !is_behind && Backend::is_quiet(backend) {
+            self.moments.in_step.fetch_max(now, Ordering::Relaxed);
+            return false;
+        }
+        is_behind || !self.moments.is_own_call_recent()
+    }
+
+    /// Waits until the guest has been told of all that has happened, as far as that can be before a request about `held`
+    /// is answered.
+    pub(crate) fn catch_up(&self, held: Held<'_>) {
+        let Some(ticket) = self.lock().engine.ask_barrier() else { return };
+        self.wake();
+        let deadline = Instant::now() + WAIT_MAX;
+        let mut was_blocked = false;
+        while Instant::now() < deadline {
+            let state = self.lock();
+            let progress = state.engine.progress(ticket);
+            let is_blocked = state.engine.is_next_kept_by(held);
+            let is_done = progress != Progress::Unread && !state.engine.is_behind();
+            drop(state);
+            // The last request of the replay before has been answered; the guest's kernel has yet to apply that.
+            if is_done || progress == Progress::Reached || (is_blocked && was_blocked) {
+                return;
+            }
+            was_blocked = is_blocked;
+            thread::sleep(PAUSE);
+        }
+        tracing::debug!(?held, "a reply is ahead of events");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changed_before_the_guest_was_in_step_has_been_told_and_what_came_after_has_not() {
+        let moments = Moments::default();
+        let at = |millis| moments.start.1 + Duration::from_millis(millis);
+        assert!(moments.is_told(moments.start.1 - Duration::from_secs(1)));
+        assert!(!moments.is_told(at(0)));
+        moments.in_step.store(100_000_000, Ordering::Relaxed);
+        assert!(moments.is_told(at(79)));
+        assert!(!moments.is_told(at(81)), "its timestamp may be that of a change after the moment");
+    }
+}
