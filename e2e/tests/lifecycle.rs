@@ -2,14 +2,16 @@
 //! How a mount begins and ends: whatever happens, no mount and no process is left behind.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::time::Instant;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use e2e::Need;
-use farwatch_testkit::{Mount, Process, is_mount_point};
-use rustix::process::Signal;
+use farwatch_testkit::{Mount, PATIENCE, Process, is_mount_point};
+use rustix::process::{Pid, Signal, kill_process};
 
 fn main() -> ExitCode {
     let mut trials = e2e::trials![
@@ -18,6 +20,7 @@ fn main() -> ExitCode {
         sigterm_ends_a_mount_cleanly,
         umount_ends_a_mount_cleanly,
         sigterm_ends_a_mount_that_a_program_is_inside_of,
+        sigterm_ends_a_mount_whose_log_nobody_reads,
         a_mount_ends_with_an_error_when_its_device_is_killed,
         a_device_serves_the_next_mount_after_the_first_has_ended,
         a_second_mount_on_one_mount_point_is_refused_and_the_first_goes_on,
@@ -62,6 +65,32 @@ fn sigterm_ends_a_mount_that_a_program_is_inside_of() -> Result<()> {
     inside.wait()?;
     let status = ended?;
     ensure!(status.success(), "exit code 0 was expected, not {status}");
+    Ok(())
+}
+
+fn sigterm_ends_a_mount_whose_log_nobody_reads() -> Result<()> {
+    let mount = Mount::unmounted()?;
+    let mut command = mount.farwatch()?;
+    command.args(["--log", "info", "mount"]).arg(mount.host()).arg(mount.mount_point());
+    let mut farwatch = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut line = String::new();
+    BufReader::new(farwatch.stdout.take().context("a pipe")?).read_line(&mut line)?;
+    // What it logs from here on cannot be written (EPIPE).
+    drop(farwatch.stderr.take());
+    kill_process(Pid::from_child(&farwatch), Signal::TERM)?;
+    let deadline = Instant::now() + PATIENCE;
+    let status = loop {
+        if let Some(status) = farwatch.try_wait()? {
+            break status;
+        }
+        if Instant::now() > deadline {
+            farwatch.kill()?;
+            bail!("it goes on");
+        }
+        std::thread::yield_now();
+    };
+    ensure!(status.success(), "{status}");
+    ensure!(!is_mount_point(&mount.mount_point())?, "it is still mounted");
     Ok(())
 }
 

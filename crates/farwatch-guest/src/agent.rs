@@ -79,6 +79,8 @@ pub fn main() -> ExitCode {
         };
     }
     let format = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(false);
+    // Of a line that cannot be written it would say so on standard error, and panic where that is what failed.
+    let format = format.log_internal_errors(false);
     tracing_subscriber::registry().with(cli.log.clone()).with(format).init();
     let timeout = Duration::from_secs(cli.server_timeout);
     let result = match (cli.worker, &*cli.targets) {

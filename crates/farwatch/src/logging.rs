@@ -28,6 +28,8 @@ pub(crate) fn start(filter: &str, syslog: bool) -> Result<(), Box<dyn Error>> {
     // A management program sends standard error to a file: no colours there.
     let colours = io::stderr().is_terminal();
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours);
+    // Of a line that cannot be written it would say so on standard error, and panic where that is what failed.
+    let subscriber = subscriber.log_internal_errors(false);
     match syslog.then(Syslog::connect).transpose() {
         Ok(Some(syslog)) => {
             // It has a time of its own.
