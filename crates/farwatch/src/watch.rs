@@ -32,11 +32,15 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::{AtFlags, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
 
-pub use self::backend::{Backend, Marked, NotMarked, OwnCalls, Reader};
+pub use self::backend::{Backend, Came, Marked, NotMarked, OwnCalls, Reader};
 pub use self::fanotify::FanotifyBackend;
 pub use self::inotify::InotifyBackend;
 pub use self::intake::{Dropped, Intake, Observed};
 use self::passing::{Passing, Queued};
+
+/// How long reports are left in the kernel's queue after all that came were of this process's own calls: what others do
+/// meanwhile is told so much later.
+const OWN_PAUSE: Duration = Duration::from_micros(300);
 
 /// The watch thread; stops when dropped.
 #[derive(Debug)]
@@ -106,15 +110,24 @@ fn run(
     let mut reader = backend.reader();
     let mut in_step = true;
     let mut patience = None;
+    let mut came = Came::Other;
     loop {
+        // A guest that writes has each write reported. While nothing else happens they are left to the kernel for a
+        // moment, which makes one of those about the same file.
+        let pauses = came == Came::OwnAlone;
         // For a descriptor that is opened from here on, the eventfd is written.
-        let queues = backend.fds();
+        let queues = if pauses { Vec::new() } else { backend.fds() };
         let mut fds: Vec<_> = [stop.as_fd(), work.as_fd()]
             .into_iter()
             .chain(queues.iter().map(|queue| (**queue).as_fd()))
             .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
             .collect();
-        let timeout = patience.and_then(|patience: Duration| Timespec::try_from(patience).ok());
+        let patience_now = if pauses {
+            Some(patience.map_or(OWN_PAUSE, |patience: Duration| patience.min(OWN_PAUSE)))
+        } else {
+            patience
+        };
+        let timeout = patience_now.and_then(|patience| Timespec::try_from(patience).ok());
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -127,7 +140,7 @@ fn run(
             // Whatever it counts, the engine is asked below.
             let _count = rustix::io::read(work, &mut [0; 8]);
         }
-        reader.read(intake)?;
+        came = reader.read(intake)?;
         let dropped = intake.dropped();
         if in_step && dropped.dirs > 0 {
             tracing::warn!(

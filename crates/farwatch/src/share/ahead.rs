@@ -27,7 +27,8 @@ const PAUSE: Duration = Duration::from_micros(100);
 /// How far a file's timestamp can be behind the clock: the kernel takes the time of its last tick
 /// (`ktime_get_coarse_real_ts64()`), of which there are at least 100 a second.
 const TICK_MAX: Duration = Duration::from_millis(20);
-/// What is reported so shortly after a call for the guest is taken for its report.
+/// What is reported so shortly after a call for the guest is taken for its report. The watch thread leaves those in the
+/// kernel's queue for a moment.
 const OWN_REPORT_AFTER: Duration = Duration::from_millis(1);
 
 /// When the guest was in step, and when the last call was made for it.
@@ -79,20 +80,26 @@ impl Moments {
 impl Share {
     /// Whether a reply would be ahead of events that shows an object as it was made or changed at `changed`.
     pub(crate) fn is_ahead(&self, changed: SystemTime) -> bool {
-        !self.moments.is_told(changed) && self.is_behind()
+        !self.moments.is_told(changed) && self.can_wait() && self.is_behind()
     }
 
     /// The same of a reply whose object's time is known only to who asks for it.
     pub(crate) fn would_be_ahead(&self, changed: impl FnOnce() -> Option<SystemTime>) -> bool {
-        self.is_behind() && changed().is_some_and(|changed| !self.moments.is_told(changed))
+        let is_behind = self.can_wait() && self.is_behind();
+        is_behind && changed().is_some_and(|changed| !self.moments.is_told(changed))
+    }
+
+    /// Whether what is to come can be told while a reply waits.
+    fn can_wait(&self) -> bool {
+        self.lock().engine.backlog_len() <= EVENTS_MAX
     }
 
     /// Whether something has happened on the host of which the guest has not been told, as far as can be seen at once.
-    fn is_behind(&self) -> bool {
+    pub(super) fn is_behind(&self) -> bool {
         let Some(backend) = self.backend() else { return false };
         let now = self.moments.now();
         let state = self.lock();
-        if !state.engine.refreshes() || state.engine.backlog_len() > EVENTS_MAX {
+        if !state.engine.refreshes() {
             return false;
         }
         let is_behind = state.engine.is_behind();

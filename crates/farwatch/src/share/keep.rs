@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use farwatch_proto::{Fid, NodeId};
 
 use super::{Share, State};
-use crate::watch::Backend;
 
 /// What may be kept of a reply that names a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -127,11 +126,11 @@ impl Share {
     /// Whether the guest may go on using what it has cached of a node's content, or of a directory's listing: then it is
     /// told of each change, and has been told of all up to now.
     pub(crate) fn keeps_content(&self, id: NodeId, links: u32) -> bool {
+        if self.is_behind() {
+            return false;
+        }
         let state = &mut *self.lock();
-        self.is_told(state)
-            && !state.engine.is_behind()
-            && self.backend().is_some_and(Backend::is_quiet)
-            && state.keeps_attributes(id, links)
+        self.is_told(state) && state.keeps_attributes(id, links)
     }
 
     /// Whether what happens on the host is replayed, by an agent that goes on.

@@ -122,13 +122,22 @@ pub trait OwnCalls {
     fn end(&self, call: CallId, succeeded: bool, changed: Option<SystemTime>) -> Vec<Fid>;
 }
 
+/// What a reader has read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Came {
+    /// Reports of nothing but calls that this process has made for its guest.
+    OwnAlone,
+    /// Anything else, or nothing.
+    Other,
+}
+
 /// The reading side of a backend. It belongs to the watch thread.
 pub trait Reader {
     /// Reads everything that is reported and hands it in, until there is no more.
     ///
     /// # Errors
     /// When nothing can be read any more.
-    fn read(&mut self, intake: &dyn Intake) -> io::Result<()>;
+    fn read(&mut self, intake: &dyn Intake) -> io::Result<Came>;
 
     /// When to call [`Reader::read`] again though nothing is reported.
     fn poll_timeout(&self) -> Option<Instant>;

@@ -10,7 +10,7 @@ use farwatch_sys::fanotify::Fanotify;
 
 use super::FanotifyBackend;
 use super::changes::{self, BUFFER_LEN};
-use crate::watch::{Intake, Observed, Passing, Reader, hand_in, passed};
+use crate::watch::{Came, Intake, Observed, Passing, Reader, hand_in, passed};
 
 /// Reads that are put in order together. In the kernel's queue 128 events are merged at most, and one read
 /// has room for some hundreds.
@@ -67,7 +67,7 @@ impl<'a> FanotifyReader<'a> {
 }
 
 impl Reader for FanotifyReader<'_> {
-    fn read(&mut self, intake: &dyn Intake) -> io::Result<()> {
+    fn read(&mut self, intake: &dyn Intake) -> io::Result<Came> {
         let mut changes = Vec::new();
         let mut reads = 0;
         loop {
@@ -104,7 +104,7 @@ impl Reader for FanotifyReader<'_> {
         self.backend.in_hand.store(false, Ordering::SeqCst);
         let held = self.hold.handle_timeout(Instant::now());
         self.hand_in(intake, held);
-        Ok(())
+        Ok(Came::Other)
     }
 
     fn poll_timeout(&self) -> Option<Instant> {

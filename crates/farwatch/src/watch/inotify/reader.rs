@@ -17,7 +17,7 @@ use super::InotifyBackend;
 use super::instance::buffer;
 use crate::watch::look::PATH_ONLY;
 use crate::watch::{
-    Intake, Observed, Passing, Queued, Reader, carry_out, hand_in, is_mounted, passed, time,
+    Came, Intake, Observed, Passing, Queued, Reader, carry_out, hand_in, is_mounted, passed, time,
 };
 
 /// See the module's documentation.
@@ -51,6 +51,8 @@ struct Outcome {
     drained: Option<Drained>,
     /// A barrier passes.
     passes: bool,
+    /// Something was handed in.
+    changes: bool,
 }
 
 impl<'a> InotifyReader<'a> {
@@ -123,6 +125,7 @@ impl<'a> InotifyReader<'a> {
         outcome: &mut Outcome,
     ) -> Observed {
         let (began, drained) = self.drained(observer, round).unzip();
+        outcome.changes = !changes.is_empty();
         let observed = Observed { changes, drained: began };
         outcome.drained = drained;
         // What was read is handed in when it waits for no mate any more.
@@ -147,13 +150,15 @@ impl<'a> InotifyReader<'a> {
 }
 
 impl Reader for InotifyReader<'_> {
-    fn read(&mut self, intake: &dyn Intake) -> io::Result<()> {
+    fn read(&mut self, intake: &dyn Intake) -> io::Result<Came> {
         let backend = self.backend;
+        let (mut reported, mut changed) = (false, false);
         loop {
             let before = Moment { began: SystemTime::now(), mark: backend.observer().begin() };
             self.passing.begin(intake, || backend.instance.queued());
             self.behind.get_or_insert_with(|| (before, Queued::new(backend.instance.queued())));
             let (reports, len) = backend.instance.read(&mut self.buf)?;
+            reported |= len > 0;
             let round = Round { before, empty: len == 0 };
             self.has_read(len);
             if round.empty {
@@ -164,7 +169,9 @@ impl Reader for InotifyReader<'_> {
             let looked = !looks.names.is_empty();
             let found = look_up(backend, intake, looks);
             let more = looked && self.read_on()?;
-            let Outcome { drained, passes } = self.take_in(intake, round, &found);
+            let Outcome { drained, passes, changes } = self.take_in(intake, round, &found);
+            let doubts = drained.as_ref().is_some_and(|drained| !drained.doubts.is_empty());
+            changed |= changes || doubts;
             let again = drained.as_ref().is_some_and(|drained| drained.again);
             for doubt in drained.into_iter().flat_map(|drained| drained.doubts) {
                 settle(backend, intake, doubt);
@@ -173,7 +180,8 @@ impl Reader for InotifyReader<'_> {
                 passed(intake, backend, &mut self.passing);
             }
             if round.empty && !again && !more {
-                return Ok(());
+                let own_alone = reported && !changed && backend.observer().is_idle();
+                return Ok(if own_alone { Came::OwnAlone } else { Came::Other });
             }
         }
     }
