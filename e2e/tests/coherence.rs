@@ -70,8 +70,8 @@ fn read_at_any_moment(mount: &Mount) -> Result<()> {
 /// before, finds what was written.
 fn effect_after_cause(mount: &Mount) -> Result<()> {
     const TRIALS: usize = 100;
-    /// On a machine that has no processor left for the agent, the wait can be over before.
-    const WRONG_MAX: usize = 3;
+    /// On a machine that has no processor left for the agent, the wait can be over before. Without one it is a third.
+    const WRONG_MAX: usize = 10;
     let (host, seen) = (mount.host(), mount.mount_point());
     let mut wrong = 0;
     for nth in 1..=TRIALS {
@@ -127,6 +127,7 @@ fn worker_that_is_killed_is_replaced_and_the_caches_are_true() -> Result<()> {
     kill_process(worker, Signal::KILL)?;
     fs::write(mount.host().join(name), "changed")?;
     wait_for_size(&mount.mount_point().join(name), "changed".len())?;
+    mount.agent().wait_for_line(|line| line.starts_with("events are delivered on "))?;
     ensure!(worker_of(mount.agent())? != worker, "no other worker");
     mount.sync()
 }
@@ -151,7 +152,11 @@ fn cached(mount: &Mount) -> Result<&'static str> {
     let name = "file";
     fs::write(mount.host().join(name), "")?;
     mount.sync()?;
-    ensure!(fs::metadata(mount.mount_point().join(name))?.len() == 0, "nothing was written");
+    // What comes with a replay is kept for a tick, which is 10 ms at most; what is asked for after that for the lease.
+    let asked = Instant::now();
+    while asked.elapsed() < Duration::from_millis(20) {
+        ensure!(fs::metadata(mount.mount_point().join(name))?.len() == 0, "nothing was written");
+    }
     Ok(name)
 }
 

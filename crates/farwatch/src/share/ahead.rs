@@ -24,6 +24,9 @@ const WAIT_MAX: Duration = Duration::from_millis(20);
 const EVENTS_MAX: usize = 64;
 /// How often it is looked whether the wait is over.
 const PAUSE: Duration = Duration::from_micros(100);
+/// How long the next replay must be seen to wait for a lock of the guest's kernel. The request of the one before has been
+/// answered by then, and the agent has to get a processor to take that in.
+const BLOCKED_MIN: Duration = Duration::from_millis(2);
 /// How far a file's timestamp can be behind the clock: the kernel takes the time of its last tick
 /// (`ktime_get_coarse_real_ts64()`), of which there are at least 100 a second.
 const TICK_MAX: Duration = Duration::from_millis(20);
@@ -98,13 +101,15 @@ impl Share {
     pub(super) fn is_behind(&self) -> bool {
         let Some(backend) = self.backend() else { return false };
         let now = self.moments.now();
+        // Before the engine is asked: what is handed in from here on is found there.
+        let is_quiet = Backend::is_quiet(backend);
         let state = self.lock();
         if !state.engine.refreshes() {
             return false;
         }
         let is_behind = state.engine.is_behind();
         drop(state);
-        if !is_behind && Backend::is_quiet(backend) {
+        if !is_behind && is_quiet {
             self.moments.in_step.fetch_max(now, Ordering::Relaxed);
             return false;
         }
@@ -114,24 +119,35 @@ impl Share {
     /// Waits until the guest has been told of all that has happened, as far as that can be before a request about `held`
     /// is answered.
     pub(crate) fn catch_up(&self, held: Held<'_>) {
-        let Some(ticket) = self.lock().engine.ask_barrier() else { return };
+        let mut state = self.lock();
+        let Some(ticket) = state.engine.ask_barrier() else { return };
+        let was_behind = state.engine.is_behind();
+        let next = state.engine.next_number();
+        drop(state);
         self.wake();
         let deadline = Instant::now() + WAIT_MAX;
-        let mut was_blocked = false;
-        while Instant::now() < deadline {
+        let mut blocked_since = None;
+        loop {
+            let now = Instant::now();
             let state = self.lock();
             let progress = state.engine.progress(ticket);
             let is_blocked = state.engine.is_next_kept_by(held);
-            let is_done = progress != Progress::Unread && !state.engine.is_behind();
+            // What was sent is known to be done when the barrier is reached: the last answer has yet to be taken in.
+            let is_nothing = !was_behind && !state.engine.is_behind();
+            let is_done =
+                progress != Progress::Unread && is_nothing && state.engine.next_number() == next;
             drop(state);
-            // The last request of the replay before has been answered; the guest's kernel has yet to apply that.
-            if is_done || progress == Progress::Reached || (is_blocked && was_blocked) {
+            blocked_since = is_blocked.then(|| blocked_since.unwrap_or(now));
+            let is_stuck = blocked_since.is_some_and(|since| now - since >= BLOCKED_MIN);
+            if is_done || progress == Progress::Reached || is_stuck {
                 return;
             }
-            was_blocked = is_blocked;
+            if now >= deadline {
+                tracing::debug!(?held, "a reply is ahead of events");
+                return;
+            }
             thread::sleep(PAUSE);
         }
-        tracing::debug!(?held, "a reply is ahead of events");
     }
 }
 

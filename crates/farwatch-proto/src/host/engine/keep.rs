@@ -9,7 +9,7 @@
 //! - of what something is mounted on: mounts come and go without an event;
 //! - of a file with a name in a directory that the guest does not know, through which it can be changed unseen.
 
-use crate::{FileKind, NodeId};
+use crate::{FileKind, NodeId, Seq};
 
 use super::super::ledger::Held;
 use super::Engine;
@@ -23,6 +23,11 @@ impl Engine {
     /// Whether the agent has events to come, or has not replayed all that it was sent.
     pub fn is_behind(&self) -> bool {
         self.second_half.is_some() || !self.backlog.is_empty() || !self.ledger.is_done()
+    }
+
+    /// The number of the next notification.
+    pub fn next_number(&self) -> Seq {
+        self.seq
     }
 
     /// Whether the next replay cannot go on before a request about `held` is answered.
