@@ -81,6 +81,9 @@ pub(crate) fn run(args: &ServeArgs, defaults: Defaults) -> anyhow::Result<()> {
     let share = Arc::new(Share::new(watching::open(args, &inside.root_dir)?));
     shut_in(args, share.backend().map_or(&[], Backend::system_calls))?;
 
+    if args.announces_submounts(defaults) {
+        share.announce_submounts();
+    }
     if let Some(len_max) = args.sharing.backlog_events_max {
         share.limit_backlog(len_max);
     }

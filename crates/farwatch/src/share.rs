@@ -72,6 +72,8 @@ struct State {
     unmarked: Unmarked,
     /// Those of known directories.
     file_systems: FileSystems,
+    /// The guest mounts what is mounted in the share as file systems of their own.
+    announces_submounts: bool,
     /// Whether the agent goes on.
     pace: Pace,
     /// There is a watch thread, which looks at what events are about before they are sent.
@@ -109,6 +111,11 @@ impl Share {
             outbox: Outbox::default(),
             moments: Moments::default(),
         }
+    }
+
+    /// The guest is told what is mounted in the share (`--announce-submounts`): no agent replays anything there.
+    pub fn announce_submounts(&self) {
+        self.lock().announces_submounts = true;
     }
 
     /// What the host is watched with.

@@ -20,6 +20,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use farwatch_testkit::Submount;
 use guest::{Caller, Guest, ROOT, le32, le64, nodeid};
 use rustix::io::Errno;
 use served::{Host, skip_without_root};
@@ -127,4 +128,33 @@ fn content_is_not_kept_while_events_are_to_come() {
     // The agent has no buffer for the event.
     host.run("echo written >file");
     assert_eq!(flags(&guest.ask(&requests::open(file, 0))) & KEEP_CACHE, 0);
+}
+
+#[test]
+fn what_is_in_a_mount_that_is_announced_is_kept_briefly() {
+    if skip_without_root() {
+        return;
+    }
+    let mut mounted = None;
+    let host = Host::leasing(
+        |share| {
+            populate(share);
+            mounted = Some(Submount::tmpfs(&share.join("dir")).unwrap());
+            fs::create_dir(share.join("dir/sub")).unwrap();
+            fs::write(share.join("dir/sub/file"), "").unwrap();
+        },
+        Duration::from_secs(LEASE),
+    );
+    for (announced, expected) in [(false, LEASE), (true, BRIEF)] {
+        if announced {
+            host.share.announce_submounts();
+        }
+        let mut guest = host.mount();
+        guest.attach();
+        let dir = guest.lookup(ROOT, "dir");
+        let sub = guest.lookup(dir, "sub");
+        assert_eq!(kept(&mut guest, sub, "file"), (expected, expected), "announced: {announced}");
+        assert_eq!(kept(&mut guest, ROOT, "file"), (LEASE, LEASE));
+    }
+    drop((host, mounted));
 }

@@ -5,7 +5,7 @@ use farwatch_proto::host::{Held, MarkedRequest};
 use farwatch_proto::replay::Times;
 use farwatch_proto::{FileKind, Mask, NodeId};
 
-use super::{Host, HostChange, id, name};
+use super::{Host, HostChange, Learned, fid, id, name};
 
 #[test]
 fn entries_are_told_while_an_agent_replays_and_their_directory_is_not_stale() {
@@ -50,6 +50,22 @@ fn nothing_is_kept_of_what_is_mounted_on_its_name() {
     host.engine.mounted(id(2));
     assert!(!host.engine.is_on_its_name(id(2)));
     assert_eq!(host.engine.tells_attributes_of(id(2), 1), None);
+}
+
+#[test]
+fn what_is_below_a_mount_is_known_as_that() {
+    let mut host = Host::new();
+    for (dir, entry, number) in
+        [(NodeId::ROOT, "dir", 2), (id(2), "sub", 3), (NodeId::ROOT, "other", 4)]
+    {
+        let (fid, kind) = (Some(fid(number)), FileKind::Directory);
+        let learned = Learned { id: id(number.into()), fid, kind, ino: 0 };
+        host.engine.learn(learned, dir, &name(entry));
+    }
+    host.engine.mounted(id(2));
+    let in_mount = [2, 3, 4].map(|number| host.engine.is_in_mount(id(number)));
+    assert_eq!(in_mount, [true, true, false]);
+    assert!(!host.engine.is_in_mount(NodeId::ROOT));
 }
 
 #[test]

@@ -148,8 +148,11 @@ impl State {
         dirs.is_some_and(|dirs| dirs.into_iter().all(|dir| self.is_watched(dir)))
     }
 
-    /// Whether each change in a directory is reported.
+    /// Whether each change in a directory is reported, and can be replayed.
     fn is_watched(&self, dir: NodeId) -> bool {
+        if self.announces_submounts && self.engine.is_in_mount(dir) {
+            return false;
+        }
         let fid = self.engine.tree().fid(dir);
         fid.is_some_and(|fid| self.file_systems.is_local(&fid)) && !self.unmarked.contains(dir)
     }

@@ -57,6 +57,12 @@ impl Engine {
         (!dirs.iter().any(|dir| self.nets.has(*dir))).then_some(dirs)
     }
 
+    /// Whether a directory is in what is mounted in the share. A guest to which that is announced mounts it as another
+    /// file system, which its agent does not reach.
+    pub fn is_in_mount(&self, dir: NodeId) -> bool {
+        self.tree.is_in_mount(dir)
+    }
+
     /// Whether nothing is mounted on the name by which the guest knows a node.
     pub fn is_on_its_name(&self, id: NodeId) -> bool {
         !self.tree.is_mounted(id)

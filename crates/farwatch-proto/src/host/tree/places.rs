@@ -56,6 +56,12 @@ impl Tree {
         self.store.get(id).is_some_and(|node| node.is(Flags::MOUNTED))
     }
 
+    /// Whether a directory is in what is mounted on one of the directories above it, or is mounted itself.
+    pub(in super::super) fn is_in_mount(&self, dir: NodeId) -> bool {
+        let above = successors(Some(dir), |dir| self.parent(*dir)).take(DEPTH_MAX);
+        above.into_iter().any(|dir| self.is_mounted(dir))
+    }
+
     /// The nodes of [`Tree::told`] to which that can have happened.
     pub(in super::super) fn held(&self, dir: NodeId, name: &Name) -> impl Iterator<Item = NodeId> {
         self.told(dir, name).iter().copied().filter(|id| !self.is_mounted(*id))
