@@ -15,6 +15,7 @@ pub(crate) mod native;
 mod programs;
 mod share;
 mod speed;
+pub(crate) mod stock;
 mod table;
 mod tree;
 mod writes;

@@ -44,6 +44,8 @@ usage: cargo xtask <task>
             [--log FILE]; farwatch-converge run --help says more
   bench     what farwatch costs on this machine (needs root): [--quick] [GROUP...]; --quick does a tenth, groups are
             git, writes, latency, speed, burst, io, find, busy, programs, memory
+  bench stock
+            a tree walked again in a virtual machine with a stock kernel, beside stock virtiofsd (needs root): [--quick]
   bench native
             what an event costs where the guest's kernel raises it, beside an agent and a local directory, in
             one User-mode Linux (needs root): [--quick] [--only latency,burst,walk,watch]";
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         ["oracle", ref args @ ..] => oracle::run(root, args),
         ["coherence", ref args @ ..] => coherence::run(root, args),
         ["converge", ref args @ ..] => converge::run(root, args),
+        ["bench", "stock", ref args @ ..] => bench::stock::run(root, args),
         ["bench", "native", ref args @ ..] => bench::native::run(root, args),
         ["bench", ref args @ ..] => bench::run(root, args),
         _ => {

@@ -12,6 +12,7 @@ mod machine;
 mod report;
 mod run;
 mod stats;
+mod stock;
 mod tree;
 mod watch;
 
@@ -19,6 +20,7 @@ pub use burst::{burst, read_burst};
 pub use latency::{Change, Latency, latencies};
 pub use run::{Part, Scale, run};
 pub use stats::{Samples, micros, ratio};
+pub use stock::run_stock;
 pub use tree::{Tree, fill, walk, watch_all};
 pub use watch::{Seen, Watch};
 

@@ -199,11 +199,7 @@ impl Machine {
     /// Runs the program in the guest, and returns the durations that it prints.
     pub(super) fn bench(&mut self, arguments: &[String]) -> Result<Vec<Duration>> {
         let name = self.start(arguments)?;
-        let done = self.wait_for_line(&name, DONE)?;
-        let words = done.split_whitespace().skip(1);
-        words
-            .map(|word| Ok(Duration::from_nanos(word.parse().with_context(|| done.clone())?)))
-            .collect()
+        durations(&self.wait_for_line(&name, DONE)?)
     }
 
     /// Starts the program in the guest, and returns the name under which the observer knows it.
@@ -216,15 +212,8 @@ impl Machine {
         Ok(name)
     }
 
-    /// The next line that begins so and is no progress: one request to the observer waits for one line.
     fn wait_for_line(&mut self, name: &str, start: &str) -> Result<String> {
-        loop {
-            let line = self.guest.wait_for_line(name, "")?;
-            if line.starts_with(start) {
-                return Ok(line);
-            }
-            ensure!(line.starts_with(PROGRESS), "{line}\n{}", self.guest.log(name)?);
-        }
+        wait_for_line(&mut self.guest, name, start)
     }
 
     /// Waits until all that was changed on the host has been delivered at a site.
@@ -256,6 +245,26 @@ impl Machine {
     fn shell(&mut self, script: &str) -> Result<String> {
         self.guest.shell(Path::new("/"), script)
     }
+}
+
+/// The next line of a program in a guest that begins so and is no progress: one request to the observer waits for one
+/// line.
+pub(super) fn wait_for_line(guest: &mut Guest, name: &str, start: &str) -> Result<String> {
+    loop {
+        let line = guest.wait_for_line(name, "")?;
+        if line.starts_with(start) {
+            return Ok(line);
+        }
+        ensure!(line.starts_with(PROGRESS), "{line}\n{}", guest.log(name)?);
+    }
+}
+
+/// The durations in the last line of the program.
+pub(super) fn durations(done: &str) -> Result<Vec<Duration>> {
+    let words = done.split_whitespace().skip(1);
+    words
+        .map(|word| Ok(Duration::from_nanos(word.parse().with_context(|| done.to_owned())?)))
+        .collect()
 }
 
 impl Site {

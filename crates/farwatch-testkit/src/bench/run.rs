@@ -35,6 +35,13 @@ impl Scale {
     pub const QUICK: Self = Self { turns: 2, changes: 100, files: 5000, dirs: 1000 };
 }
 
+impl Scale {
+    /// Files of a burst, and of the tree that is walked.
+    pub(super) fn files(self) -> usize {
+        self.files
+    }
+}
+
 /// A thing that is measured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Part {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `farwatch-bench`: what an event costs in a guest. `cargo xtask bench native` builds what it needs and calls it; all
-//! commands but `native` are what it runs in the guest.
+//! commands but `native` and `stock` are what it runs in the guest.
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "a command-line tool")]
 
@@ -28,6 +28,14 @@ enum Task {
         /// Measure this alone
         #[arg(long, value_enum, value_delimiter = ',')]
         only: Vec<Part>,
+    },
+    /// Boot a stock kernel in QEMU, measure in it beside this virtiofsd, and print tables
+    Stock {
+        /// Do a tenth, to see that it runs
+        #[arg(long)]
+        quick: bool,
+        /// Of version 1.14
+        virtiofsd: PathBuf,
     },
     /// Print how long each change took, and how long its event, in ns
     #[command(hide = true)]
@@ -58,6 +66,9 @@ fn main() -> Result<()> {
     match Cli::parse().task {
         Task::Native { quick, only } => {
             bench::run(if quick { Scale::QUICK } else { Scale::FULL }, &only)?;
+        }
+        Task::Stock { quick, virtiofsd } => {
+            bench::run_stock(if quick { Scale::QUICK } else { Scale::FULL }, &virtiofsd)?;
         }
         Task::Latency { change, turn, count, changed, watched } => {
             let latencies = bench::latencies(change, &changed, &watched, turn, count)?;
