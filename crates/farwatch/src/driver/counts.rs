@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! [`Counts`]: how many requests of each kind the kernel made. They do not depend on the machine, as times do.
 //!
-//! The workers count, [`super::Session::counts`] hands the numbers out. Nothing is decided by them.
+//! The workers count, the session hands the numbers out. Nothing is decided by them.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
