@@ -29,21 +29,21 @@ impl Interposer {
 
     /// Whether a reply that shows an object with these attributes is put off: then [`later`] is the answer.
     pub(super) fn puts_off(&self, ctx: &Context, attr: &Attr) -> bool {
-        if may_wait() || self.is_marked(ctx) {
-            return false;
-        }
-        attr::changed(attr).is_some_and(|changed| self.share.is_ahead(changed)) && put_off()
+        let is_ahead = || attr::changed(attr).is_some_and(|changed| self.share.is_ahead(changed));
+        self.may_put_off(ctx) && is_ahead() && put_off()
     }
 
     /// The same of a reply that shows that there is nothing under a name of `dir`.
     pub(super) fn puts_off_missing(&self, ctx: &Context, dir: NodeId) -> bool {
-        if may_wait() || self.is_marked(ctx) {
-            return false;
-        }
         let changed = || {
             let (attr, _) = self.inner.getattr(*ctx, dir.get(), None).ok()?;
             attr::changed(&attr)
         };
-        self.share.would_be_ahead(changed) && put_off()
+        self.may_put_off(ctx) && self.share.would_be_ahead(changed) && put_off()
+    }
+
+    /// Whether a reply to a request could wait: a program's, while there is an agent, and not for the second time.
+    fn may_put_off(&self, ctx: &Context) -> bool {
+        self.share.agent_tid().is_some() && !may_wait() && !self.is_marked(ctx)
     }
 }

@@ -56,6 +56,9 @@ impl Interposer {
         id: NodeId,
         options: OpenOptions,
     ) -> io::Result<OpenOptions> {
+        if self.share.agent_tid().is_none() {
+            return Ok(OpenOptions::empty());
+        }
         self.catch_up(ctx, Held::Node(id));
         let Ok((attr, _)) = self.inner.getattr(*ctx, id.get(), None) else {
             return Ok(OpenOptions::empty());

@@ -37,47 +37,55 @@ const OWN_REPORT_AFTER: Duration = Duration::from_millis(1);
 /// When the guest was in step, and when the last call was made for it.
 #[derive(Debug)]
 pub(super) struct Moments {
-    /// The clock of the two.
-    start: (Instant, SystemTime),
-    /// All that had happened on the host by then had been told. In nanoseconds since the start.
+    /// All that had happened on the host by then had been told: nanoseconds since the epoch by the clock that
+    /// timestamps are taken from, which may be set meanwhile.
     in_step: AtomicU64,
-    /// Likewise.
+    start: Instant,
+    /// Nanoseconds since the start.
     own_call: AtomicU64,
 }
 
 impl Default for Moments {
     fn default() -> Self {
-        let start = (Instant::now(), SystemTime::now());
-        Self { start, in_step: AtomicU64::new(0), own_call: AtomicU64::new(0) }
+        let in_step = AtomicU64::new(since_epoch(SystemTime::now()));
+        Self { in_step, start: Instant::now(), own_call: AtomicU64::new(0) }
     }
 }
 
 impl Moments {
-    fn now(&self) -> u64 {
-        u64::try_from(self.start.0.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    fn since_start(&self) -> u64 {
+        nanos(self.start.elapsed())
     }
 
     /// A call for the guest has returned.
     pub(super) fn own_call(&self) {
-        self.own_call.store(self.now(), Ordering::Relaxed);
+        self.own_call.store(self.since_start(), Ordering::Relaxed);
     }
 
     fn is_own_call_recent(&self) -> bool {
-        let ago = self.now().saturating_sub(self.own_call.load(Ordering::Relaxed));
+        let ago = self.since_start().saturating_sub(self.own_call.load(Ordering::Relaxed));
         Duration::from_nanos(ago) < OWN_REPORT_AFTER
+    }
+
+    /// All that had happened on the host by `at` has been told.
+    fn in_step(&self, at: SystemTime) {
+        self.in_step.store(since_epoch(at), Ordering::Relaxed);
     }
 
     /// Whether what happened at that time had been told when the guest was in step last.
     fn is_told(&self, changed: SystemTime) -> bool {
-        let in_step = self.in_step.load(Ordering::Relaxed);
-        let since_start = changed.checked_add(TICK_MAX).map(|at| at.duration_since(self.start.1));
-        match since_start {
-            Some(Ok(since)) => since.as_nanos() < u128::from(in_step),
-            // Before the start.
-            Some(Err(_)) => true,
-            None => false,
-        }
+        let latest = changed.checked_add(TICK_MAX);
+        latest.is_some_and(|at| since_epoch(at) < self.in_step.load(Ordering::Relaxed))
     }
+}
+
+/// 0 for what was before.
+fn since_epoch(at: SystemTime) -> u64 {
+    nanos(at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Share {
@@ -92,15 +100,16 @@ impl Share {
         is_behind && changed().is_some_and(|changed| !self.moments.is_told(changed))
     }
 
-    /// Whether what is to come can be told while a reply waits.
+    /// Whether there is an agent that can tell what is to come while a reply waits.
     fn can_wait(&self) -> bool {
-        self.lock().engine.backlog_len() <= EVENTS_MAX
+        let engine = &self.lock().engine;
+        engine.refreshes() && engine.backlog_len() <= EVENTS_MAX
     }
 
     /// Whether something has happened on the host of which the guest has not been told, as far as can be seen at once.
     pub(super) fn is_behind(&self) -> bool {
         let Some(backend) = self.backend() else { return false };
-        let now = self.moments.now();
+        let now = SystemTime::now();
         // Before the engine is asked: what is handed in from here on is found there.
         let is_quiet = Backend::is_quiet(backend);
         let state = self.lock();
@@ -110,7 +119,7 @@ impl Share {
         let is_behind = state.engine.is_behind();
         drop(state);
         if !is_behind && is_quiet {
-            self.moments.in_step.fetch_max(now, Ordering::Relaxed);
+            self.moments.in_step(now);
             return false;
         }
         is_behind || !self.moments.is_own_call_recent()
@@ -157,11 +166,11 @@ mod tests {
 
     #[test]
     fn what_changed_before_the_guest_was_in_step_has_been_told_and_what_came_after_has_not() {
-        let moments = Moments::default();
-        let at = |millis| moments.start.1 + Duration::from_millis(millis);
-        assert!(moments.is_told(moments.start.1 - Duration::from_secs(1)));
+        let (moments, start) = (Moments::default(), SystemTime::now());
+        let at = |millis| start + Duration::from_millis(millis);
+        assert!(moments.is_told(start - Duration::from_secs(1)));
         assert!(!moments.is_told(at(0)));
-        moments.in_step.store(100_000_000, Ordering::Relaxed);
+        moments.in_step(at(100));
         assert!(moments.is_told(at(79)));
         assert!(!moments.is_told(at(81)), "its timestamp may be that of a change after the moment");
     }
