@@ -1,18 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The checks and chores of this repository: `cargo xtask <task>`. One file a task.
+//! The checks and chores of this repository: `cargo xtask <task>`. One file a task; those that run a program of the test kit share one.
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool")]
 
 mod bench;
 mod cached;
 mod ci;
-mod coherence;
-mod converge;
 mod guest;
 mod kernel;
 mod module;
-mod oracle;
 mod tally;
+mod testkit;
 mod tidy;
 mod vm_image;
 
@@ -60,9 +58,9 @@ fn main() -> ExitCode {
         ["module"] => module::run(root),
         ["kernel", ref versions @ ..] => kernel::run(root, versions),
         ["vm-image", kernel, dir] => vm_image::run(root, kernel, Path::new(dir)),
-        ["oracle", ref args @ ..] => oracle::run(root, args),
-        ["coherence", ref args @ ..] => coherence::run(root, args),
-        ["converge", ref args @ ..] => converge::run(root, args),
+        ["oracle", ref args @ ..] => testkit::oracle(root, args),
+        ["coherence", ref args @ ..] => testkit::coherence(root, args),
+        ["converge", ref args @ ..] => testkit::converge(root, args),
         ["bench", "stock", ref args @ ..] => bench::stock::run(root, args),
         ["bench", "native", ref args @ ..] => bench::native::run(root, args),
         ["bench", ref args @ ..] => bench::run(root, args),

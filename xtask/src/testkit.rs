@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `cargo xtask oracle`: builds the product and the test kit's oracle, and runs that.
+//! `cargo xtask oracle`, `converge` and `coherence`: build the product and a program of the test kit, and run that.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 
@@ -9,19 +10,25 @@ use anyhow::{Context as _, Result, ensure};
 use crate::guest;
 
 /// `args` are those of `farwatch-oracle`, whose `run` need not be named.
-pub(crate) fn run(root: &Path, args: &[&str]) -> Result<bool> {
+pub(crate) fn oracle(root: &Path, args: &[&str]) -> Result<bool> {
     build(root)?;
     if args.iter().any(|arg| ["6.1", "6.12", "uml"].contains(arg)) {
         guest::run(root)?;
     }
-    let program = guest::target_dir(root).join("release/farwatch-oracle");
-    let mut oracle = Command::new(&program);
-    oracle.env("FARWATCH_GUEST_BIN", guest::target_dir(root).join("guest"));
-    if args.first() != Some(&"case") {
-        oracle.arg("run");
-    }
-    let status = oracle.args(args).status();
-    Ok(status.with_context(|| program.display().to_string())?.success())
+    let run = (args.first() != Some(&"case")).then_some(&"run");
+    start(root, "farwatch-oracle", run.into_iter().chain(args))
+}
+
+/// `args` are those of `farwatch-converge run`.
+pub(crate) fn converge(root: &Path, args: &[&str]) -> Result<bool> {
+    build(root)?;
+    start(root, "farwatch-converge", ["run"].iter().chain(args))
+}
+
+/// `args` are those of `farwatch-coherence`.
+pub(crate) fn coherence(root: &Path, args: &[&str]) -> Result<bool> {
+    build(root)?;
+    start(root, "farwatch-coherence", args)
 }
 
 /// Builds the product and the programs of the test kit.
@@ -32,4 +39,17 @@ pub(crate) fn build(root: &Path) -> Result<()> {
     build.args(["-p", "farwatch", "-p", "farwatch-guest", "-p", "farwatch-testkit"]);
     ensure!(build.status()?.success(), "the programs cannot be built");
     Ok(())
+}
+
+/// Runs one of them, after [`build`]. Returns whether it has succeeded.
+pub(crate) fn start(
+    root: &Path,
+    program: &str,
+    args: impl IntoIterator<Item = impl AsRef<OsStr>>,
+) -> Result<bool> {
+    let target = guest::target_dir(root);
+    let program = target.join("release").join(program);
+    let mut command = Command::new(&program);
+    command.env("FARWATCH_GUEST_BIN", target.join("guest")).args(args);
+    Ok(command.status().with_context(|| program.display().to_string())?.success())
 }

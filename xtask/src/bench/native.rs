@@ -3,21 +3,17 @@
 //! with the patches and the test kit's `farwatch-bench`, and runs that.
 
 use std::path::Path;
-use std::process::Command;
 
-use anyhow::Context as _;
 use farwatch_testkit::vm::Uml;
 
-use crate::{guest, kernel, oracle};
+use crate::{guest, kernel, testkit};
 
 /// `args` are those of `farwatch-bench native`.
 pub(crate) fn run(root: &Path, args: &[&str]) -> anyhow::Result<bool> {
-    oracle::build(root)?;
+    testkit::build(root)?;
     guest::run(root)?;
     if !Uml::is_named() {
         kernel::run(root, &["6.12"])?;
     }
-    let program = guest::target_dir(root).join("release/farwatch-bench");
-    let status = Command::new(&program).arg("native").args(args).status();
-    Ok(status.with_context(|| program.display().to_string())?.success())
+    testkit::start(root, "farwatch-bench", ["native"].iter().chain(args))
 }
