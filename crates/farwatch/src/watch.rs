@@ -122,12 +122,8 @@ fn run(
             .chain(queues.iter().map(|queue| (**queue).as_fd()))
             .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
             .collect();
-        let patience_now = if pauses {
-            Some(patience.map_or(OWN_PAUSE, |patience: Duration| patience.min(OWN_PAUSE)))
-        } else {
-            patience
-        };
-        let timeout = patience_now.and_then(|patience| Timespec::try_from(patience).ok());
+        let timeout = [patience, pauses.then_some(OWN_PAUSE)].into_iter().flatten().min();
+        let timeout = timeout.and_then(|timeout: Duration| Timespec::try_from(timeout).ok());
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),

@@ -101,11 +101,8 @@ impl Ledger {
     /// Whether the first of the replays that are to come needs a lock that the guest's kernel holds over a request about
     /// `held`.
     pub(super) fn is_next_kept_by(&self, held: Held<'_>, tree: &Tree) -> bool {
-        let is_undone =
-            |record: &&Record| record.message == Message::First && !record.state.is_done();
-        let Some(Record { pending, .. }) = self.records.iter().find(is_undone) else {
-            return false;
-        };
+        let next = self.records.iter().find(|record| record.is_undone());
+        let Some(Record { pending, .. }) = next else { return false };
         let changes_name_in = |dir| match &pending.event {
             GuestEvent::Entry { entry, mask, .. } => {
                 entry.dir.id == dir && mask.intersects(record::NAMES)
@@ -126,9 +123,7 @@ impl Ledger {
 
     /// The last of the notifications that were handed out and of which more requests are to come.
     pub(super) fn last_undone(&self) -> Option<Seq> {
-        let is_undone =
-            |record: &&Record| record.message == Message::First && !record.state.is_done();
-        self.records.iter().rev().find(is_undone).map(|record| record.seq)
+        self.records.iter().rev().find(|record| record.is_undone()).map(|record| record.seq)
     }
 
     /// The last of the notifications that were handed out and whose change of a name has not been replayed.

@@ -399,7 +399,8 @@ pub(super) fn waits(request: &Request<'_>) -> Option<Waits> {
     }
 }
 
-/// The requests that show how something is on the host, and after which the guest's kernel asks for nothing more.
+/// The requests whose reply shows what has become of an object, or leads to what the guest's kernel has cached of it. A listing
+/// comes after its OPENDIR; a READ holds the lock of a page, which a replay may need.
 const SHOWS: [Opcode; 4] = [Opcode::Lookup, Opcode::Getattr, Opcode::Open, Opcode::Opendir];
 
 fn is_sync(request: &Request<'_>) -> bool {

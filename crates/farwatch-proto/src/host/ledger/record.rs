@@ -70,6 +70,11 @@ impl Record {
         self.message == Message::First && self.state.todo.intersects(NAMES) && !is_end
     }
 
+    /// Whether requests are to come. The second message of a rename says what the first has said.
+    pub(super) fn is_undone(&self) -> bool {
+        self.message == Message::First && !self.state.is_done()
+    }
+
     /// The entries whose name a replay was to change and did not.
     pub(super) fn left(&self) -> Vec<(NodeId, Name)> {
         if !self.changes_name() {
