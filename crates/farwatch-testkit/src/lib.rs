@@ -41,7 +41,7 @@ pub use file_system::{FileSystem, FsType};
 pub use here::Here;
 pub use inotifywait::Inotifywait;
 pub use merge::merge_allowed;
-pub use mount::{Mount, farwatch, farwatch_agent, is_mount_point};
+pub use mount::{Mount, farwatch, farwatch_agent, is_mount_point, mount_points};
 pub use place::{Place, Record};
 pub use process::Process;
 pub use recorder::Recorder;

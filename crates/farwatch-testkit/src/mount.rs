@@ -8,8 +8,9 @@ use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
 use farwatch_sys::mountinfo;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{UnmountFlags, unmount};
-use rustix::process::Signal;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use tempfile::TempDir;
 
 use crate::process::Process;
@@ -251,6 +252,18 @@ impl Mount {
         Ok(status)
     }
 
+    /// Waits until no process of the product is left: for those that were not started here.
+    pub fn wait_for_processes(&self) -> Result<()> {
+        while let Some((pid, name)) = self.processes_left()?.pop() {
+            // ESRCH: it has ended in the meantime.
+            let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+            let patience = Timespec::try_from(crate::PATIENCE)?;
+            let ended = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&patience))?;
+            ensure!(ended > 0, "{name} goes on");
+        }
+        Ok(())
+    }
+
     /// What all processes have said.
     #[must_use]
     pub fn log(&self) -> String {
@@ -292,7 +305,7 @@ impl Mount {
         Ok(())
     }
 
-    fn processes_left(&self) -> Result<Vec<String>> {
+    fn processes_left(&self) -> Result<Vec<(Pid, String)>> {
         let mark = format!("{MARK_VARIABLE}={}", self.dir.path().display());
         let mut left = Vec::new();
         for entry in fs::read_dir("/proc")? {
@@ -300,7 +313,9 @@ impl Mount {
             // A process may end while we look, and what is not a process has no environment.
             let Ok(environment) = fs::read(process.join("environ")) else { continue };
             if environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()) {
-                left.push(fs::read_to_string(process.join("comm")).unwrap_or_default());
+                let pid = process.file_name().and_then(|name| name.to_str()?.parse().ok());
+                let pid = pid.and_then(Pid::from_raw).context("a process has a number")?;
+                left.push((pid, fs::read_to_string(process.join("comm")).unwrap_or_default()));
             }
         }
         Ok(left)
@@ -365,6 +380,15 @@ pub fn is_mount_point(path: &Path) -> Result<bool> {
     Ok(mountinfo::mounts(&table).any(|mount| mount.mount_point == path))
 }
 
+/// The mount points of all mounts of that type, the last one first.
+pub fn mount_points(fs_type: &str) -> Result<Vec<PathBuf>> {
+    let table = mountinfo::read()?;
+    let mounts = mountinfo::mounts(&table).filter(|mount| mount.fs_type == fs_type);
+    let mut points: Vec<PathBuf> = mounts.map(|mount| mount.mount_point).collect();
+    points.reverse();
+    Ok(points)
+}
+
 /// Waits for a socket to appear in a directory.
 pub(crate) struct SocketDir(inotify::Inotify);
 
@@ -376,7 +400,6 @@ impl SocketDir {
     }
 
     pub(crate) fn wait_for(mut self, socket: &Path) -> Result<()> {
-        use rustix::event::{PollFd, PollFlags, Timespec, poll};
         while !socket.exists() {
             let patience = Timespec::try_from(crate::PATIENCE)?;
             let ready = poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&patience))?;

@@ -11,8 +11,12 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use farwatch_guest::SyncArgs;
 
-use crate::options::{Defaults, LOG_VARIABLE, LogLevel, MountArgs, ServeArgs, apply_compat};
-use crate::{doctor, logging, mount, serve};
+use crate::logging::Log;
+use crate::mount_helper::Outcome;
+use crate::options::{
+    Defaults, LOG_VARIABLE, LogLevel, MountArgs, MountHelperArgs, ServeArgs, apply_compat,
+};
+use crate::{doctor, logging, mount, mount_helper, serve};
 
 /// File-change notification that works across a shared-directory mount.
 ///
@@ -58,6 +62,13 @@ enum Command {
 /// Names under which the program acts as `farwatch serve` with virtiofsd's command line.
 const VIRTIOFSD_NAMES: [&str; 2] = ["virtiofsd", "farwatch-virtiofsd"];
 
+/// The name under which it is mount(8)'s helper for `-t farwatch`.
+const MOUNT_HELPER_NAME: &str = "mount.farwatch";
+
+/// Exit codes of mount(8).
+const MOUNT_USAGE: u8 = 1;
+const MOUNT_FAILURE: u8 = 32;
+
 /// The environment variable that overrides `--log-level`, as in virtiofsd.
 const VIRTIOFSD_LOG_VARIABLE: &str = "RUST_LOG";
 
@@ -86,6 +97,9 @@ pub fn main() -> ExitCode {
             log.as_deref().unwrap_or_else(|| chosen.filter()),
         );
     }
+    if Path::new(&name).file_name().is_some_and(|name| name == MOUNT_HELPER_NAME) {
+        return mount_helper();
+    }
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Serve(mut args) => {
@@ -96,7 +110,7 @@ pub fn main() -> ExitCode {
             };
             return serve(&args, Defaults::Farwatch, log);
         }
-        Command::Mount(args) => logged(&cli.log, false, || mount::run(args, &cli.log)),
+        Command::Mount(args) => logged(&cli.log, args.syslog, || mount::run(args, &cli.log)),
         Command::Sync(args) => {
             return match args.run() {
                 Ok(()) => ExitCode::SUCCESS,
@@ -117,8 +131,44 @@ pub fn main() -> ExitCode {
     exit_code(result)
 }
 
+/// The definition of the command line of `farwatch`, for manual pages and completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// The definition of the command line of `mount.farwatch`.
+#[must_use]
+pub fn mount_helper_command() -> clap::Command {
+    MountHelperArgs::command()
+}
+
 fn is_virtiofsd(name: &OsStr) -> bool {
     VIRTIOFSD_NAMES.iter().any(|known| name == *known)
+}
+
+/// Acts as mount(8)'s helper, with its exit codes.
+fn mount_helper() -> ExitCode {
+    let args = MountHelperArgs::try_parse().unwrap_or_else(|error| {
+        let code = if error.use_stderr() { MOUNT_USAGE } else { 0 };
+        drop(error.print());
+        std::process::exit(code.into());
+    });
+    let request = match args.request() {
+        Ok(request) => request,
+        Err(error) => {
+            drop(writeln!(io::stderr(), "mount.farwatch: {error}"));
+            return ExitCode::from(MOUNT_USAGE);
+        }
+    };
+    match mount_helper::run(&request) {
+        Ok(Outcome::Mounted) => ExitCode::SUCCESS,
+        Ok(Outcome::Failed) => ExitCode::from(MOUNT_FAILURE),
+        Err(error) => {
+            fail(&*Box::<dyn Error>::from(error));
+            ExitCode::from(MOUNT_FAILURE)
+        }
+    }
 }
 
 /// Applies the `-o` options. An invalid one is a usage error.
@@ -142,8 +192,14 @@ fn logged(
     syslog: bool,
     run: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    logging::start(filter, syslog).map_err(|error| anyhow::anyhow!("the log: {error}"))?;
-    run()
+    let log =
+        logging::start(filter, syslog).map_err(|error| anyhow::anyhow!("the log: {error}"))?;
+    let result = run();
+    if let (Err(error), Log::Syslog) = (&result, log) {
+        // Nobody may read standard error any more.
+        tracing::error!("{error:#}");
+    }
+    result
 }
 
 fn exit_code(result: anyhow::Result<()>) -> ExitCode {

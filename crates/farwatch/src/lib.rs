@@ -17,6 +17,7 @@ pub mod driver;
 pub mod fs;
 mod logging;
 mod mount;
+mod mount_helper;
 mod options;
 mod serve;
 pub mod share;

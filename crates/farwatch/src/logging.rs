@@ -16,11 +16,18 @@ use tracing_subscriber::fmt::MakeWriter;
 const LIBRARIES: &str = "virtiofsd=off,virtiofsd::sandbox=error,virtiofsd::util=error,\
     vhost_user_backend=off";
 
+/// Where it goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Log {
+    StandardError,
+    Syslog,
+}
+
 /// Starts logging what `filter` lets through, in the form of [`EnvFilter`].
 ///
 /// # Errors
 /// When the filter makes no sense. Without a syslog the log goes to standard error, and says so.
-pub(crate) fn start(filter: &str, syslog: bool) -> Result<(), Box<dyn Error>> {
+pub(crate) fn start(filter: &str, syslog: bool) -> Result<Log, Box<dyn Error>> {
     let off = filter.eq_ignore_ascii_case("off");
     let filter = if off { filter.to_owned() } else { format!("{filter},{LIBRARIES}") };
     let filter = EnvFilter::try_new(filter)?;
@@ -35,6 +42,7 @@ pub(crate) fn start(filter: &str, syslog: bool) -> Result<(), Box<dyn Error>> {
             // It has a time of its own.
             let subscriber = subscriber.with_ansi(false).without_time().with_level(false);
             tracing::subscriber::set_global_default(subscriber.with_writer(syslog).finish())?;
+            return Ok(Log::Syslog);
         }
         Ok(None) => {
             tracing::subscriber::set_global_default(subscriber.with_writer(io::stderr).finish())?;
@@ -44,7 +52,7 @@ pub(crate) fn start(filter: &str, syslog: bool) -> Result<(), Box<dyn Error>> {
             tracing::warn!(%error, "there is no syslog");
         }
     }
-    Ok(())
+    Ok(Log::StandardError)
 }
 
 /// The connection to the system's log.

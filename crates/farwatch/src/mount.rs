@@ -25,6 +25,9 @@ use device::Device;
 /// # Errors
 /// One sentence for the user, and what caused it.
 pub(crate) fn run(mut args: MountArgs, log: &str) -> anyhow::Result<()> {
+    if args.detach {
+        rustix::process::setsid().context("setsid")?;
+    }
     let mount_point = args.paths.pop().context("a mount point is needed")?;
     let shared = args.paths.pop();
     let (shared, socket) = match (shared, args.socket.take()) {
@@ -38,7 +41,7 @@ pub(crate) fn run(mut args: MountArgs, log: &str) -> anyhow::Result<()> {
     let (source, endpoint, device) = match (shared, socket) {
         (Some(shared), _) => {
             let shared = shared.canonicalize().context("the shared directory")?;
-            let (device, endpoint) = Device::start(&shared, &args.sharing, log)?;
+            let (device, endpoint) = Device::start(&shared, &args, log)?;
             (shared, endpoint, Some(device))
         }
         (None, socket) => {
@@ -96,6 +99,7 @@ fn serve(
         .and_then(|()| stdout.flush())
         .context("standard output")?;
     drop(stdout);
+    signals::notify_ready();
     let ended = session.wait();
     if let Some(agent) = agent {
         agent.join();

@@ -9,14 +9,16 @@
 mod compat;
 mod modcaps;
 mod mount;
+mod mount_helper;
 mod serve;
 mod sharing;
 
 pub(crate) use compat::apply as apply_compat;
 pub(crate) use modcaps::CapabilityChanges;
 pub(crate) use mount::MountArgs;
+pub(crate) use mount_helper::{MountFlag, MountHelperArgs, MountRequest};
 pub(crate) use serve::{ConnectionArgs, Defaults, InodeFileHandles, LogLevel, Seccomp, ServeArgs};
-pub(crate) use sharing::{Cache, Events, SharingArgs, WatchBackend};
+pub(crate) use sharing::{Cache, Events, WatchBackend};
 
 /// The environment variable that holds the log filter when `--log` is not given.
 pub(crate) const LOG_VARIABLE: &str = "FARWATCH_LOG";

@@ -76,6 +76,10 @@ pub(crate) fn run(args: &ServeArgs, defaults: Defaults) -> anyhow::Result<()> {
     let tag = Tag::new(&args.tag)?;
     let socket::Socket { listener, pid_file: _pid_file } = socket::open(&args.connection)?;
     let guest_fd_limit = config::limit_files(args)?;
+    if args.connection.socket.is_some() {
+        // A client can connect. From the sandbox, systemd's socket could not be reached any more.
+        signals::notify_ready();
+    }
 
     let mut inside = sandbox::enter(args, shared.clone(), listener)?;
     let share = Arc::new(Share::new(watching::open(args, &inside.root_dir)?));
@@ -169,7 +173,7 @@ fn inner(
     guest_fd_limit: u64,
 ) -> anyhow::Result<Inner> {
     let config = config::config(args, defaults, inside, guest_fd_limit);
-    let inner = if args.readonly {
+    let inner = if args.sharing.readonly {
         PassthroughFsRo::new(config).map(Inner::from)
     } else {
         PassthroughFs::new(config).map(Inner::from)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Ctrl-C, SIGTERM and SIGHUP: a thread that waits for the first and calls back; and SIGUSR1, at which a process
-//! says what it has done so far.
+//! says what it has done so far. And the one word that systemd is told: that a process is ready.
 
 use std::fs::File;
 use std::io::{self, Read, pipe};
@@ -68,4 +68,11 @@ pub(crate) fn on_report(report: impl Fn() + Send + 'static) -> io::Result<()> {
 /// Those of [`catch`] and [`Caught::then`].
 pub(crate) fn on_end(end: impl Fn() + Send + 'static) -> io::Result<()> {
     catch()?.then(end)
+}
+
+/// Tells systemd that the service is ready, if systemd has started this process as a service of `Type=notify`.
+pub(crate) fn notify_ready() {
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::warn!(%error, "notifying systemd failed");
+    }
 }

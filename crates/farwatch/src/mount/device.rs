@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context as _, bail};
 
 use crate::driver::Endpoint;
-use crate::options::{LOG_VARIABLE, SharingArgs};
+use crate::options::{LOG_VARIABLE, MountArgs};
 
 /// The running child.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ impl Device {
     /// Starts it, and connects to it.
     pub(super) fn start(
         shared: &Path,
-        sharing: &SharingArgs,
+        args: &MountArgs,
         log: &str,
     ) -> anyhow::Result<(Self, Endpoint)> {
         let (listener, stream) = private_socket().context("a socket for the device")?;
@@ -33,7 +33,8 @@ impl Device {
             .args(["serve", "--once", "--fd", "0", "--no-announce-submounts"])
             // It serves this machine's own programs, as the user who mounts.
             .args(["--sandbox", "none", "--seccomp", "none", "--keep-capabilities"])
-            .args(sharing.to_args())
+            .args(args.sharing.to_args())
+            .args(args.syslog.then_some("--syslog"))
             .arg("--shared-dir")
             .arg(shared)
             .env(LOG_VARIABLE, log)

@@ -26,6 +26,12 @@ pub(crate) struct MountArgs {
     /// Deliver no events: a separate farwatch-agent does
     #[arg(long, hide = true)]
     pub(crate) no_agent: bool,
+    /// Log to syslog, not to standard error
+    #[arg(long)]
+    pub(crate) syslog: bool,
+    /// Start a session without a terminal: for mount.farwatch
+    #[arg(long, hide = true)]
+    pub(crate) detach: bool,
     #[command(flatten)]
     pub(crate) sharing: SharingArgs,
 }

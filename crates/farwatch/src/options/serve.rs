@@ -41,9 +41,6 @@ pub(crate) struct ServeArgs {
     /// own
     #[arg(long, default_value = "farwatch")]
     pub(crate) tag: String,
-    /// Do not let the guest change anything; changes made on the host are still reported
-    #[arg(long)]
-    pub(crate) readonly: bool,
     #[command(flatten)]
     pub(crate) sharing: SharingArgs,
     #[command(flatten)]

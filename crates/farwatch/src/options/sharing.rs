@@ -12,6 +12,9 @@ use farwatch_proto::Mask;
 /// How a directory is shared.
 #[derive(Clone, PartialEq, Eq, Debug, Args)]
 pub(crate) struct SharingArgs {
+    /// Do not let the client change anything; changes made on the host are still reported
+    #[arg(long)]
+    pub(crate) readonly: bool,
     /// What the client may cache. With `never`, every access goes to the host
     #[arg(long, value_name = "POLICY", value_enum, default_value_t = Cache::Events)]
     #[arg(ignore_case = true)]
@@ -51,6 +54,7 @@ impl SharingArgs {
     pub(crate) fn to_args(&self) -> Vec<String> {
         // No `..`, so that a new option does not compile until it is passed on here.
         let Self {
+            readonly,
             cache,
             lease,
             watch,
@@ -67,6 +71,7 @@ impl SharingArgs {
             format!("--events={}", value_name(events)),
             format!("--request-queues={request_queues}"),
         ];
+        args.extend(readonly.then(|| "--readonly".to_owned()));
         args.extend(no_join_renames.then(|| "--no-join-renames".to_owned()));
         args.extend(no_xattr.then(|| "--no-xattr".to_owned()));
         args.extend(backlog_events_max.map(|max| format!("--backlog-events-max={max}")));
@@ -150,6 +155,7 @@ mod tests {
     /// Every combination of values; of a number, the ends of its range.
     fn all_sharing_args() -> Vec<SharingArgs> {
         let mut all = vec![SharingArgs {
+            readonly: false,
             cache: Cache::Auto,
             lease: 60,
             watch: WatchBackend::Auto,
@@ -159,6 +165,7 @@ mod tests {
             request_queues: 1,
             backlog_events_max: None,
         }];
+        all = vary(&all, &[false, true], |args| &mut args.readonly);
         all = vary(&all, Cache::value_variants(), |args| &mut args.cache);
         all = vary(&all, &[1, 86_400], |args| &mut args.lease);
         all = vary(&all, WatchBackend::value_variants(), |args| &mut args.watch);
@@ -185,7 +192,7 @@ mod tests {
     #[test]
     fn sharing_args_turned_into_a_command_line_parse_to_the_same() {
         let all = all_sharing_args();
-        assert_eq!(all.len(), 5 * 2 * 3 * 2 * 2 * 2 * 3 * 3);
+        assert_eq!(all.len(), 2 * 5 * 2 * 3 * 2 * 2 * 2 * 3 * 3);
         for sharing in all {
             let fixed = ["serve", "--fd=0", "--shared-dir=/srv"].map(str::to_owned);
             let line = fixed.into_iter().chain(sharing.to_args());
