@@ -6,6 +6,8 @@
 //! (`worker`): when a server dies, a thread that waits for it cannot be ended by anything, and a
 //! process with such a thread cannot tell anybody that it has failed.
 
+mod everywhere;
+mod mounts;
 mod supervisor;
 mod worker;
 
@@ -14,7 +16,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -32,13 +34,21 @@ use crate::{SyncArgs, Target};
     farwatch-agent /mnt/src       the virtiofs that is mounted there\n  \
     farwatch-agent src            the one with this tag, mounted or not\n  \
     farwatch-agent /mnt/src data  both\n  \
+    farwatch-agent --all          every virtiofs, as it is mounted\n  \
     farwatch-agent sync /mnt/src  wait until all has been told there; needs no root")]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 #[command(disable_help_subcommand = true)]
 struct Cli {
     /// A directory of a mounted share; or a tag, which is mounted where nobody sees it
-    #[arg(value_name = "DIRECTORY|TAG", required = true)]
+    #[arg(value_name = "DIRECTORY|TAG", required_unless_present = "all", conflicts_with = "all")]
     targets: Vec<OsString>,
+    /// Serve every virtiofs that is mounted, now or later, until it is unmounted. One without a farwatch behind it is
+    /// left alone
+    #[arg(long)]
+    all: bool,
+    /// The type of the mounts that --all serves
+    #[arg(long, value_name = "TYPE", default_value = "virtiofs", hide = true)]
+    fs_type: String,
     /// How long the server may leave a request unanswered before it counts as dead, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     #[arg(value_parser = clap::value_parser!(u64).range(2..=86_400))]
@@ -87,9 +97,16 @@ pub fn main() -> ExitCode {
         (true, [target]) => {
             worker::run(&Target::parse(target), timeout).map(|()| ExitCode::SUCCESS)
         }
+        (false, _) if cli.all => everywhere::run(&cli.fs_type, &cli.log.to_string(), timeout),
         _ => supervisor::run(&cli.targets, &cli.log.to_string(), timeout),
     };
     result.unwrap_or_else(|error| fail(&error))
+}
+
+/// The definition of the command line, for manual pages and completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
@@ -107,7 +124,6 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     #[test]
     fn the_command_line_is_sound() {

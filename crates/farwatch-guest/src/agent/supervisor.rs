@@ -26,7 +26,7 @@ use crate::Target;
 const END_WAIT: Duration = Duration::from_millis(700);
 
 /// A child and what it shares with us.
-struct Worker {
+pub(super) struct Worker {
     /// The target as the user has named it.
     named: OsString,
     target: Target,
@@ -35,11 +35,11 @@ struct Worker {
     /// Rings when the server has not answered for long.
     timer: OwnedFd,
     rang: Option<Instant>,
-    welcome: bool,
+    is_welcome: bool,
 }
 
 /// What has become of a worker.
-enum News {
+pub(super) enum News {
     /// It replays.
     Welcome,
     /// It has ended, and has said why.
@@ -54,14 +54,11 @@ enum News {
 /// # Errors
 /// When something else than a worker fails.
 pub(super) fn run(targets: &[OsString], log: &str, timeout: Duration) -> anyhow::Result<ExitCode> {
-    let (signals, raised) = UnixStream::pair().context("a socket")?;
-    for signal in [SIGTERM, SIGINT, SIGHUP] {
-        signal_hook::low_level::pipe::register(signal, raised.try_clone()?).context("a signal")?;
-    }
+    let signals = signals()?;
     let start = |target: &OsString| Worker::start(target, log, timeout);
     let mut workers = targets.iter().map(start).collect::<anyhow::Result<Vec<_>>>()?;
     while !workers.is_empty() {
-        if !wait(&signals, &workers)? {
+        if !wait(&signals, &workers, None)? {
             notify(&[NotifyState::Stopping]);
             end(workers);
             return Ok(ExitCode::SUCCESS);
@@ -70,28 +67,19 @@ pub(super) fn run(targets: &[OsString], log: &str, timeout: Duration) -> anyhow:
         while let Some(worker) = workers.get_mut(at) {
             match worker.news(timeout)? {
                 Some(News::Welcome) => {
-                    let mut stdout = io::stdout().lock();
-                    writeln!(stdout, "events are delivered on {}", worker.target)
-                        .and_then(|()| stdout.flush())
-                        .context("standard output")?;
-                    drop(stdout);
-                    if workers.iter().all(|worker| worker.welcome) {
+                    worker.welcome()?;
+                    if workers.iter().all(|worker| worker.is_welcome) {
                         notify(&[NotifyState::Ready]);
                     }
                     at += 1;
                 }
-                Some(News::Ended) if worker.welcome && worker.was_killed()? => {
-                    let target = &worker.target;
-                    drop(writeln!(
-                        io::stderr(),
-                        "farwatch-agent: {target}: the worker was killed: another one takes its place"
-                    ));
-                    *worker = Worker::start(&worker.named, log, timeout)?;
+                Some(News::Ended) if worker.was_lost()? => {
+                    worker.replace(log, timeout)?;
                     at += 1;
                 }
                 Some(news) => {
                     let worker = workers.remove(at);
-                    let began = worker.welcome;
+                    let began = worker.is_welcome;
                     worker.bury(&news, timeout);
                     if !began {
                         // Better told at once than found out later.
@@ -106,8 +94,17 @@ pub(super) fn run(targets: &[OsString], log: &str, timeout: Duration) -> anyhow:
     Ok(ExitCode::FAILURE)
 }
 
+/// A socket that the signals which end an agent can be read from.
+pub(super) fn signals() -> anyhow::Result<UnixStream> {
+    let (signals, raised) = UnixStream::pair().context("a socket")?;
+    for signal in [SIGTERM, SIGINT, SIGHUP] {
+        signal_hook::low_level::pipe::register(signal, raised.try_clone()?).context("a signal")?;
+    }
+    Ok(signals)
+}
+
 impl Worker {
-    fn start(target: &OsStr, log: &str, timeout: Duration) -> anyhow::Result<Self> {
+    pub(super) fn start(target: &OsStr, log: &str, timeout: Duration) -> anyhow::Result<Self> {
         let timer = rustix::time::timerfd_create(
             TimerfdClockId::Monotonic,
             TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
@@ -124,11 +121,11 @@ impl Worker {
             .context("/proc/self/exe cannot be started (is /proc mounted?)")?;
         let stdout = child.stdout.take().context("a pipe")?;
         let (named, target) = (target.to_owned(), Target::parse(target));
-        Ok(Self { named, target, child, stdout, timer, rang: None, welcome: false })
+        Ok(Self { named, target, child, stdout, timer, rang: None, is_welcome: false })
     }
 
     /// Reads what there is to read, without waiting.
-    fn news(&mut self, timeout: Duration) -> anyhow::Result<Option<News>> {
+    pub(super) fn news(&mut self, timeout: Duration) -> anyhow::Result<Option<News>> {
         if self.has_rung()? {
             let now = Instant::now();
             let before = self.rang.replace(now);
@@ -148,13 +145,33 @@ impl Worker {
         if len == 0 {
             return Ok(Some(News::Ended));
         }
-        self.welcome = true;
+        self.is_welcome = true;
         Ok(Some(News::Welcome))
     }
 
-    /// Whether a signal has ended it. Called when its output has ended, so this does not wait for long.
-    fn was_killed(&mut self) -> anyhow::Result<bool> {
-        Ok(self.child.wait().context("a worker")?.signal().is_some())
+    /// Says that it delivers events.
+    pub(super) fn welcome(&self) -> anyhow::Result<()> {
+        let mut stdout = io::stdout().lock();
+        writeln!(stdout, "events are delivered on {}", self.target)
+            .and_then(|()| stdout.flush())
+            .context("standard output")
+    }
+
+    /// Whether a signal has ended it while it delivered events. Called when its output has ended, so this does not
+    /// wait for long.
+    pub(super) fn was_lost(&mut self) -> anyhow::Result<bool> {
+        Ok(self.is_welcome && self.child.wait().context("a worker")?.signal().is_some())
+    }
+
+    /// Puts another one in its place.
+    pub(super) fn replace(&mut self, log: &str, timeout: Duration) -> anyhow::Result<()> {
+        let target = &self.target;
+        drop(writeln!(
+            io::stderr(),
+            "farwatch-agent: {target}: the worker was killed: another one takes its place"
+        ));
+        *self = Self::start(&self.named, log, timeout)?;
+        Ok(())
     }
 
     fn has_rung(&self) -> anyhow::Result<bool> {
@@ -166,7 +183,7 @@ impl Worker {
     }
 
     /// Says what has become of it.
-    fn bury(mut self, news: &News, timeout: Duration) {
+    pub(super) fn bury(mut self, news: &News, timeout: Duration) {
         let target = &self.target;
         let said = match news {
             News::Stalled => {
@@ -188,11 +205,17 @@ impl Worker {
     }
 }
 
-/// Waits until there is something to look at; false when it is a signal.
-fn wait(signals: &UnixStream, workers: &[Worker]) -> anyhow::Result<bool> {
+/// Waits until there is something to look at, of the workers or of `other`; false when it is a signal.
+pub(super) fn wait<'a>(
+    signals: &UnixStream,
+    workers: impl IntoIterator<Item = &'a Worker>,
+    other: Option<PollFd<'a>>,
+) -> anyhow::Result<bool> {
     let mut fds = vec![PollFd::new(signals, PollFlags::IN)];
-    let others = workers.iter().flat_map(|worker| [worker.stdout.as_fd(), worker.timer.as_fd()]);
-    fds.extend(others.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+    let of_workers =
+        workers.into_iter().flat_map(|worker| [worker.stdout.as_fd(), worker.timer.as_fd()]);
+    fds.extend(of_workers.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+    fds.extend(other);
     loop {
         match poll(&mut fds, None) {
             Ok(_) => return Ok(fds.first().is_some_and(|fd| fd.revents().is_empty())),
@@ -203,7 +226,8 @@ fn wait(signals: &UnixStream, workers: &[Worker]) -> anyhow::Result<bool> {
 }
 
 /// Ends the workers. What was not replayed is told the next agent.
-fn end(mut workers: Vec<Worker>) {
+pub(super) fn end(workers: impl IntoIterator<Item = Worker>) {
+    let mut workers: Vec<Worker> = workers.into_iter().collect();
     for worker in &mut workers {
         // It cannot have been reaped: nothing else waits for it.
         drop(worker.child.kill());
@@ -223,7 +247,7 @@ fn end(mut workers: Vec<Worker>) {
 }
 
 /// Notifies systemd, if it has started this process.
-fn notify(state: &[NotifyState<'_>]) {
+pub(super) fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(%error, "notifying systemd failed");
     }
