@@ -6,7 +6,7 @@ use super::File;
 
 /// Crate directory → the crates of ours that it may name in `[dependencies]`. A new edge is a
 /// decision, made here.
-const EDGES: [(&str, &[&str]); 7] = [
+const EDGES: [(&str, &[&str]); 8] = [
     ("crates/farwatch-proto", &[]),
     ("crates/farwatch-sys", &["farwatch-proto"]),
     ("crates/farwatch-guest", &["farwatch-proto", "farwatch-sys"]),
@@ -14,6 +14,8 @@ const EDGES: [(&str, &[&str]); 7] = [
     // What std and rustix do not have, a program that watches needs too.
     ("crates/farwatch-testkit", &["farwatch-sys"]),
     ("e2e", &["farwatch-testkit"]),
+    // Manual pages and completions are made of the definitions of the command lines.
+    ("packaging", &["farwatch", "farwatch-guest"]),
     // The demonstration boots what the tests boot.
     ("xtask", &["farwatch-testkit"]),
 ];
