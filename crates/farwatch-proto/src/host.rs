@@ -25,7 +25,9 @@ pub use backlog::Look;
 pub use barrier::{Progress, Ticket};
 pub use change::{HostChange, HostEntry};
 pub use contested::{Check, Checked};
-pub use engine::{AttachError, Engine, Input, InterestError, Output, OwnChange, ReadMark};
+pub use engine::{
+    AttachError, Engine, Figures, HandedOut, Input, InterestError, Output, OwnChange, ReadMark,
+};
 pub use hold::Hold;
 pub use ledger::{Answer, Ending, Held, MarkedRequest, Object, Refusal};
 pub use net::{Listed, Listing, Rescan};

@@ -6,6 +6,8 @@
 mod above;
 #[path = "engine/content.rs"]
 mod content;
+#[path = "engine/figures.rs"]
+mod figures;
 #[path = "common/ids.rs"]
 mod ids;
 #[path = "engine/keep.rs"]

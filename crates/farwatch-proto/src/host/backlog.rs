@@ -8,6 +8,7 @@
 //! up, and the client is told so by one [`GuestEvent::Overflow`]; `net` makes up for them.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
 
 use super::barrier::Barriers;
 use crate::{Entry, Fid, FileKind, GuestEvent, Mask, Name, NodeId};
@@ -24,6 +25,8 @@ pub(super) struct Pending {
     pub(super) exchanges: bool,
     /// This rename is the second of an exchange: this object came to its old name with the first, and stays.
     pub(super) stays: Option<Fid>,
+    /// When the first report that it follows from was read; `None` for what a comparison with the host has found.
+    pub(super) observed: Option<Instant>,
 }
 
 /// What to look at: an object that was made, and of which the next event tells. What is wanted is its
@@ -224,6 +227,11 @@ impl Backlog {
         *self = Self { len_max, forgotten, ..Self::default() };
     }
 
+    /// How many may.
+    pub(super) fn len_max(&self) -> usize {
+        self.len_max
+    }
+
     /// How many events wait.
     pub(super) fn len(&self) -> usize {
         self.queue.len()
@@ -312,7 +320,7 @@ impl Backlog {
 
 impl Pending {
     pub(super) fn new(event: GuestEvent, object: Option<Fid>) -> Self {
-        Self { event, object, exchanges: false, stays: None }
+        Self { event, object, exchanges: false, stays: None, observed: None }
     }
 
     /// Whether the entry has got or lost an object by this, and if so whether by a rename to it.

@@ -3,6 +3,7 @@
 
 mod changes;
 mod compare;
+mod figures;
 mod guest;
 mod input;
 mod invariants;
@@ -15,6 +16,7 @@ use std::time::{Instant, SystemTime};
 
 use thiserror::Error;
 
+pub use self::figures::{Figures, HandedOut};
 pub use self::guest::OwnChange;
 use self::input::Queue;
 pub use self::input::{Input, Output};
@@ -80,6 +82,8 @@ pub struct Engine {
     queue: Queue,
     /// There may be something to send that the sinks do not know of.
     has_news: bool,
+    /// When the report that is being taken in was read.
+    observed: Option<Instant>,
 }
 
 /// Up to where the kernel's queue is to be read: a moment after which nothing that happened before is
@@ -114,6 +118,7 @@ impl Default for Engine {
             stuck: None,
             queue: Queue::default(),
             has_news: false,
+            observed: None,
             agent: None,
             interest: None,
             cookie: Cookie(NonZeroU32::MIN),
@@ -422,7 +427,8 @@ impl Engine {
     }
 
     /// Every event goes through here: one that finds no room makes its directories stale.
-    fn push(&mut self, pending: Pending) {
+    fn push(&mut self, mut pending: Pending) {
+        pending.observed = self.observed;
         let itself = Mask::empty();
         let about = match &pending.event {
             GuestEvent::Entry { mask, .. } if reads_alone(*mask) => [None, None],

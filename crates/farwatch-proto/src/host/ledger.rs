@@ -18,7 +18,8 @@ use super::backlog::{Backlog, Exchanged, Moves, Pending, exchanged};
 use super::tree::Tree;
 use crate::{Entry, Fid, FileKind, GuestEvent, Mask, Name, NodeId, Seq};
 pub(super) use raising::Raised;
-use record::{Message, Record};
+use record::Message;
+pub(super) use record::Record;
 use replaying::Replaying;
 pub use request::{Answer, Ending, MarkedRequest, Object, Refusal};
 
@@ -49,6 +50,10 @@ pub(super) struct Ledger {
     records: VecDeque<Record>,
     /// Entries of which a replay came or went unfinished: watchers were not told, or it is not known what.
     unfinished: Vec<(NodeId, Name)>,
+    /// The last request has finished the replay of this notification.
+    finished: Option<Seq>,
+    /// Replays that never came to their end, since the daemon started.
+    unreplayed: u64,
 }
 
 impl Ledger {
@@ -96,6 +101,7 @@ impl Ledger {
     pub(super) fn clear(&mut self) {
         self.records.clear();
         self.unfinished.clear();
+        self.finished = None;
     }
 
     /// Whether the first of the replays that are to come needs a lock that the guest's kernel holds over a request about
@@ -149,6 +155,26 @@ impl Ledger {
         if let Some(probe) = self.records.front_mut().filter(|record| is_probe(record)) {
             probe.state.todo = Mask::empty();
         }
+    }
+
+    /// The notification of which the last request has finished the replay, if it has. Once.
+    pub(super) fn take_finished(&mut self) -> Option<Seq> {
+        self.finished.take()
+    }
+
+    /// How many replays never came to their end, since the daemon started.
+    pub(super) fn unreplayed(&self) -> u64 {
+        self.unreplayed
+    }
+
+    /// How many notifications were handed out and are not replayed.
+    pub(super) fn undone_len(&self) -> usize {
+        self.records.iter().filter(|record| record.is_undone()).count()
+    }
+
+    /// The notification that was handed out last.
+    pub(super) fn last(&self) -> Option<&Record> {
+        self.records.back()
     }
 
     /// Takes the entries of which a replay was not finished.
@@ -289,7 +315,11 @@ impl Ledger {
         self.record(seq)?;
         self.retire_before(seq, backlog);
         let record = self.records.iter_mut().find(|record| record.seq == seq)?;
+        let was_undone = record.is_undone();
         let answer = Replaying::new(record, tree, backlog).answer(request);
+        if was_undone && !record.is_undone() {
+            self.finished = Some(seq);
+        }
         if record.message == Message::Second && record.state.todo.is_empty() {
             self.arrived_alone(seq);
         }
@@ -303,11 +333,15 @@ impl Ledger {
         let first =
             |record: &&mut Record| record.message == Message::First && record.seq.next() == second;
         if let Some(first) = records.find(first) {
+            let was_undone = first.is_undone();
             first.state.todo.remove(Mask::MOVED_TO);
+            if was_undone && !first.is_undone() {
+                self.finished = Some(first.seq);
+            }
         }
     }
 
-    fn record(&self, seq: Seq) -> Option<&Record> {
+    pub(super) fn record(&self, seq: Seq) -> Option<&Record> {
         self.records.iter().find(|record| record.seq == seq)
     }
 
@@ -329,6 +363,7 @@ impl Ledger {
     }
 
     fn retire(&mut self, mut record: Record, backlog: &mut Backlog) {
+        self.unreplayed = self.unreplayed.saturating_add(record.is_undone().into());
         self.unfinished.extend(record.left());
         record.settle(backlog);
     }

@@ -138,6 +138,11 @@ impl Tree {
         self.store.len()
     }
 
+    /// How many of them are directories.
+    pub fn directories_len(&self) -> usize {
+        self.store.directories_len()
+    }
+
     /// True before the first session.
     pub fn is_empty(&self) -> bool {
         self.store.len() == 0

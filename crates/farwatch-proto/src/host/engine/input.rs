@@ -86,13 +86,16 @@ pub(super) enum Queue {
 }
 
 impl Engine {
-    /// Takes in what has happened. `now` is the time at which it is taken in. Every thread of the daemon calls
-    /// this; what each input comes from is said at [`Input`].
+    /// Takes in what has happened. `now` is the time at which it is taken in; of a change it may be the time at which
+    /// its report was read, from which its latency is measured. Every thread of the daemon calls this; what each
+    /// input comes from is said at [`Input`].
     pub fn input(&mut self, now: Instant, input: Input) {
         match input {
             Input::Change(change) => {
                 self.queue = Queue::Unread;
+                self.observed = Some(now);
                 self.handle_change(change);
+                self.observed = None;
             }
             Input::Lost(dir) => self.handle_lost(&dir),
             Input::Drained(at) => self.nets.drained(at),

@@ -10,9 +10,9 @@ pub(super) const NAMES: Mask = Mask::CREATE.union(Mask::DELETE).union(Mask::MOVE
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(super) struct Record {
-    pub(super) seq: Seq,
-    pub(super) pending: Pending,
+pub(in super::super) struct Record {
+    pub(in super::super) seq: Seq,
+    pub(in super::super) pending: Pending,
     pub(super) message: Message,
     pub(super) state: State,
 }
@@ -68,6 +68,11 @@ impl Record {
     pub(super) fn changes_name(&self) -> bool {
         let is_end = self.pending.event.is_end();
         self.message == Message::First && self.state.todo.intersects(NAMES) && !is_end
+    }
+
+    /// Whether this is the only message of its event, or the first.
+    pub(in super::super) fn is_first(&self) -> bool {
+        self.message == Message::First
     }
 
     /// Whether requests are to come. The second message of a rename says what the first has said.

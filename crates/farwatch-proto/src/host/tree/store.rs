@@ -24,6 +24,8 @@ pub(super) struct Store {
     fids: Fids,
     /// The nodes of objects that have several.
     several: BTreeMap<Fid, Vec<NodeId>>,
+    /// How many nodes are directories.
+    directories: usize,
     entries: Slots<Entry>,
     /// What the guest was told of entries of which it was told more than that a node is there.
     special: BTreeMap<Key<Entry>, Told>,
@@ -148,6 +150,7 @@ impl Store {
             kind,
             flags: Flags::empty(),
         });
+        self.directories += usize::from(kind == FileKind::Directory);
         let nodes = &self.nodes;
         self.by_id.insert(hash(id), key, |key| hash(nodes.get(key).id));
         if let Some(fid) = fid {
@@ -197,6 +200,7 @@ impl Store {
         let nodes = &self.nodes;
         self.by_id.remove(hash(id), key, |key| hash(nodes.get(key).id));
         let state = self.nodes.remove(key);
+        self.directories -= usize::from(state.kind == FileKind::Directory);
         self.fids.forget(&state.fid);
         Some((state, shown))
     }
@@ -328,6 +332,10 @@ impl Store {
 
     pub(super) fn len(&self) -> usize {
         self.nodes.len()
+    }
+
+    pub(super) fn directories_len(&self) -> usize {
+        self.directories
     }
 
     fn key(&self, id: NodeId) -> Option<Key<State>> {

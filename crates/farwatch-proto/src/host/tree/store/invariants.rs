@@ -2,6 +2,7 @@
 //! What holds of the store after each change.
 
 use super::Store;
+use crate::FileKind;
 
 impl Store {
     /// Asserts what holds after each change. Looks at everything.
@@ -20,6 +21,8 @@ impl Store {
             let known = led.filter(|entry| !self.view(*entry).nodes.is_empty()).count();
             assert_eq!(node.dir.as_ref().map_or(0, |dir| dir.known), known, "known entries count");
         }
+        let directories = self.nodes.iter().filter(|(_, node)| node.kind == FileKind::Directory);
+        assert_eq!(self.directories, directories.count(), "directories are counted");
         assert_eq!(self.by_fid.len(), objects, "each object is found once");
         for ids in self.several.values() {
             assert!(ids.len() > 1, "{ids:?} are nodes of one object");
