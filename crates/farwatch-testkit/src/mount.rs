@@ -20,6 +20,8 @@ use crate::share::Share;
 const PROGRAM_VARIABLE: &str = "FARWATCH_BIN";
 /// Inherited by every process of one fixture, so that one left behind can be found.
 const MARK_VARIABLE: &str = "FARWATCH_TEST_MARK";
+/// Where `farwatch` makes its status sockets, so that `farwatch status` shows one fixture alone.
+const STATE_DIR_VARIABLE: &str = "FARWATCH_STATE_DIR";
 
 /// A shared directory, its mount, and the processes between them.
 ///
@@ -204,7 +206,13 @@ impl Mount {
     pub fn farwatch(&self) -> Result<Command> {
         let mut command = farwatch()?;
         command.env(MARK_VARIABLE, self.dir.path());
+        command.env(STATE_DIR_VARIABLE, self.state_dir());
         Ok(command)
+    }
+
+    /// The directory of the status sockets of this fixture's processes.
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.path().join("state")
     }
 
     /// The agent's command, marked likewise.

@@ -12,11 +12,11 @@ use clap::{CommandFactory, Parser, Subcommand};
 use farwatch_guest::SyncArgs;
 
 use crate::logging::Log;
-use crate::mount_helper::Outcome;
 use crate::options::{
-    Defaults, LOG_VARIABLE, LogLevel, MountArgs, MountHelperArgs, ServeArgs, apply_compat,
+    Defaults, LOG_VARIABLE, LogLevel, MountArgs, MountHelperArgs, ServeArgs, StatusArgs, WatchArgs,
+    apply_compat,
 };
-use crate::{doctor, logging, mount, mount_helper, serve};
+use crate::{doctor, logging, mount, mount_helper, serve, status};
 
 /// File-change notification that works across a shared-directory mount.
 ///
@@ -29,6 +29,8 @@ use crate::{doctor, logging, mount, mount_helper, serve};
     farwatch serve --socket /run/src.sock --shared-dir ~/src\n                                     \
     the same for a virtual machine, in place of virtiofsd\n  \
     farwatch sync /mnt/src             wait until all changes so far are delivered there\n  \
+    farwatch status                    what runs, and what is wrong with it\n  \
+    farwatch watch /mnt/src            what is reported and delivered there, as it happens\n  \
     farwatch doctor ~/src              what this machine and directory support")]
 struct Cli {
     /// What to log, to standard error: error, warn, info, debug, trace, or a filter such as
@@ -52,6 +54,14 @@ enum Command {
     ///
     /// Any user may run it. Exits with 3 on timeout. In a virtual machine, use `farwatch-agent sync`.
     Sync(SyncArgs),
+    /// Show every mount and every `serve` on this machine: what it does, and what is wrong
+    ///
+    /// One's own without root; those of others as root.
+    Status(StatusArgs),
+    /// Print what the host reports of a path, what is delivered of it, and how long that took
+    ///
+    /// For the question why a program did not notice a change. Ctrl-C ends it.
+    Watch(WatchArgs),
     /// Check what this kernel and user support, and how to get what is missing
     Doctor {
         /// The directory to share
@@ -120,6 +130,13 @@ pub fn main() -> ExitCode {
                 }
             };
         }
+        Command::Status(args) => {
+            return match status::run(&args, &mut io::stdout().lock()) {
+                Ok(outcome) => status_code(outcome),
+                Err(error) => exit_code(Err(error)),
+            };
+        }
+        Command::Watch(args) => status::watch(&args, &mut io::stdout().lock()),
         Command::Doctor { directory } => {
             return match doctor::run(directory.as_deref(), &mut io::stdout().lock()) {
                 Ok(doctor::Verdict::Missing) => ExitCode::FAILURE,
@@ -162,8 +179,8 @@ fn mount_helper() -> ExitCode {
         }
     };
     match mount_helper::run(&request) {
-        Ok(Outcome::Mounted) => ExitCode::SUCCESS,
-        Ok(Outcome::Failed) => ExitCode::from(MOUNT_FAILURE),
+        Ok(mount_helper::Outcome::Mounted) => ExitCode::SUCCESS,
+        Ok(mount_helper::Outcome::Failed) => ExitCode::from(MOUNT_FAILURE),
         Err(error) => {
             fail(&*Box::<dyn Error>::from(error));
             ExitCode::from(MOUNT_FAILURE)
@@ -200,6 +217,14 @@ fn logged(
         tracing::error!("{error:#}");
     }
     result
+}
+
+fn status_code(outcome: status::Outcome) -> ExitCode {
+    match outcome {
+        status::Outcome::Healthy => ExitCode::SUCCESS,
+        status::Outcome::Wrong => ExitCode::from(3),
+        status::Outcome::Nothing => ExitCode::from(4),
+    }
 }
 
 fn exit_code(result: anyhow::Result<()>) -> ExitCode {

@@ -5,7 +5,7 @@
 //! From the guest to the host: `device` (virtqueues) calls `fs` (the interposer around virtiofsd's
 //! file server). From the host to the guest: `watch` (inotify, or fanotify) feeds the engine in
 //! `share`, and the sinks in `deliver` take notifications from it. `driver` is the guest's part on one
-//! machine; `mount`, `serve` and `doctor` are the commands, and `options` what their command lines say.
+//! machine; `mount`, `serve`, `status` and `doctor` are the commands, and `options` what their command lines say.
 #![forbid(unsafe_code)]
 
 mod busy_poll;
@@ -16,11 +16,14 @@ pub mod doctor;
 pub mod driver;
 pub mod fs;
 mod logging;
+mod meter;
+mod monitor;
 mod mount;
 mod mount_helper;
 mod options;
 mod serve;
 pub mod share;
 mod signals;
+mod status;
 pub mod virtio;
 pub mod watch;

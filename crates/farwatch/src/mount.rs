@@ -8,17 +8,22 @@
 mod agent;
 mod device;
 mod place;
+mod report;
 
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 
 use crate::driver::{Driver, Ended, Endpoint, Options};
+use crate::monitor::Process;
+use crate::monitor::protocol::{Command, MountReport, RaisedBy};
 use crate::options::MountArgs;
 use crate::signals;
 use agent::{Agent, Raised};
 use device::Device;
+use report::Mounted;
 
 /// Runs until the mount ends.
 ///
@@ -49,7 +54,8 @@ pub(crate) fn run(mut args: MountArgs, log: &str) -> anyhow::Result<()> {
             (socket.clone(), Endpoint::Path(socket), None)
         }
     };
-    let ended = serve(&mount_point, &source, endpoint, &args);
+    let report = report::of(&mount_point, device.as_ref().map(Device::pid), &source);
+    let ended = serve(&mount_point, &source, endpoint, &args, report);
     let device_ended = device.map_or(Ok(()), Device::join);
     // A device that failed is the better explanation of a mount that did.
     device_ended.and(ended)
@@ -60,14 +66,17 @@ fn serve(
     source: &Path,
     endpoint: Endpoint,
     args: &MountArgs,
+    report: MountReport,
 ) -> anyhow::Result<()> {
+    let process = Process::this(Command::Mount);
     let notification_buffers = args.notification_buffers;
     let options = Options { notification_buffers, ..Options::default() };
     let mut driver = Driver::connect(endpoint, &options)?;
     let stopper = driver.stopper();
     signals::on_end(move || stopper.stop()).context("signals cannot be waited for")?;
     let counts = driver.counts();
-    signals::on_report(move || tracing::info!("requests: {counts}"))
+    let reported = Arc::clone(&counts);
+    signals::on_report(move || tracing::info!("requests: {reported}"))
         .context("SIGUSR1 cannot be waited for")?;
     // Before /dev/fuse is opened: the agent's thread must not hold it.
     let queue = driver.notification_queue().filter(|_| !args.no_agent);
@@ -93,6 +102,13 @@ fn serve(
     if !has_events && !args.no_agent {
         tracing::warn!("no events: there is no farwatch behind this mount");
     }
+    let raised_by = match (&agent, &relay) {
+        (Some(_), _) => RaisedBy::Agent,
+        (None, Some(_)) => RaisedBy::Kernel,
+        (None, None) => RaisedBy::Nothing,
+    };
+    let report = MountReport { raised_by, ..report };
+    let _monitored = Mounted { process, report, counts }.monitored()?;
     let mut stdout = io::stdout().lock();
     let events = if has_events { "" } else { ", without events" };
     writeln!(stdout, "mounted {} on {}{events}", source.display(), mount_point.display())

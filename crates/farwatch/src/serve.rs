@@ -3,7 +3,7 @@
 //! watch thread, and ends on a signal.
 //!
 //! What needs the host as it is comes first: the shared directory and what `farwatch doctor` would say of
-//! it, the socket. Then the process is
+//! it, the sockets for the client and for `farwatch status`. Then the process is
 //! shut in, from `sandbox` over `seccomp` to `capabilities`, and only then it starts threads and
 //! serves. The fanotify group is opened in the sandbox, where its events name this process by the pid
 //! that it has there, and before CAP_SYS_ADMIN goes; and so is the inotify instance.
@@ -33,6 +33,8 @@ use self::sandbox::Inside;
 use crate::device::{self, Device, StopHandle, Tag};
 use crate::doctor;
 use crate::fs::{Inner, Interposer};
+use crate::monitor::protocol::Command;
+use crate::monitor::{Listeners, Monitor, Process, ServedShare, StatusSocket};
 use crate::options::{Defaults, InodeFileHandles, ServeArgs};
 use crate::share::Share;
 use crate::signals;
@@ -74,12 +76,16 @@ pub(crate) fn run(args: &ServeArgs, defaults: Defaults) -> anyhow::Result<()> {
         warn_of_submount(Path::new(&shared));
     }
     let tag = Tag::new(&args.tag)?;
+    let process = Process::this(Command::Serve);
+    let (listeners, status) = Listeners::bind("serve", args.sharing.metrics.as_ref())?;
     let socket::Socket { listener, pid_file: _pid_file } = socket::open(&args.connection)?;
     let guest_fd_limit = config::limit_files(args)?;
     if args.connection.socket.is_some() {
         // A client can connect. From the sandbox, systemd's socket could not be reached any more.
         signals::notify_ready();
     }
+    let _status = keep(args, status);
+    let socket = args.connection.socket.as_deref().and_then(|path| path.canonicalize().ok());
 
     let mut inside = sandbox::enter(args, shared.clone(), listener)?;
     let share = Arc::new(Share::new(watching::open(args, &inside.root_dir)?));
@@ -104,6 +110,15 @@ pub(crate) fn run(args: &ServeArgs, defaults: Defaults) -> anyhow::Result<()> {
             device.pump();
         }
     });
+    let counting = Arc::clone(&device);
+    let served = ServedShare {
+        process,
+        shared_dir: shared.clone(),
+        socket: socket.map(|path| path.to_string_lossy().into_owned()),
+        share: Arc::clone(&share),
+        device: move || counting.stats(),
+    };
+    let _monitor = Monitor::start(listeners, served).context("the monitor thread")?;
     let _watcher = Watcher::start(share).context("the watch thread")?;
     let stop = StopHandle::new()?;
     let stopper = stop.clone();
@@ -118,6 +133,15 @@ pub(crate) fn run(args: &ServeArgs, defaults: Defaults) -> anyhow::Result<()> {
     let ended = device::serve(&inside.listener, &device, once, &stop)?;
     tracing::info!(?ended, stats = ?device.stats(), "the device ends");
     Ok(())
+}
+
+/// The name of the status socket, if it can be removed at the end: in a sandbox its path means something else.
+fn keep(args: &ServeArgs, status: StatusSocket) -> Option<StatusSocket> {
+    if args.isolation.sandbox == SandboxMode::None {
+        return Some(status);
+    }
+    status.leave();
+    None
 }
 
 /// Warns if there is a mount below the shared directory that is announced to the guest. The guest mounts it

@@ -14,6 +14,7 @@ mod agent;
 mod ahead;
 mod barrier;
 mod dirs;
+mod figures;
 mod guest;
 mod intake;
 mod keep;
@@ -28,6 +29,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Instant, SystemTime};
 
 use farwatch_proto::host::{Engine, State as Moved};
 use farwatch_proto::wire::control::Delivery;
@@ -35,10 +37,12 @@ use farwatch_proto::{Fid, Mask, NodeId};
 use farwatch_sys::handle;
 
 use crate::deliver::Outbox;
+use crate::meter::Meter;
 use crate::watch::Backend;
 use ahead::Moments;
 pub(crate) use dirs::DIRS_OPEN_MAX;
 use dirs::Dirs;
+pub(crate) use figures::{Client, ClientKind, Known, Shown};
 pub(crate) use keep::Keep;
 use keep::{FileSystems, Pace};
 pub(crate) use own::{Announced, OwnCall, Subject};
@@ -63,7 +67,7 @@ pub struct Share {
 }
 
 /// What the lock guards.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     /// The decisions.
     engine: Engine,
@@ -80,6 +84,11 @@ struct State {
     looks: bool,
     /// How the agent that listens wants its notifications.
     delivery: Option<Delivery>,
+    /// Since when it listens.
+    client_since: Option<SystemTime>,
+    /// Since when the guest has the share mounted.
+    session_since: Option<SystemTime>,
+    meter: Meter,
 }
 
 /// How the host identifies an object that a reply is about to make known.
@@ -94,6 +103,24 @@ pub struct Identity {
     pub mounted: bool,
 }
 
+impl State {
+    fn new(engine: Engine) -> Self {
+        Self {
+            engine,
+            dirs: Dirs::default(),
+            unmarked: Unmarked::default(),
+            file_systems: FileSystems::default(),
+            announces_submounts: false,
+            pace: Pace::default(),
+            looks: false,
+            delivery: None,
+            client_since: None,
+            session_since: None,
+            meter: Meter::new(Instant::now()),
+        }
+    }
+}
+
 impl Share {
     /// `backend` is `None` when this kernel or user can have none: then nothing is watched.
     pub fn new(backend: Option<Box<dyn Backend>>) -> Self {
@@ -102,7 +129,7 @@ impl Share {
             engine.expect_merges();
         }
         Self {
-            state: Mutex::new(State { engine, ..State::default() }),
+            state: Mutex::new(State::new(engine)),
             backend,
             unwatched: AtomicU64::new(0),
             agent_tid: AtomicU32::new(0),
@@ -205,6 +232,7 @@ impl Share {
             backend.clear();
         }
         state.unmarked = Unmarked::default();
+        state.session_since = root.is_some().then(SystemTime::now);
         let (fd, fid) = root.map(|root| (root.fd, root.fid)).unzip();
         begin(&mut state.engine, fid.clone());
         self.publish_agent(&state);

@@ -180,13 +180,14 @@ fn carry_out(intake: &dyn Intake, backend: &dyn Backend) -> Option<Instant> {
 /// Changes that are handed in without letting anybody else at the engine.
 const HANDED_IN_MAX: usize = 512;
 
-/// Hands changes in, and sends what follows from them.
-fn hand_in(intake: &dyn Intake, backend: &dyn Backend, changes: Vec<HostChange>) {
+/// Hands changes in that were read at `read_at` or later, and sends what follows from them.
+fn hand_in(intake: &dyn Intake, backend: &dyn Backend, read_at: Instant, changes: Vec<HostChange>) {
     let mut changes = changes.into_iter();
     while changes.len() > 0 {
         intake.take_in(&mut |_| Observed {
             changes: changes.by_ref().take(HANDED_IN_MAX).collect(),
             drained: None,
+            read_at: Some(read_at),
         });
         carry_out(intake, backend);
     }

@@ -76,6 +76,13 @@ impl Counts {
     }
 }
 
+impl Counts {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.0.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+}
+
 impl Default for Counts {
     fn default() -> Self {
         Self([const { AtomicU64::new(0) }; OPCODES.len()])

@@ -46,6 +46,11 @@ impl Device {
         Ok((Self(child), Endpoint::Stream(stream)))
     }
 
+    /// Its process.
+    pub(super) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
     /// Waits for its end: it ends by itself when its client has gone.
     pub(super) fn join(mut self) -> anyhow::Result<()> {
         let status = self.0.wait().context("the device")?;

@@ -9,6 +9,8 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use farwatch_proto::Mask;
 
+use super::metrics::MetricsAddr;
+
 /// How a directory is shared.
 #[derive(Clone, PartialEq, Eq, Debug, Args)]
 pub(crate) struct SharingArgs {
@@ -42,6 +44,10 @@ pub(crate) struct SharingArgs {
     #[arg(long, value_name = "N", default_value_t = 2)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=8))]
     pub(crate) request_queues: u16,
+    /// Serve metrics for Prometheus at this address and port, or at unix:PATH. Anyone who can connect can read them;
+    /// they name the shared directory and no file in it
+    #[arg(long, value_name = "ADDR", help_heading = "Monitoring")]
+    pub(crate) metrics: Option<MetricsAddr>,
     /// Cap the backlog for a slow client at N events; at the cap, events are dropped and their
     /// directories are rescanned
     #[arg(long, value_name = "N", hide = true)]
@@ -62,6 +68,7 @@ impl SharingArgs {
             no_join_renames,
             no_xattr,
             request_queues,
+            metrics,
             backlog_events_max,
         } = self;
         let mut args = vec![
@@ -74,6 +81,7 @@ impl SharingArgs {
         args.extend(readonly.then(|| "--readonly".to_owned()));
         args.extend(no_join_renames.then(|| "--no-join-renames".to_owned()));
         args.extend(no_xattr.then(|| "--no-xattr".to_owned()));
+        args.extend(metrics.as_ref().map(|addr| format!("--metrics={addr}")));
         args.extend(backlog_events_max.map(|max| format!("--backlog-events-max={max}")));
         args
     }
@@ -163,6 +171,7 @@ mod tests {
             no_join_renames: false,
             no_xattr: false,
             request_queues: 1,
+            metrics: None,
             backlog_events_max: None,
         }];
         all = vary(&all, &[false, true], |args| &mut args.readonly);
@@ -173,6 +182,8 @@ mod tests {
         all = vary(&all, &[false, true], |args| &mut args.no_join_renames);
         all = vary(&all, &[false, true], |args| &mut args.no_xattr);
         all = vary(&all, &[1, 2, 8], |args| &mut args.request_queues);
+        let addrs = ["127.0.0.1:1", "unix:/a b"].map(|addr| Some(addr.parse().unwrap()));
+        all = vary(&all, &[&[None], &addrs[..]].concat(), |args| &mut args.metrics);
         vary(&all, &[None, Some(0), Some(usize::MAX)], |args| &mut args.backlog_events_max)
     }
 
@@ -192,7 +203,7 @@ mod tests {
     #[test]
     fn sharing_args_turned_into_a_command_line_parse_to_the_same() {
         let all = all_sharing_args();
-        assert_eq!(all.len(), 2 * 5 * 2 * 3 * 2 * 2 * 2 * 3 * 3);
+        assert_eq!(all.len(), 2 * 5 * 2 * 3 * 2 * 2 * 2 * 3 * 3 * 3);
         for sharing in all {
             let fixed = ["serve", "--fd=0", "--shared-dir=/srv"].map(str::to_owned);
             let line = fixed.into_iter().chain(sharing.to_args());

@@ -44,6 +44,7 @@ impl Share {
         state.engine.want(events.intersection(self.events()));
         state.engine.listen(SystemTime::now());
         state.delivery = Some(delivery);
+        state.client_since = Some(SystemTime::now());
         self.publish_agent(state);
         state.engine.link()
     }
@@ -86,6 +87,7 @@ impl Share {
         let mut state = self.lock();
         state.pace.goes_on();
         let answer = state.engine.answer(seq, request);
+        state.count_finished();
         let has_work = state.engine.has_work();
         drop(state);
         if has_work {

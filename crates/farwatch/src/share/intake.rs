@@ -33,15 +33,17 @@ impl Intake for Share {
     }
 
     fn take_in(&self, observe: &mut dyn FnMut(&Tree) -> Observed) {
-        let engine = &mut self.lock().engine;
-        let Observed { changes, drained } = observe(engine.tree());
+        let state = &mut *self.lock();
+        let Observed { changes, drained, read_at } = observe(state.engine.tree());
         let now = Instant::now();
+        let read_at = read_at.unwrap_or(now);
         for change in changes {
             tracing::trace!(?change, "observed");
-            engine.input(now, Input::Change(change));
+            state.count_observed(read_at, &change);
+            state.engine.input(read_at, Input::Change(change));
         }
         if let Some(at) = drained {
-            engine.input(now, Input::Drained(at));
+            state.engine.input(now, Input::Drained(at));
         }
     }
 

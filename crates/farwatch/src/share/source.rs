@@ -36,6 +36,9 @@ impl Source for Share {
             return Pulled::LookPending;
         }
         let notification = state.engine.send();
+        if notification.is_some() {
+            state.count_sent();
+        }
         self.wake_for_work(&state);
         drop(state);
         let Some(notification) = notification else { return Pulled::Nothing };

@@ -102,7 +102,11 @@ fn create(share: &Share) {
     let entry = HostEntry { dir: fid(1), name: Name::parse(b"new").unwrap() };
     let change = HostChange::Entry { entry, mask: Mask::CREATE, object: Some(fid(2)) };
     let mut changes = vec![change];
-    share.take_in(&mut |_| Observed { changes: std::mem::take(&mut changes), drained: None });
+    share.take_in(&mut |_| Observed {
+        changes: std::mem::take(&mut changes),
+        drained: None,
+        read_at: None,
+    });
 }
 
 #[test]

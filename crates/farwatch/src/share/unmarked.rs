@@ -24,6 +24,10 @@ impl Unmarked {
         self.dirs.contains(&dir)
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.dirs.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.dirs.is_empty()
     }

@@ -4,7 +4,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use farwatch_proto::NodeId;
 use farwatch_proto::host::{HostChange, Input, Output, ReadMark, Tree};
@@ -63,6 +63,8 @@ pub struct Observed {
     /// The kernel's queue was empty at this time or later, by the host's clock, and everything read
     /// before is among the changes or has been taken in.
     pub drained: Option<SystemTime>,
+    /// A moment before the changes were read, from which their latency counts. `None` for now.
+    pub read_at: Option<Instant>,
 }
 
 /// What is to be made up for, since events were dropped.

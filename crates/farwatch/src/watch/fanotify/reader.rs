@@ -61,15 +61,15 @@ impl<'a> FanotifyReader<'a> {
         Ok(drained)
     }
 
-    fn hand_in(&self, intake: &dyn Intake, changes: Vec<HostChange>) {
-        hand_in(intake, self.backend, changes);
+    fn hand_in(&self, intake: &dyn Intake, read_at: Instant, changes: Vec<HostChange>) {
+        hand_in(intake, self.backend, read_at, changes);
     }
 }
 
 impl Reader for FanotifyReader<'_> {
     fn read(&mut self, intake: &dyn Intake) -> io::Result<Came> {
         let mut changes = Vec::new();
-        let mut reads = 0;
+        let (mut reads, mut read_at) = (0, Instant::now());
         loop {
             self.backend.in_hand.store(true, Ordering::SeqCst);
             // Whatever a group reports that is opened after this will have happened after `now`.
@@ -84,16 +84,16 @@ impl Reader for FanotifyReader<'_> {
                 } else {
                     observed
                 };
-                self.hand_in(intake, observed);
-                reads = 0;
+                self.hand_in(intake, read_at, observed);
+                (reads, read_at) = (0, Instant::now());
                 if drained {
                     self.passing.drained();
-                    intake.take_in(&mut |_| Observed { changes: Vec::new(), drained: Some(now) });
+                    intake.take_in(&mut |_| Observed { drained: Some(now), ..Observed::default() });
                 }
                 if self.passing.passes() {
                     // An OPEN waits for what says how the file was opened; a barrier for nothing.
                     let held = self.hold.handle_timeout(Instant::now() + Hold::WAIT_MAX);
-                    self.hand_in(intake, held);
+                    self.hand_in(intake, read_at, held);
                 }
                 passed(intake, self.backend, &mut self.passing);
             }
@@ -102,8 +102,9 @@ impl Reader for FanotifyReader<'_> {
             }
         }
         self.backend.in_hand.store(false, Ordering::SeqCst);
-        let held = self.hold.handle_timeout(Instant::now());
-        self.hand_in(intake, held);
+        let now = Instant::now();
+        let held = self.hold.handle_timeout(now);
+        self.hand_in(intake, now, held);
         Ok(Came::Other)
     }
 

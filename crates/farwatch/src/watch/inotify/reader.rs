@@ -34,6 +34,8 @@ pub(super) struct InotifyReader<'a> {
 struct Moment {
     /// By the host's clock.
     began: SystemTime,
+    /// By the clock that latencies are measured with.
+    read_at: Instant,
     mark: Mark,
 }
 
@@ -126,7 +128,8 @@ impl<'a> InotifyReader<'a> {
     ) -> Observed {
         let (began, drained) = self.drained(observer, round).unzip();
         outcome.changes = !changes.is_empty();
-        let observed = Observed { changes, drained: began };
+        let read_at = Some(round.before.read_at);
+        let observed = Observed { changes, drained: began, read_at };
         outcome.drained = drained;
         // What was read is handed in when it waits for no mate any more.
         let position = observer.position();
@@ -154,7 +157,8 @@ impl Reader for InotifyReader<'_> {
         let backend = self.backend;
         let (mut reported, mut changed) = (false, false);
         loop {
-            let before = Moment { began: SystemTime::now(), mark: backend.observer().begin() };
+            let (began, read_at) = (SystemTime::now(), Instant::now());
+            let before = Moment { began, read_at, mark: backend.observer().begin() };
             self.passing.begin(intake, || backend.instance.queued());
             self.behind.get_or_insert_with(|| (before, Queued::new(backend.instance.queued())));
             let (reports, len) = backend.instance.read(&mut self.buf)?;
@@ -281,7 +285,8 @@ fn settle(backend: &InotifyBackend, intake: &dyn Intake, doubt: Doubt) {
     let Doubt { entry, object, mask, changed } = doubt;
     if ctime.is_some_and(|ctime| ctime != changed) {
         tracing::debug!(?object, ?mask, "changed by somebody else at the same time");
-        hand_in(intake, backend, vec![HostChange::Entry { entry, mask, object: Some(object) }]);
+        let change = HostChange::Entry { entry, mask, object: Some(object) };
+        hand_in(intake, backend, Instant::now(), vec![change]);
     }
 }
 
