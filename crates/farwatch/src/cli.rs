@@ -31,6 +31,7 @@ use crate::{doctor, logging, mount, mount_helper, serve, status};
     farwatch sync /mnt/src             wait until all changes so far are delivered there\n  \
     farwatch status                    what runs, and what is wrong with it\n  \
     farwatch watch /mnt/src            what is reported and delivered there, as it happens\n  \
+    farwatch top                       what is busy, as it changes\n  \
     farwatch doctor ~/src              what this machine and directory support")]
 struct Cli {
     /// What to log, to standard error: error, warn, info, debug, trace, or a filter such as
@@ -62,6 +63,10 @@ enum Command {
     ///
     /// For the question why a program did not notice a change. Ctrl-C ends it.
     Watch(WatchArgs),
+    /// Show rates, queues and the busiest paths of every share, and keep them up to date
+    ///
+    /// Arrow keys choose a share; q ends it.
+    Top,
     /// Check what this kernel and user support, and how to get what is missing
     Doctor {
         /// The directory to share
@@ -137,6 +142,7 @@ pub fn main() -> ExitCode {
             };
         }
         Command::Watch(args) => status::watch(&args, &mut io::stdout().lock()),
+        Command::Top => status::top(),
         Command::Doctor { directory } => {
             return match doctor::run(directory.as_deref(), &mut io::stdout().lock()) {
                 Ok(doctor::Verdict::Missing) => ExitCode::FAILURE,

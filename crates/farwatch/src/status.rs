@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `farwatch status`, `farwatch watch` and `farwatch top`: what the processes on this machine say of themselves, for
-//! people. `monitor` asks them; here it is judged (`judge`) and shown (`text`, `follow`).
+//! people. `monitor` asks them; here it is judged (`judge`) and shown (`text`, `follow`, `top`).
 
 mod follow;
 mod judge;
 mod text;
+mod top;
 
 use std::io::Write;
 use std::path::Path;
@@ -19,6 +20,7 @@ use crate::monitor::client::{self, Found};
 use crate::monitor::protocol::{Report, VERSION};
 use crate::options::StatusArgs;
 pub(crate) use follow::run as watch;
+pub(crate) use top::run as top;
 
 /// What `farwatch status` has found, which is its exit code.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

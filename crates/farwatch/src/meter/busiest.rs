@@ -29,6 +29,8 @@ struct Period {
 pub(crate) struct Ranking {
     /// Path and events, the most first.
     pub(crate) paths: Vec<(String, u64)>,
+    /// The directories that they are in, likewise.
+    pub(crate) directories: Vec<(String, u64)>,
     /// Events of paths that were too many to count.
     pub(crate) others: u64,
 }
@@ -58,10 +60,19 @@ impl Busiest {
         for (path, count) in &self.last.counts {
             *sums.entry(path.clone()).or_default() += count;
         }
-        let mut paths: Vec<_> = sums.into_iter().collect();
-        paths.sort_by(|one, two| two.1.cmp(&one.1).then_with(|| one.0.cmp(&two.0)));
-        paths.truncate(len);
-        Ranking { paths, others: self.present.others + self.last.others }
+        let mut directories: BTreeMap<String, u64> = BTreeMap::new();
+        for (path, count) in &sums {
+            let dir = path.rsplit_once('/').map_or(".", |(dir, _)| dir);
+            match directories.get_mut(dir) {
+                Some(sum) => *sum += count,
+                None => drop(directories.insert(dir.to_owned(), *count)),
+            }
+        }
+        Ranking {
+            paths: ranked(sums, len),
+            directories: ranked(directories, len),
+            others: self.present.others + self.last.others,
+        }
     }
 
     fn turn(&mut self, now: Instant) {
@@ -72,6 +83,13 @@ impl Busiest {
             self.began = now;
         }
     }
+}
+
+fn ranked(counts: BTreeMap<String, u64>, len: usize) -> Vec<(String, u64)> {
+    let mut paths: Vec<_> = counts.into_iter().collect();
+    paths.sort_by(|one, two| two.1.cmp(&one.1).then_with(|| one.0.cmp(&two.0)));
+    paths.truncate(len);
+    paths
 }
 
 #[cfg(test)]
@@ -91,6 +109,20 @@ mod tests {
         }
         let expected = [("c", 2), ("a", 1)].map(|(path, count)| (path.to_owned(), count));
         assert_eq!(busiest.ranking(now, 2).paths, expected);
+    }
+
+    #[test]
+    fn directory_has_the_events_of_what_is_right_in_it() {
+        let now = Instant::now();
+        let mut busiest = Busiest::new(now);
+        for path in ["a/b", "a/c", "a/d/e", "f"] {
+            busiest.count(now, path);
+        }
+        let expected = [("a", 2), (".", 1), ("a/d", 1)];
+        assert_eq!(
+            busiest.ranking(now, 9).directories,
+            expected.map(|(path, count)| (path.to_owned(), count))
+        );
     }
 
     #[test]

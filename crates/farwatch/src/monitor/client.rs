@@ -6,7 +6,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::protocol::{Answer, Ask, Known, REPLY_LEN_MAX, Reply, Report, Request, VERSION, encode};
+use super::protocol::{
+    Answer, Ask, Busiest, Known, REPLY_LEN_MAX, Reply, Report, Request, VERSION, encode,
+};
 use super::state_dir;
 use crate::meter::Part;
 
@@ -71,6 +73,14 @@ impl Connection {
             return Err(unexpected());
         };
         Ok(part)
+    }
+
+    /// The `len` busiest paths and directories.
+    pub(crate) fn busiest(&mut self, len: usize) -> io::Result<Busiest> {
+        let Answer::Busiest(busiest) = self.ask(Ask::Busiest { len })? else {
+            return Err(unexpected());
+        };
+        Ok(busiest)
     }
 
     /// Whether a directory, relative to the shared one, is watched.

@@ -215,9 +215,11 @@ pub(crate) struct DeviceCounts {
 }
 
 /// The paths with the most reports in the last 10 to 20 seconds, relative to the shared directory.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Busiest {
     pub(crate) paths: Vec<Busy>,
+    /// The directories that these are in.
+    pub(crate) directories: Vec<Busy>,
     /// Reports of paths that were too many to count.
     pub(crate) others: u64,
 }

@@ -103,9 +103,11 @@ impl<D: Fn() -> Stats + Send> Source for ServedShare<D> {
             Ask::Journal { from } => Answer::Journal(self.share.journal(from)),
             Ask::Busiest { len } => {
                 let ranking = self.share.ranking(len.min(BUSIEST_MAX));
-                let paths = ranking.paths.into_iter();
-                let paths = paths.map(|(path, reports)| Busy { path, reports }).collect();
-                Answer::Busiest(Busiest { paths, others: ranking.others })
+                let busy = |counts: Vec<(String, u64)>| {
+                    counts.into_iter().map(|(path, reports)| Busy { path, reports }).collect()
+                };
+                let (paths, directories) = (busy(ranking.paths), busy(ranking.directories));
+                Answer::Busiest(Busiest { paths, directories, others: ranking.others })
             }
             Ask::Known { path } => {
                 let names = path.as_bytes().split(|byte| *byte == b'/');

@@ -74,7 +74,8 @@ fn preface(
     }
     let dir = if path.is_dir() { below } else { below.rsplit_once('/').map_or("", |(dir, _)| dir) };
     let known = connection.known(dir)?;
-    let shown = if dir.is_empty() { "the shared directory" } else { dir };
+    let dir = text::printable(dir);
+    let shown = if dir.is_empty() { "the shared directory" } else { &dir };
     lines.push(match known {
         Known::Watched => format!("# watching {shown}; Ctrl-C ends"),
         Known::Unwatched => format!("# {shown} could not be watched: nothing is reported of it"),
@@ -142,8 +143,8 @@ fn line(record: &Record) -> String {
         Kind::Overflow => "OVERFLOW",
     };
     let path = match &record.to {
-        Some(to) => format!("{} → {to}", record.path),
-        None => record.path.clone(),
+        Some(to) => text::printable(&format!("{} → {to}", record.path)),
+        None => text::printable(&record.path),
     };
     let took =
         record.latency_us.map_or_else(String::new, |us| format!("after {}", text::micros(us)));

@@ -41,11 +41,12 @@ pub(super) fn share(report: &Report, findings: &[Finding], now: f64) -> String {
 fn title(report: &Report) -> String {
     let shared = report.share.as_ref().map_or("?", |share| &share.shared_dir);
     let socket = report.share.as_ref().and_then(|share| share.socket.as_deref());
-    match (&report.mount, socket) {
-        (Some(mount), _) => format!("{shared} on {}\n", mount.mount_point),
-        (None, Some(socket)) => format!("{shared} for a virtual machine, at {socket}\n"),
-        (None, None) => format!("{shared} for a virtual machine\n"),
-    }
+    let title = match (&report.mount, socket) {
+        (Some(mount), _) => format!("{shared} on {}", mount.mount_point),
+        (None, Some(socket)) => format!("{shared} for a virtual machine, at {socket}"),
+        (None, None) => format!("{shared} for a virtual machine"),
+    };
+    printable(&title) + "\n"
 }
 
 fn running(report: &Report, now: f64) -> String {
@@ -149,6 +150,11 @@ pub(super) fn micros(us: u64) -> String {
         1000..1_000_000 => format!("{} ms", scaled(1000)),
         _ => format!("{} s", scaled(1_000_000)),
     }
+}
+
+/// A name without control characters, which would be the terminal's to obey.
+pub(super) fn printable(name: &str) -> String {
+    name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// A number with its thousands apart.
