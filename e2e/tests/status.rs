@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         watch_prints_the_report_and_the_delivery_of_a_change,
         watch_says_that_a_directory_is_not_known,
         metrics_of_a_mount_are_served_by_its_device,
+        log_of_a_mount_and_its_device_is_json_where_that_was_asked_for,
     ])
 }
 
@@ -76,7 +77,7 @@ fn mount_is_shown_with_its_device_its_agent_and_its_events() -> Result<()> {
         &[
             &title,
             &process,
-            "watched by  inotify; known: 1 directories",
+            "watched by  inotify; known: 1 directory, ",
             "events by   the mount's own agent (queue), attached for",
             "1 reported by the host",
             "1 sent",
@@ -216,5 +217,20 @@ fn metrics_of_a_mount_are_served_by_its_device() -> Result<()> {
             &format!("\nfarwatch_client_attached{label} 1\n"),
             &format!("\nfarwatch_event_latency_seconds_count{label} 1\n"),
         ],
+    )
+}
+
+fn log_of_a_mount_and_its_device_is_json_where_that_was_asked_for() -> Result<()> {
+    let mut mount = Mount::start_with(&["--log", "info", "--log-format", "json"])?;
+    mount.driver().signal(Signal::TERM)?;
+    mount.driver().wait()?;
+    let log = mount.driver().log();
+    let is_json = |line: &&str| line.starts_with("{\"timestamp\":\"") && line.ends_with('}');
+    let lines: Vec<_> = log.lines().filter(is_json).collect();
+    let others = log.lines().filter(|line| !is_json(line)).count();
+    ensure!(others == 2, "the command, and the line on standard output:\n{log}");
+    contains(
+        &lines.join("\n"),
+        &["\"target\":\"farwatch::serve\"", "\"target\":\"farwatch::signals\""],
     )
 }

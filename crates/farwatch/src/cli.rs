@@ -13,8 +13,8 @@ use farwatch_guest::SyncArgs;
 
 use crate::logging::Log;
 use crate::options::{
-    Defaults, LOG_VARIABLE, LogLevel, MountArgs, MountHelperArgs, ServeArgs, StatusArgs, WatchArgs,
-    apply_compat,
+    Defaults, LogArgs, LogFormat, LogLevel, MountArgs, MountHelperArgs, ServeArgs, StatusArgs,
+    WatchArgs, apply_compat,
 };
 use crate::{doctor, logging, mount, mount_helper, serve, status};
 
@@ -34,10 +34,8 @@ use crate::{doctor, logging, mount, mount_helper, serve, status};
     farwatch top                       what is busy, as it changes\n  \
     farwatch doctor ~/src              what this machine and directory support")]
 struct Cli {
-    /// What to log, to standard error: error, warn, info, debug, trace, or a filter such as
-    /// `warn,farwatch::watch=debug`
-    #[arg(long, global = true, value_name = "FILTER", env = LOG_VARIABLE, default_value = "warn")]
-    log: String,
+    #[command(flatten)]
+    log: LogArgs,
     #[command(subcommand)]
     command: Command,
 }
@@ -105,12 +103,9 @@ pub fn main() -> ExitCode {
         let mut args = Virtiofsd::parse().args;
         take_compat(&mut args, Virtiofsd::command());
         let chosen = args.compat.log_level.unwrap_or(LogLevel::Info);
-        let log = std::env::var(VIRTIOFSD_LOG_VARIABLE).ok();
-        return serve(
-            &args,
-            Defaults::Virtiofsd,
-            log.as_deref().unwrap_or_else(|| chosen.filter()),
-        );
+        let log = std::env::var(VIRTIOFSD_LOG_VARIABLE);
+        let log = log.unwrap_or_else(|_| chosen.filter().to_owned());
+        return serve(&args, Defaults::Virtiofsd, LogArgs { log, log_format: LogFormat::Text });
     }
     if Path::new(&name).file_name().is_some_and(|name| name == MOUNT_HELPER_NAME) {
         return mount_helper();
@@ -120,8 +115,8 @@ pub fn main() -> ExitCode {
         Command::Serve(mut args) => {
             take_compat(&mut args, Cli::command());
             let log = match args.compat.log_level {
-                Some(level) => level.filter(),
-                None => &cli.log,
+                Some(level) => LogArgs { log: level.filter().to_owned(), ..cli.log },
+                None => cli.log,
             };
             return serve(&args, Defaults::Farwatch, log);
         }
@@ -138,10 +133,12 @@ pub fn main() -> ExitCode {
         Command::Status(args) => {
             return match status::run(&args, &mut io::stdout().lock()) {
                 Ok(outcome) => status_code(outcome),
-                Err(error) => exit_code(Err(error)),
+                Err(error) => exit_code(unless_closed(error)),
             };
         }
-        Command::Watch(args) => status::watch(&args, &mut io::stdout().lock()),
+        Command::Watch(args) => {
+            status::watch(&args, &mut io::stdout().lock()).or_else(unless_closed)
+        }
         Command::Top => status::top(),
         Command::Doctor { directory } => {
             return match doctor::run(directory.as_deref(), &mut io::stdout().lock()) {
@@ -201,24 +198,25 @@ fn take_compat(args: &mut ServeArgs, mut command: clap::Command) {
     }
 }
 
-fn serve(args: &ServeArgs, defaults: Defaults, log: &str) -> ExitCode {
+fn serve(args: &ServeArgs, defaults: Defaults, mut log: LogArgs) -> ExitCode {
     if args.compat.print_capabilities {
         return exit_code(serve::print_capabilities(&mut io::stdout().lock()));
     }
-    let log = if args.compat.compat_debug { "debug" } else { log };
-    exit_code(logged(log, args.compat.syslog, || serve::run(args, defaults)))
+    if args.compat.compat_debug {
+        log.log = "debug".to_owned();
+    }
+    exit_code(logged(&log, args.compat.syslog, || serve::run(args, defaults)))
 }
 
 /// Starts the log and runs a command.
 fn logged(
-    filter: &str,
+    log: &LogArgs,
     syslog: bool,
     run: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let log =
-        logging::start(filter, syslog).map_err(|error| anyhow::anyhow!("the log: {error}"))?;
+    let log = logging::start(log, syslog).map_err(|error| anyhow::anyhow!("the log: {error}"))?;
     let result = run();
-    if let (Err(error), Log::Syslog) = (&result, log) {
+    if let (Err(error), Log::System) = (&result, log) {
         // Nobody may read standard error any more.
         tracing::error!("{error:#}");
     }
@@ -231,6 +229,12 @@ fn status_code(outcome: status::Outcome) -> ExitCode {
         status::Outcome::Wrong => ExitCode::from(3),
         status::Outcome::Nothing => ExitCode::from(4),
     }
+}
+
+/// What reads standard output, such as head(1), may have had enough.
+fn unless_closed(error: anyhow::Error) -> anyhow::Result<()> {
+    let cause = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    if cause == Some(io::ErrorKind::BrokenPipe) { Ok(()) } else { Err(error) }
 }
 
 fn exit_code(result: anyhow::Result<()>) -> ExitCode {

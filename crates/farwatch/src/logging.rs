@@ -1,15 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Where the log goes: standard error, or with `serve --syslog` the system's log. Called by `cli`,
-//! once.
+//! Where the log goes: standard error, as text or JSON; with `--syslog` the system's log; the journal (`journald`).
+//! Called by `cli`, once.
+
+mod journald;
 
 use std::error::Error;
 use std::io::{self, IsTerminal as _, Write};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use syslog::{Facility, Formatter3164, Logger, LoggerBackend};
 use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+
+use self::journald::Journald;
+use crate::options::{LogArgs, LogFormat};
 
 /// What the libraries say is about what the guest does wrong, at any level; that is no news. Why a
 /// sandbox cannot be entered, or what became of the process in it, is.
@@ -20,39 +27,72 @@ const LIBRARIES: &str = "virtiofsd=off,virtiofsd::sandbox=error,virtiofsd::util=
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Log {
     StandardError,
-    Syslog,
+    /// syslog or the journal.
+    System,
 }
 
-/// Starts logging what `filter` lets through, in the form of [`EnvFilter`].
+/// Starts logging what the filter of `args` lets through, in the form of [`EnvFilter`].
 ///
 /// # Errors
-/// When the filter makes no sense. Without a syslog the log goes to standard error, and says so.
-pub(crate) fn start(filter: &str, syslog: bool) -> Result<Log, Box<dyn Error>> {
-    let off = filter.eq_ignore_ascii_case("off");
-    let filter = if off { filter.to_owned() } else { format!("{filter},{LIBRARIES}") };
-    let filter = EnvFilter::try_new(filter)?;
+/// When the filter makes no sense. Without a syslog or journal the log goes to standard error, and says so.
+pub(crate) fn start(args: &LogArgs, syslog: bool) -> Result<Log, Box<dyn Error>> {
     tracing_log::LogTracer::init()?;
-    // A management program sends standard error to a file: no colours there.
-    let colours = io::stderr().is_terminal();
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours);
-    // Of a line that cannot be written it would say so on standard error, and panic where that is what failed.
-    let subscriber = subscriber.log_internal_errors(false);
-    match syslog.then(Syslog::connect).transpose() {
-        Ok(Some(syslog)) => {
-            // It has a time of its own.
-            let subscriber = subscriber.with_ansi(false).without_time().with_level(false);
-            tracing::subscriber::set_global_default(subscriber.with_writer(syslog).finish())?;
-            return Ok(Log::Syslog);
-        }
-        Ok(None) => {
-            tracing::subscriber::set_global_default(subscriber.with_writer(io::stderr).finish())?;
-        }
-        Err(error) => {
-            tracing::subscriber::set_global_default(subscriber.with_writer(io::stderr).finish())?;
-            tracing::warn!(%error, "there is no syslog");
+    let filter = filter(&args.log)?;
+    match (syslog, args.log_format) {
+        (true, _) => match Syslog::connect() {
+            Ok(syslog) => to_syslog(filter, syslog)?,
+            Err(error) => {
+                to_standard_error(filter, LogFormat::Text)?;
+                tracing::warn!(%error, "there is no syslog");
+                return Ok(Log::StandardError);
+            }
+        },
+        (false, LogFormat::Journald) => match Journald::connect(Path::new(journald::SOCKET)) {
+            Ok(journald) => {
+                let subscriber = tracing_subscriber::registry().with(filter).with(journald);
+                tracing::subscriber::set_global_default(subscriber)?;
+            }
+            Err(error) => {
+                to_standard_error(filter, LogFormat::Text)?;
+                tracing::warn!(%error, "there is no journal");
+                return Ok(Log::StandardError);
+            }
+        },
+        (false, format) => {
+            to_standard_error(filter, format)?;
+            return Ok(Log::StandardError);
         }
     }
-    Ok(Log::StandardError)
+    Ok(Log::System)
+}
+
+fn filter(text: &str) -> Result<EnvFilter, Box<dyn Error>> {
+    let off = text.eq_ignore_ascii_case("off");
+    let filter = if off { text.to_owned() } else { format!("{text},{LIBRARIES}") };
+    Ok(EnvFilter::try_new(filter)?)
+}
+
+fn to_standard_error(filter: EnvFilter, format: LogFormat) -> Result<(), Box<dyn Error>> {
+    // A management program sends standard error to a file: no colours there.
+    let colours = io::stderr().is_terminal();
+    // Of a line that cannot be written it would say so on standard error, and panic where that is what failed.
+    let subscriber = tracing_subscriber::fmt().log_internal_errors(false).with_ansi(colours);
+    let subscriber = subscriber.with_env_filter(filter).with_writer(io::stderr);
+    if format == LogFormat::Json {
+        let subscriber = subscriber.json().flatten_event(true);
+        tracing::subscriber::set_global_default(subscriber.finish())?;
+    } else {
+        tracing::subscriber::set_global_default(subscriber.finish())?;
+    }
+    Ok(())
+}
+
+fn to_syslog(filter: EnvFilter, syslog: Syslog) -> Result<(), Box<dyn Error>> {
+    let subscriber = tracing_subscriber::fmt().log_internal_errors(false).with_env_filter(filter);
+    // It has a time of its own.
+    let subscriber = subscriber.with_ansi(false).without_time().with_level(false);
+    tracing::subscriber::set_global_default(subscriber.with_writer(syslog).finish())?;
+    Ok(())
 }
 
 /// The connection to the system's log.

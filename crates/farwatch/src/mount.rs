@@ -19,7 +19,7 @@ use anyhow::{Context as _, bail};
 use crate::driver::{Driver, Ended, Endpoint, Options};
 use crate::monitor::Process;
 use crate::monitor::protocol::{Command, MountReport, RaisedBy};
-use crate::options::MountArgs;
+use crate::options::{LogArgs, MountArgs};
 use crate::signals;
 use agent::{Agent, Raised};
 use device::Device;
@@ -29,7 +29,7 @@ use report::Mounted;
 ///
 /// # Errors
 /// One sentence for the user, and what caused it.
-pub(crate) fn run(mut args: MountArgs, log: &str) -> anyhow::Result<()> {
+pub(crate) fn run(mut args: MountArgs, log: &LogArgs) -> anyhow::Result<()> {
     if args.detach {
         rustix::process::setsid().context("setsid")?;
     }

@@ -7,6 +7,7 @@
 //! of the three.
 
 mod compat;
+mod log;
 mod metrics;
 mod modcaps;
 mod mount;
@@ -16,6 +17,7 @@ mod sharing;
 mod status;
 
 pub(crate) use compat::apply as apply_compat;
+pub(crate) use log::{LOG_FORMAT_VARIABLE, LOG_VARIABLE, LogArgs, LogFormat};
 pub(crate) use metrics::MetricsAddr;
 pub(crate) use modcaps::CapabilityChanges;
 pub(crate) use mount::MountArgs;
@@ -23,6 +25,3 @@ pub(crate) use mount_helper::{MountFlag, MountHelperArgs, MountRequest};
 pub(crate) use serve::{ConnectionArgs, Defaults, InodeFileHandles, LogLevel, Seccomp, ServeArgs};
 pub(crate) use sharing::{Cache, Events, WatchBackend};
 pub(crate) use status::{StatusArgs, WatchArgs};
-
-/// The environment variable that holds the log filter when `--log` is not given.
-pub(crate) const LOG_VARIABLE: &str = "FARWATCH_LOG";

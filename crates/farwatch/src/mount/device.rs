@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context as _, bail};
 
 use crate::driver::Endpoint;
-use crate::options::{LOG_VARIABLE, MountArgs};
+use crate::options::{LOG_FORMAT_VARIABLE, LOG_VARIABLE, LogArgs, MountArgs};
 
 /// The running child.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ impl Device {
     pub(super) fn start(
         shared: &Path,
         args: &MountArgs,
-        log: &str,
+        log: &LogArgs,
     ) -> anyhow::Result<(Self, Endpoint)> {
         let (listener, stream) = private_socket().context("a socket for the device")?;
         let program = std::env::current_exe().context("the path of this program")?;
@@ -37,7 +37,8 @@ impl Device {
             .args(args.syslog.then_some("--syslog"))
             .arg("--shared-dir")
             .arg(shared)
-            .env(LOG_VARIABLE, log)
+            .env(LOG_VARIABLE, &log.log)
+            .env(LOG_FORMAT_VARIABLE, log.log_format.name())
             .stdin(Stdio::from(OwnedFd::from(listener)))
             .stdout(Stdio::null())
             // Ctrl-C is for this process, which unmounts before the device goes.

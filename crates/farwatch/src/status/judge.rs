@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::text::number;
+use super::text::{directories, number};
 use crate::monitor::protocol::{RaisedBy, Report, ShareReport};
 
 /// A latency that somebody notices.
@@ -172,10 +172,6 @@ fn device(share: &ShareReport) -> Vec<Finding> {
         ));
     }
     findings
-}
-
-fn directories(n: usize) -> String {
-    if n == 1 { "1 directory".to_owned() } else { format!("{} directories", number(n)) }
 }
 
 /// `1 event`, `2 events`.

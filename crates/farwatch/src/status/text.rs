@@ -59,15 +59,12 @@ fn running(report: &Report, now: f64) -> String {
 fn watched(share: &ShareReport) -> String {
     let watch = &share.watch;
     let Some(backend) = &watch.backend else { return "nothing".to_owned() };
-    let known = number(watch.directories);
+    let known = directories(watch.directories);
     let unwatched = match watch.unwatched {
         0 => String::new(),
         unwatched => format!(", {} of them not watched", number(unwatched)),
     };
-    format!(
-        "{backend}; known: {known} directories{unwatched}, {} objects in all",
-        number(watch.known)
-    )
+    format!("{backend}; known: {known}{unwatched}, {} objects in all", number(watch.known))
 }
 
 fn events_by(report: &Report, share: &ShareReport, now: f64) -> String {
@@ -101,9 +98,9 @@ fn waiting(share: &ShareReport) -> String {
 fn dropped(share: &ShareReport) -> String {
     let events = &share.events;
     format!(
-        "{}; {} directories to rescan, {} events found by rescans; {} replays not finished",
+        "{}; {} to rescan, {} events found by rescans; {} replays not finished",
         number(events.dropped),
-        number(events.rescans_due),
+        directories(events.rescans_due),
         number(events.resynced),
         number(events.unreplayed)
     )
@@ -155,6 +152,11 @@ pub(super) fn micros(us: u64) -> String {
 /// A name without control characters, which would be the terminal's to obey.
 pub(super) fn printable(name: &str) -> String {
     name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// `1 directory`, `2 directories`.
+pub(super) fn directories(n: usize) -> String {
+    if n == 1 { "1 directory".to_owned() } else { format!("{} directories", number(n)) }
 }
 
 /// A number with its thousands apart.
