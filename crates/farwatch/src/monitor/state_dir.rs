@@ -8,7 +8,7 @@
 use std::ffi::OsStr;
 use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::process::geteuid;
@@ -22,8 +22,9 @@ const SYSTEM: &str = "/run/farwatch";
 const USERS: &str = "/run/user";
 /// The name of ours in it.
 const NAME: &str = "farwatch";
-/// What sockets end with.
-const EXTENSION: &str = "sock";
+/// What status sockets end with. Others are in the same directory: systemd's units have vhost-user sockets there, and
+/// whoever connects to such a socket is its client.
+const EXTENSION: &str = "status";
 
 /// What a choice depends on.
 #[derive(Clone, Debug, Default)]
@@ -99,15 +100,8 @@ pub(crate) fn sockets() -> (Vec<PathBuf>, Vec<PathBuf>) {
     for dir in visible(&Surroundings::find()) {
         match std::fs::read_dir(&dir) {
             Ok(entries) => {
-                let entries = entries.filter_map(Result::ok);
-                let all = entries.filter(|entry| {
-                    entry.file_type().is_ok_and(|kind| {
-                        use std::os::unix::fs::FileTypeExt as _;
-                        kind.is_socket()
-                    })
-                });
-                let paths = all.map(|entry| entry.path());
-                sockets.extend(paths.filter(|path| path.extension() == Some(EXTENSION.as_ref())));
+                let paths = entries.filter_map(Result::ok).map(|entry| entry.path());
+                sockets.extend(paths.filter(|path| is_status_socket(path)));
             }
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => closed.push(dir),
             Err(_) => {}
@@ -115,6 +109,11 @@ pub(crate) fn sockets() -> (Vec<PathBuf>, Vec<PathBuf>) {
     }
     sockets.sort();
     (sockets, closed)
+}
+
+fn is_status_socket(path: &Path) -> bool {
+    path.extension() == Some(EXTENSION.as_ref())
+        && path.symlink_metadata().is_ok_and(|found| found.file_type().is_socket())
 }
 
 fn visible(surroundings: &Surroundings) -> Vec<PathBuf> {
@@ -147,6 +146,8 @@ pub(super) fn socket_name(command: &str, pid: u32) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixListener;
+
     use super::*;
 
     fn user() -> Surroundings {
@@ -176,6 +177,17 @@ mod tests {
         let chosen = Some(dir.path().to_owned());
         let surroundings = Surroundings { uid: 0, chosen, ..user() };
         assert_eq!(visible(&surroundings), [dir.path()]);
+    }
+
+    #[test]
+    fn socket_of_another_protocol_is_no_status_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let [status, vhost_user] =
+            [socket_name("serve", 7), "vm.sock".to_owned()].map(|name| dir.path().join(name));
+        let _listeners = [&status, &vhost_user].map(|path| UnixListener::bind(path).unwrap());
+        assert!(is_status_socket(&status));
+        assert!(!is_status_socket(&vhost_user));
+        assert!(!is_status_socket(dir.path()));
     }
 
     #[test]
