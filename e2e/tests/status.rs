@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         watch_prints_the_report_and_the_delivery_of_a_change,
         watch_says_that_a_directory_is_not_known,
         metrics_of_a_mount_are_served_by_its_device,
+        agent_says_what_it_is_attached_to_and_leaves_no_socket,
         log_of_a_mount_and_its_device_is_json_where_that_was_asked_for,
     ])
 }
@@ -233,4 +234,23 @@ fn log_of_a_mount_and_its_device_is_json_where_that_was_asked_for() -> Result<()
         &lines.join("\n"),
         &["\"target\":\"farwatch::serve\"", "\"target\":\"farwatch::signals\""],
     )
+}
+
+fn agent_says_what_it_is_attached_to_and_leaves_no_socket() -> Result<()> {
+    let mut mount = Mount::start_with_agent()?;
+    deliver(&mount)?;
+    let status = |mount: &Mount| output(mount.farwatch_agent()?.arg("status"));
+    let (text, code) = status(&mount)?;
+    let target = format!("{}\n", mount.mount_point().display());
+    contains(&text, &[&target, "attached    for ", "1 calls, 0 failed", "server      answered "])?;
+    ensure!(code == Some(HEALTHY), "{code:?}: {text}");
+    mount.agent().signal(Signal::TERM)?;
+    mount.agent().wait()?;
+    let left =
+        fs::read_dir(mount.state_dir())?.filter_map(Result::ok).map(|entry| entry.file_name());
+    let left: Vec<_> = left.filter(|name| name.to_string_lossy().starts_with("agent-")).collect();
+    ensure!(left.is_empty(), "{left:?}");
+    let (text, code) = status(&mount)?;
+    ensure!(code == Some(NOTHING) && text == "no farwatch-agent runs\n", "{code:?}: {text}");
+    Ok(())
 }

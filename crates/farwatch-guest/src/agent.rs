@@ -6,8 +6,11 @@
 //! (`worker`): when a server dies, a thread that waits for it cannot be ended by anything, and a
 //! process with such a thread cannot tell anybody that it has failed.
 
+mod answer;
 mod everywhere;
 mod mounts;
+mod state;
+mod status;
 mod supervisor;
 mod worker;
 
@@ -35,6 +38,7 @@ use crate::{SyncArgs, Target};
     farwatch-agent src            the one with this tag, mounted or not\n  \
     farwatch-agent /mnt/src data  both\n  \
     farwatch-agent --all          every virtiofs, as it is mounted\n  \
+    farwatch-agent status         what it is attached to, and what it has done\n  \
     farwatch-agent sync /mnt/src  wait until all has been told there; needs no root")]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 #[command(disable_help_subcommand = true)]
@@ -71,6 +75,11 @@ enum Command {
     /// Then whoever watches there has every event. Any user may ask; an agent must be running. Exit code 3
     /// says that the time was over. A tag that is called `sync` is named behind `--`.
     Sync(SyncArgs),
+    /// Show what the agents on this machine are attached to, since when, and what they have done
+    ///
+    /// As root. Exit codes: 0 nothing is wrong, 3 something is, 4 no agent runs. A tag that is called `status` is named
+    /// behind `--`.
+    Status,
 }
 
 /// Runs the command that the process was given. An error is one sentence on standard error, and exit
@@ -87,6 +96,9 @@ pub fn main() -> ExitCode {
                 ExitCode::from(code)
             }
         };
+    }
+    if let Some(Command::Status) = &cli.command {
+        return status::run().unwrap_or_else(|error| fail(&error));
     }
     let format = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(false);
     // Of a line that cannot be written it would say so on standard error, and panic where that is what failed.

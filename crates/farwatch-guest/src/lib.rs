@@ -10,6 +10,7 @@
 pub mod agent;
 mod error;
 mod link;
+mod progress;
 mod reads;
 mod replay;
 mod root;
@@ -18,6 +19,7 @@ mod sync;
 
 pub use error::Error;
 pub use link::Link;
+pub use progress::Progress;
 pub use reads::Reads;
 pub use replay::{Outcome, Replayer};
 pub use root::{MountRoot, Target};

@@ -46,12 +46,14 @@ pub struct Replayer {
 }
 
 /// How the replay of one event went.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Outcome {
     /// Calls that the kernel took.
     pub done: u32,
     /// Calls that failed; each is logged at debug.
     pub failed: u32,
+    /// The last that failed, and why.
+    pub error: Option<String>,
 }
 
 impl Outcome {
@@ -62,6 +64,7 @@ impl Outcome {
             Err(errno) => {
                 self.failed += 1;
                 tracing::debug!(?call, %errno, "call failed");
+                self.error = Some(format!("{call:?}: {errno}"));
             }
         }
     }
@@ -92,6 +95,7 @@ impl Replayer {
         }
         if let Err(error) = thread::set_fsgid(seq.get()) {
             tracing::debug!(%error, "event not replayed");
+            outcome.error = Some(error.to_string());
             outcome.failed += 1;
             return outcome;
         }

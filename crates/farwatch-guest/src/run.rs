@@ -9,6 +9,7 @@ use farwatch_proto::guest::join::Join;
 use farwatch_proto::wire::Notification;
 
 use crate::error::Error;
+use crate::progress::Progress;
 use crate::replay::Replayer;
 
 /// Where an agent gets its notifications from: the notification queue, or the control node.
@@ -51,7 +52,7 @@ pub struct Report {
     pub overflows: u64,
 }
 
-/// Works until the notifications end. `seq` is the number of the first one.
+/// Works until the notifications end. `seq` is the number of the first one; what is done is added to `progress`.
 ///
 /// # Errors
 /// When the notifications end otherwise than in order.
@@ -59,13 +60,14 @@ pub fn run(
     source: &mut impl Receive,
     replayer: &mut Replayer,
     mut seq: Seq,
-) -> Result<Report, Error> {
-    let mut report = Report::default();
+    progress: &Progress,
+) -> Result<(), Error> {
     let mut join = Join::new();
     let mut buf = [0; Notification::LEN_MAX];
     loop {
         let received = source.receive(join.poll_timeout(), &mut buf).map_err(Error::Receive)?;
         let now = Instant::now();
+        let mut report = Report::default();
         match received {
             Received::Message(len) => {
                 report.received += 1;
@@ -79,7 +81,7 @@ pub fn run(
                 seq = seq.next();
             }
             Received::TimedOut => join.handle_timeout(now),
-            Received::Closed => return Ok(report),
+            Received::Closed => return Ok(()),
         }
         while let Some(joined) = join.poll_output() {
             if joined.event == farwatch_proto::GuestEvent::Overflow {
@@ -91,6 +93,10 @@ pub fn run(
             let outcome = replayer.replay(&joined);
             report.calls += u64::from(outcome.done);
             report.failed += u64::from(outcome.failed);
+            if let Some(error) = outcome.error {
+                progress.failed(error);
+            }
         }
+        progress.add(&report);
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! This is the only crate with unsafe code, and all that it does is call the kernel: it decides
 //! nothing. Host, guest agent and `farwatch mount` are built on it. Each error names the call that
-//! failed, with its arguments.
+//! failed, with its arguments. `status_socket` is here since host and agent both have one.
 
 mod error;
 pub mod fanotify;
@@ -15,6 +15,7 @@ mod ioctl;
 pub mod kernel;
 pub mod mount;
 pub mod mountinfo;
+pub mod status_socket;
 pub mod thread;
 
 pub use error::Error;

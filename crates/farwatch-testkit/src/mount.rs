@@ -219,6 +219,7 @@ impl Mount {
     pub fn farwatch_agent(&self) -> Result<Command> {
         let mut command = farwatch_agent()?;
         command.env(MARK_VARIABLE, self.dir.path());
+        command.env(STATE_DIR_VARIABLE, self.state_dir());
         Ok(command)
     }
 

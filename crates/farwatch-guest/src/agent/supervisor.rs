@@ -19,6 +19,7 @@ use rustix::time::{TimerfdClockId, TimerfdFlags};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use super::answer;
 use super::worker::WELCOME;
 use crate::Target;
 
@@ -202,6 +203,13 @@ impl Worker {
             },
         };
         drop(writeln!(io::stderr(), "farwatch-agent: {said}"));
+    }
+}
+
+impl Drop for Worker {
+    /// A worker is killed, and cannot do it itself.
+    fn drop(&mut self) {
+        answer::forget(self.child.id());
     }
 }
 

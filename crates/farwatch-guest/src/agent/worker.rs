@@ -6,6 +6,8 @@
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,6 +17,7 @@ use rustix::io::Errno;
 use rustix::process::Signal;
 use rustix::time::{Itimerspec, TimerfdTimerFlags, Timespec};
 
+use super::answer::{self, Shared};
 use crate::{Error, Link, MountRoot, Reads, Replayer, Target};
 
 /// The line on standard output.
@@ -28,22 +31,33 @@ const BUSY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Works until the server is gone, or the supervisor is.
 pub(super) fn run(target: &Target, timeout: Duration) -> anyhow::Result<()> {
-    // This thread does nothing but carry the signal: the other one changes its ids, and the kernel
-    // takes this off a thread that does.
+    // This thread does nothing but carry the signal and answer `farwatch-agent status`: the other one changes its
+    // ids, and the kernel takes this off a thread that does.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .context("prctl(PR_SET_PDEATHSIG)")?;
+    let shared = Arc::new(Shared::default());
+    let (ended, ends) = UnixStream::pair().context("a socket")?;
     let work = {
-        let target = target.clone();
-        move || replay(&target, timeout)
+        let (target, shared) = (target.clone(), Arc::clone(&shared));
+        move || {
+            // Dropped at the end, whatever it is.
+            let _ends = ends;
+            replay(&target, &shared, timeout)
+        }
     };
     let worker = thread::Builder::new().name("replay".into()).spawn(work)?;
+    let answered = answer::listen()
+        .and_then(|socket| answer::serve(&socket, &ended, &shared, &target.to_string()));
+    if let Err(error) = answered {
+        tracing::warn!(%error, "`farwatch-agent status` will not show this agent");
+    }
     match worker.join() {
         Ok(result) => result.with_context(|| target.to_string()),
         Err(_) => bail!("{target}: the agent has a bug and has panicked"),
     }
 }
 
-fn replay(target: &Target, timeout: Duration) -> anyhow::Result<()> {
+fn replay(target: &Target, shared: &Shared, timeout: Duration) -> anyhow::Result<()> {
     wind(timeout).context("standard input is no timer: this is not to be started by hand")?;
     let mut replayer = Replayer::new(target.open()?);
     let mut link = open(replayer.root())?;
@@ -51,19 +65,25 @@ fn replay(target: &Target, timeout: Duration) -> anyhow::Result<()> {
     writeln!(stdout, "{WELCOME}")
         .and_then(|()| stdout.flush())
         .context("the supervisor is gone")?;
+    shared.attached();
     let answered = || {
+        shared.answered();
         if let Err(error) = wind(timeout) {
             tracing::error!(%error, "the timer cannot be wound");
         }
     };
     loop {
         let mut reads = Reads::new(&link, answered);
-        let report = crate::run(&mut reads, &mut replayer, link.welcome().next_seq)?;
+        let (seq, progress) = (link.welcome().next_seq, &shared.progress);
+        crate::run(&mut reads, &mut replayer, seq, progress)?;
+        shared.detached();
+        let report = progress.report();
         tracing::info!(?report, "the virtual machine is on another host: the agent begins anew");
         replayer.close_files();
         drop(link);
         thread::sleep(BUSY_PAUSE);
         link = open(replayer.root())?;
+        shared.attached();
     }
 }
 

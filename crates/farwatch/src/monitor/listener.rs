@@ -1,23 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The sockets that a [`Monitor`](super::Monitor) listens on. They are bound before a sandbox is entered.
 
-use std::io;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context as _;
-use rustix::fs::CWD;
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
-};
+use farwatch_sys::status_socket::bind_own;
 
 use super::state_dir;
 use crate::options::MetricsAddr;
-
-/// Connections that wait to be accepted.
-const BACKLOG: i32 = 16;
 
 /// The name of a status socket. Dropping it removes the name.
 #[derive(Debug)]
@@ -74,24 +66,8 @@ impl Listeners {
 fn bind_status(command: &str) -> anyhow::Result<(OwnedFd, PathBuf)> {
     let dir = state_dir::own().context("the directory of the status sockets")?;
     let path = dir.join(state_dir::socket_name(command, std::process::id()));
-    let socket = bind_unix(&path).with_context(|| format!("socket {}", path.display()))?;
+    let socket = bind_own(&path).with_context(|| format!("socket {}", path.display()))?;
     Ok((socket, path))
-}
-
-/// Binds a socket for this user alone. The name appears when somebody can connect: one at which nobody listens is
-/// taken for that of a dead process.
-pub(super) fn bind_unix(path: &Path) -> io::Result<OwnedFd> {
-    let unfinished = path.with_extension("new");
-    // Of a dead process with the same number.
-    drop(std::fs::remove_file(&unfinished));
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    bind(&socket, &SocketAddrUnix::new(&unfinished)?)?;
-    // Nobody can connect before the next call.
-    std::fs::set_permissions(&unfinished, PermissionsExt::from_mode(0o600))?;
-    listen(&socket, BACKLOG)?;
-    rustix::fs::renameat(CWD, &unfinished, CWD, path)?;
-    Ok(socket)
 }
 
 fn bind_metrics(addr: &MetricsAddr) -> anyhow::Result<OwnedFd> {
@@ -100,7 +76,7 @@ fn bind_metrics(addr: &MetricsAddr) -> anyhow::Result<OwnedFd> {
             listener.set_nonblocking(true)?;
             Ok(listener.into())
         }),
-        MetricsAddr::Unix(path) => bind_unix(path),
+        MetricsAddr::Unix(path) => bind_own(path),
     };
     bound.with_context(|| format!("--metrics {addr}"))
 }

@@ -11,13 +11,10 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use farwatch_sys::status_socket::{DIR_VARIABLE, SYSTEM_DIR};
 use rustix::process::geteuid;
 
-/// Names another directory, for tests and for who wants it elsewhere.
-pub(crate) const STATE_DIR_VARIABLE: &str = "FARWATCH_STATE_DIR";
 const RUNTIME_DIR_VARIABLE: &str = "XDG_RUNTIME_DIR";
-/// Root's.
-const SYSTEM: &str = "/run/farwatch";
 /// Where each user has a directory that ends with the session.
 const USERS: &str = "/run/user";
 /// The name of ours in it.
@@ -30,7 +27,7 @@ const EXTENSION: &str = "status";
 #[derive(Clone, Debug, Default)]
 struct Surroundings {
     uid: u32,
-    /// [`STATE_DIR_VARIABLE`].
+    /// [`DIR_VARIABLE`].
     chosen: Option<PathBuf>,
     /// [`RUNTIME_DIR_VARIABLE`].
     runtime: Option<PathBuf>,
@@ -45,7 +42,7 @@ impl Surroundings {
         let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         Self {
             uid,
-            chosen: variable(STATE_DIR_VARIABLE).map(PathBuf::from),
+            chosen: variable(DIR_VARIABLE).map(PathBuf::from),
             runtime: variable(RUNTIME_DIR_VARIABLE).map(PathBuf::from),
             has_user_dir: Path::new(USERS).join(uid.to_string()).is_dir(),
             temp: std::env::temp_dir(),
@@ -57,7 +54,7 @@ impl Surroundings {
             return chosen.clone();
         }
         if self.uid == 0 {
-            return SYSTEM.into();
+            return SYSTEM_DIR.into();
         }
         let user_dir = self.has_user_dir.then(|| Path::new(USERS).join(self.uid.to_string()));
         match self.runtime.clone().or(user_dir) {
@@ -81,7 +78,7 @@ pub(super) fn own() -> io::Result<PathBuf> {
     let surroundings = Surroundings::find();
     let dir = surroundings.own();
     // In root's, users see that there is something that they may not look at.
-    let mode = if dir == Path::new(SYSTEM) { 0o755 } else { 0o700 };
+    let mode = if dir == Path::new(SYSTEM_DIR) { 0o755 } else { 0o700 };
     match DirBuilder::new().mode(mode).create(&dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         Ok(()) | Err(_) => {}
@@ -121,7 +118,7 @@ fn visible(surroundings: &Surroundings) -> Vec<PathBuf> {
     if surroundings.chosen.is_some() {
         return dirs;
     }
-    dirs.push(SYSTEM.into());
+    dirs.push(SYSTEM_DIR.into());
     if surroundings.uid == 0 {
         let children = |dir: &Path| {
             let entries = std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);

@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use anyhow::Context as _;
-use farwatch_guest::{Error, Link, MountRoot, Receive, Received, Replayer, Report};
+use farwatch_guest::{Error, Link, MountRoot, Progress, Receive, Received, Replayer, Report};
 use farwatch_proto::wire::Notification;
 use farwatch_proto::wire::control::Delivery;
 
@@ -122,8 +122,10 @@ fn run(mount_point: &Path, mut queue: Queue, attached: &Sender<Result<(), NotAtt
         return;
     }
     let mut replayer = Replayer::new(root);
-    match farwatch_guest::run(&mut queue, &mut replayer, link.welcome().next_seq) {
-        Ok(Report { received, undecoded, calls, failed, overflows }) => {
+    let progress = Progress::default();
+    match farwatch_guest::run(&mut queue, &mut replayer, link.welcome().next_seq, &progress) {
+        Ok(()) => {
+            let Report { received, undecoded, calls, failed, overflows } = progress.report();
             tracing::info!(received, undecoded, calls, failed, overflows, "the agent ends");
         }
         Err(error) => tracing::error!(%error, "events are not delivered any more: mount again"),

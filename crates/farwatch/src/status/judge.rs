@@ -105,7 +105,8 @@ fn client(report: &Report, share: &ShareReport) -> Vec<Finding> {
         ),
         None => problem(
             nothing,
-            "in the guest, mount the share read-write and start `farwatch-agent TAG`",
+            "in the guest, mount the share read-write and start `farwatch-agent TAG`; \
+             `farwatch-agent status` there says how it is",
         ),
     };
     vec![finding]

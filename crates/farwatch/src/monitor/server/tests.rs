@@ -6,12 +6,13 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use farwatch_sys::status_socket::bind_own;
+
 use super::super::client::Connection;
 use super::super::protocol::tests::report;
 use super::super::protocol::{Ask, Report};
 use super::*;
 use crate::meter::Histogram;
-use crate::monitor::listener::bind_unix;
 
 struct Fixed(Report);
 
@@ -29,7 +30,7 @@ impl Source for Fixed {
 fn monitor() -> (Monitor, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let [status, metrics] =
-        ["status", "metrics"].map(|name| Some(bind_unix(&dir.path().join(name)).unwrap()));
+        ["status", "metrics"].map(|name| Some(bind_own(&dir.path().join(name)).unwrap()));
     let monitor = Monitor::start(Listeners { status, metrics }, Fixed(report())).unwrap();
     (monitor, dir)
 }
