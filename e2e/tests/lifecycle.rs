@@ -22,6 +22,8 @@ fn main() -> ExitCode {
         sigterm_ends_a_mount_that_a_program_is_inside_of,
         sigterm_ends_a_mount_whose_log_nobody_reads,
         a_mount_ends_with_an_error_when_its_device_is_killed,
+        a_mount_ends_with_an_error_when_the_device_that_serves_it_is_killed,
+        sigterm_ends_a_mount_whose_device_is_stopped_and_whoever_waits_for_it,
         a_device_serves_the_next_mount_after_the_first_has_ended,
         a_second_mount_on_one_mount_point_is_refused_and_the_first_goes_on,
         a_missing_shared_directory_is_refused_by_name,
@@ -104,6 +106,37 @@ fn a_mount_ends_with_an_error_when_its_device_is_killed() -> Result<()> {
     let device = mount.ended()?;
     ensure!(device.signal() == Some(Signal::KILL.as_raw()), "not killed: {device}");
     Ok(())
+}
+
+fn a_mount_ends_with_an_error_when_the_device_that_serves_it_is_killed() -> Result<()> {
+    let mut mount = Mount::start()?;
+    kill_process(own_device(&mut mount)?, Signal::KILL)?;
+    let status = mount.ended()?;
+    ensure!(status.code() == Some(1), "an error was expected, not {status}");
+    Ok(())
+}
+
+fn sigterm_ends_a_mount_whose_device_is_stopped_and_whoever_waits_for_it() -> Result<()> {
+    let mut mount = Mount::start()?;
+    let mut waits = Command::new("stat");
+    waits.arg(mount.mount_point().join("missing")).stdout(Stdio::null()).stderr(Stdio::null());
+    kill_process(own_device(&mut mount)?, Signal::STOP)?;
+    // The agent waits for an answer, and so does a program.
+    fs::write(mount.host().join("f"), "changed")?;
+    let mut waits = waits.spawn()?;
+    mount.driver().signal(Signal::TERM)?;
+    let status = mount.ended()?;
+    ensure!(status.code() == Some(1), "an error was expected, not {status}");
+    ensure!(!waits.wait()?.success(), "the program has got an answer");
+    Ok(())
+}
+
+/// The device that the driver has started.
+fn own_device(mount: &mut Mount) -> Result<Pid> {
+    let driver = mount.driver().id();
+    let children = fs::read_to_string(format!("/proc/{driver}/task/{driver}/children"))?;
+    let child = children.split_whitespace().next().context("the driver has no child")?;
+    Pid::from_raw(child.parse()?).context("a pid")
 }
 
 fn a_device_serves_the_next_mount_after_the_first_has_ended() -> Result<()> {

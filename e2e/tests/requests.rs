@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! How many FUSE requests the replay of an event takes: the table of docs/PROTOCOL.md, section 6.7, is kept. The
-//! requests are counted where the driver reads them, so they are what this machine's kernel makes of an agent's calls.
+//! requests are counted where the device reads them, so they are what this machine's kernel makes of an agent's calls.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -168,7 +168,7 @@ fn requests(cache: &str, change: &Change) -> Result<String> {
     for name in ["file", "other"] {
         fs::write(dir.join(name), "old")?;
     }
-    let log = ["--log", "farwatch::driver::forward=trace", "--cache", cache];
+    let log = ["--log", "farwatch::device::direct=trace", "--cache", cache];
     let mut mount = mount.started_with(&log)?;
     let watched = mount.mount_point().join("dir");
     for name in ["file", "other", "sub"] {
@@ -221,7 +221,7 @@ fn order(event: EventMask) -> Option<usize> {
     order.iter().position(|bit| event.contains(*bit))
 }
 
-/// The name of a request of a replay in a line of the driver's log. What has the number 0 is no replay's: the agent has
+/// The name of a request of a replay in a line of the log. What has the number 0 is no replay's: the agent has
 /// it while it says hello.
 fn request(line: &str) -> Option<&'static str> {
     let opcode = line.split_once("opcode=")?.1.split(' ').next()?.parse().ok()?;

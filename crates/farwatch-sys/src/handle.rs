@@ -25,7 +25,7 @@ pub const FUSE_HANDLE_TYPE: i32 = 0x81;
 /// EOPNOTSUPP or EOVERFLOW when the file system has no file handles: overlayfs before Linux 6.6,
 /// among others.
 pub fn fid(fd: BorrowedFd<'_>) -> Result<Fid, Error> {
-    let handle = encode(fd, c"", libc::AT_EMPTY_PATH)?;
+    let handle = encode(fd, c"", libc::AT_EMPTY_PATH)?.handle;
     let stat =
         rustix::fs::fstatvfs(fd).map_err(|source| Error::Fstatfs { fd: fd.as_raw_fd(), source })?;
     let [a, b, c, d, e, f, g, h] = stat.f_fsid.to_le_bytes();
@@ -35,12 +35,14 @@ pub fn fid(fd: BorrowedFd<'_>) -> Result<Fid, Error> {
 
 /// Names the object that `name` leads to in `dir`, without opening it; a symlink is not followed.
 /// `fsid` is that of the directory's [`Fid`], which is the object's too unless something is mounted
-/// on the name.
+/// on the name. So it comes with the number of the mount that the object is found in, which statx(2) calls `stx_mnt_id`.
 ///
 /// # Errors
 /// As [`fid`], and what looking up a name can give.
-pub fn fid_at(dir: BorrowedFd<'_>, name: &CStr, fsid: [u32; 2]) -> Result<Fid, Error> {
-    encode(dir, name, 0)?.fid(fsid).ok_or_else(|| overflow(dir))
+pub fn fid_at(dir: BorrowedFd<'_>, name: &CStr, fsid: [u32; 2]) -> Result<(Fid, u64), Error> {
+    let Encoded { handle, mount_id } = encode(dir, name, 0)?;
+    let fid = handle.fid(fsid).ok_or_else(|| overflow(dir))?;
+    Ok((fid, u64::from(mount_id.cast_unsigned())))
 }
 
 /// Opens the object that `handle` names on the file system of `mount`. Needs CAP_DAC_READ_SEARCH in
@@ -88,6 +90,12 @@ struct FileHandle {
 
 const _: () = assert!(size_of::<FileHandle>() == size_of::<libc::file_handle>() + 128);
 
+/// What name_to_handle_at(2) gives.
+struct Encoded {
+    handle: FileHandle,
+    mount_id: c_int,
+}
+
 impl FileHandle {
     /// `None` when the kernel claims to have written more than there was room for.
     fn fid(&self, fsid: [u32; 2]) -> Option<Fid> {
@@ -98,7 +106,7 @@ impl FileHandle {
 
 /// fanotify asks the file system for handles that need not be openable (AT_HANDLE_FID, Linux 6.5); on
 /// some file systems only such handles exist.
-fn encode(fd: BorrowedFd<'_>, name: &CStr, flags: c_int) -> Result<FileHandle, Error> {
+fn encode(fd: BorrowedFd<'_>, name: &CStr, flags: c_int) -> Result<Encoded, Error> {
     let handle = match name_to_handle(fd, name, flags | libc::AT_HANDLE_FID) {
         Err(Errno::INVAL) => name_to_handle(fd, name, flags),
         handle => handle,
@@ -110,7 +118,7 @@ fn overflow(fd: BorrowedFd<'_>) -> Error {
     Error::NameToHandleAt { fd: fd.as_raw_fd(), flags: 0, source: Errno::OVERFLOW }
 }
 
-fn name_to_handle(fd: BorrowedFd<'_>, name: &CStr, flags: c_int) -> Result<FileHandle, Errno> {
+fn name_to_handle(fd: BorrowedFd<'_>, name: &CStr, flags: c_int) -> Result<Encoded, Errno> {
     let f_handle = [0; Fid::HANDLE_LEN_MAX];
     let mut handle = FileHandle { handle_bytes: 128, handle_type: 0, f_handle };
     let mut mount_id = 0;
@@ -128,7 +136,7 @@ fn name_to_handle(fd: BorrowedFd<'_>, name: &CStr, flags: c_int) -> Result<FileH
         )
     };
     check(ret)?;
-    Ok(handle)
+    Ok(Encoded { handle, mount_id })
 }
 
 fn open_by_handle(

@@ -213,7 +213,7 @@ fn an_entry_is_named_without_opening_it_as_its_descriptor_is() {
     fs::write(setup.tmp.path().join("f"), "").unwrap();
     std::os::unix::fs::symlink("f", setup.tmp.path().join("l")).unwrap();
     let fsid = handle::fid(setup.dir.as_fd()).unwrap().fsid();
-    let named = |name| handle::fid_at(setup.dir.as_fd(), name, fsid).unwrap();
+    let named = |name| handle::fid_at(setup.dir.as_fd(), name, fsid).unwrap().0;
     assert_eq!(named(c"f"), fid_of(&setup.tmp.path().join("f")));
     assert_ne!(named(c"l"), named(c"f"), "a symlink is an object of its own");
     assert!(handle::fid_at(setup.dir.as_fd(), c"none", fsid).is_err());

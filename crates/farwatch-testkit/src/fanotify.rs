@@ -138,7 +138,7 @@ impl Objects {
         ensure!(entry.fid == dir && entry.name == name.as_bytes(), "not of {name}: {event:?}");
         let object = event.object.as_ref().context("no object")?;
         let here = handle::fid_at(self.dir.as_fd(), &CString::new(name)?, dir.fsid());
-        if here.as_ref().is_ok_and(|here| here != object) {
+        if here.as_ref().is_ok_and(|(here, _mount)| here != object) {
             return Ok(Self::STAND_IN);
         }
         let object = format!("{object:?}");

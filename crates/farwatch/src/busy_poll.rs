@@ -3,7 +3,7 @@
 //!
 //! A thread that sleeps is woken through an eventfd: two system calls, and mostly another CPU, which costs more than
 //! what the thread then does. A replay makes its requests one after the other, so whoever has passed one on has the next
-//! thing to do within microseconds. The driver's worker polls for the reply, the device's queue thread for the next
+//! thing to do within microseconds. The driver's worker polls for the reply, a thread of the device for the next
 //! request. This is no lock and knows no queue: the caller says what it waits for.
 
 use std::thread;
@@ -26,6 +26,11 @@ impl BusyPoll {
     /// After so many misses in a row one wait of 2 to that power polls: a request that comes now and then costs less than
     /// a microsecond more.
     const MISSES_MAX: u32 = 7;
+
+    /// Whether the next wait polls, or looks once.
+    pub(crate) fn polls(&self) -> bool {
+        self.skip == 0
+    }
 
     /// Waits a moment until `ready`. Returns `false` if it has not come about: then the caller is to sleep.
     pub(crate) fn wait(&mut self, ready: impl FnMut() -> bool) -> bool {

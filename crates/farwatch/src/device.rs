@@ -25,12 +25,14 @@
 //! virtiofsd's `Writer`.
 
 mod desk;
+mod direct;
 mod migration;
 mod notification;
 mod request;
 mod ring;
 mod serve;
 mod stats;
+mod taken;
 mod waiting;
 
 use std::cell::RefCell;
@@ -38,8 +40,8 @@ use std::fmt;
 use std::fs::File;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::{io, slice};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::{io, slice, thread};
 
 use farwatch_proto::wire::abi::NOTIFY_BUF_SIZE;
 use tracing::error;
@@ -63,13 +65,15 @@ pub use self::serve::{Ended, ServeError, StopHandle, serve};
 pub use self::stats::Stats;
 
 use self::desk::Desk;
+use self::direct::{Direct, StopOnDrop};
 use self::migration::Migration;
 use self::notification::NotificationQueue;
 use self::request::{Requests, Waits, waits};
-use self::ring::Taken;
+use self::taken::Taken;
 use self::waiting::{WAITING_MAX, Waiting};
 pub(crate) use self::waiting::{may_wait, put_off};
 use crate::busy_poll::BusyPoll;
+use crate::dev_fuse::{self, Counts, FuseDevice, Handoff};
 use crate::virtio::{F_VERSION_1, FS_F_NOTIFICATION, RING_F_EVENT_IDX, RING_F_INDIRECT_DESC};
 
 type Memory = GuestMemoryMmap<BitmapMmapRegion>;
@@ -146,6 +150,9 @@ pub enum DeviceError {
 
 /// Request queues of the largest device. Each is a thread.
 pub const REQUEST_QUEUES_MAX: u32 = 8;
+
+/// Requests that threads off the queues have or may have waiting for them.
+const WAITING_OVERALL_MAX: usize = 2 * (WAITING_MAX + 1) + AHEAD_MAX;
 
 /// Requests that wait at a time since their reply is ahead of events. Those beyond are answered at once.
 const AHEAD_MAX: usize = 4;
@@ -291,24 +298,23 @@ impl<F: FileSystem + Send + Sync + 'static> Device<F> {
             let mem = memory.memory();
             let Some(taken) = ring.take(mem.clone()) else { break };
             served = true;
-            let fetched = desk.fetch(&mem, taken.chain.clone());
-            match fetched.as_ref().ok().and_then(waits) {
-                Some(Waits::Read) => {
-                    self.serve_later(slice::from_ref(&self.reads), taken, desk, &mem);
-                }
-                Some(Waits::Sync) => {
-                    self.serve_later(slice::from_ref(&self.syncs), taken, desk, &mem);
-                }
-                Some(Waits::Ahead) => {
-                    match waiting::unless_put_off(|| self.requests.serve(fetched)) {
-                        Some(len) => taken.complete(len),
-                        None => self.serve_later(&self.ahead, taken, desk, &mem),
-                    }
-                }
-                None => taken.complete(self.requests.serve(fetched)),
-            }
+            self.serve_taken(taken, desk, &mem);
         }
         served
+    }
+
+    /// Serves a request, or hands it to a thread that may wait.
+    fn serve_taken(&self, taken: Taken, desk: &mut Desk, mem: &GuestMemoryLoadGuard<Memory>) {
+        let fetched = desk.fetch(mem, taken.chain.clone());
+        match fetched.as_ref().ok().and_then(waits) {
+            Some(Waits::Read) => self.serve_later(slice::from_ref(&self.reads), taken, desk, mem),
+            Some(Waits::Sync) => self.serve_later(slice::from_ref(&self.syncs), taken, desk, mem),
+            Some(Waits::Ahead) => match waiting::unless_put_off(|| self.requests.serve(fetched)) {
+                Some(len) => taken.complete(len),
+                None => self.serve_later(&self.ahead, taken, desk, mem),
+            },
+            None => taken.complete(self.requests.serve(fetched)),
+        }
     }
 
     /// Hands a request to the first of the threads that takes it, or serves it at once if none does.
@@ -328,6 +334,69 @@ impl<F: FileSystem + Send + Sync + 'static> Device<F> {
         }
         let len = self.requests.serve(desk.fetch(mem, taken.chain.clone()));
         taken.complete(len);
+    }
+
+    /// Serves the connection that the driver gives away over `handoff`, in threads that end with it. Called once, before
+    /// the session.
+    ///
+    /// # Errors
+    /// When there is no thread to wait for it.
+    pub(crate) fn serve_kernel(
+        self: &Arc<Self>,
+        handoff: Handoff,
+        counts: Arc<Counts>,
+    ) -> io::Result<()> {
+        let device = Arc::clone(self);
+        let wait = move || {
+            let outcome = handoff.try_clone().and_then(|own| match handoff.take()? {
+                Some(fuse) => device.start_direct(fuse, own, counts).map(Some),
+                None => Ok(None),
+            });
+            match outcome {
+                Ok(Some(direct)) => {
+                    handoff.wait_for_end();
+                    if let Some(direct) = direct.upgrade() {
+                        direct.stop();
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => error!(%error, "the mount cannot be served"),
+            }
+        };
+        thread::Builder::new().name("handoff".to_owned()).spawn(wait).map(drop)
+    }
+
+    fn start_direct(
+        self: &Arc<Self>,
+        fuse: FuseDevice,
+        handoff: Handoff,
+        counts: Arc<Counts>,
+    ) -> io::Result<Weak<Direct>> {
+        let threads = usize::try_from(self.request_queues).expect("a small number");
+        let direct = Direct::new(fuse, threads + WAITING_OVERALL_MAX, counts, handoff)?;
+        for nth in 0..threads {
+            let (device, direct) = (Arc::clone(self), Arc::clone(&direct));
+            let mut desk = Desk::new()?;
+            thread::Builder::new().name(format!("fuse_{nth}")).spawn(move || {
+                // The others end with this one, be it in a panic.
+                let _stop = StopOnDrop(&direct);
+                if let Err(error) = device.serve_direct(&direct, &mut desk) {
+                    error!(%error, "the mount is not served any more");
+                }
+            })?;
+        }
+        Ok(Arc::downgrade(&direct))
+    }
+
+    /// Serves the kernel until there is nothing more to come.
+    fn serve_direct(&self, direct: &Arc<Direct>, desk: &mut Desk) -> Result<(), dev_fuse::Error> {
+        let mut poll = BusyPoll::default();
+        let mem = direct.memory().memory();
+        while let Some(taken) = direct.next(&mut poll)? {
+            let Some(_admission) = self.requests.admit() else { break };
+            self.serve_taken(taken, desk, &mem);
+        }
+        Ok(())
     }
 
     /// A driver may use the device from now on.

@@ -2,8 +2,8 @@
 //! The driver: a virtio-fs device of this machine, mounted through `/dev/fuse`.
 //!
 //! It plays the guest's part for `farwatch mount`: a vhost-user frontend with virtqueues in shared
-//! memory, which forwards FUSE messages between `/dev/fuse` and the device without looking at them,
-//! and a consumer of the notification queue. It is not a file server, and it does not know what a
+//! memory, which forwards FUSE messages between `/dev/fuse` and the device without looking at them, unless it is a device
+//! of this program, which is given `/dev/fuse` itself (`Driver::connect_direct`); and a consumer of the notification queue. It is not a file server, and it does not know what a
 //! notification says.
 //!
 //! [`Driver::connect`] talks to the device, [`Driver::mount`] makes a [`Session`] of it.
@@ -11,17 +11,17 @@
 //! calls [`Session::close`]. Whatever happens, nothing waits for ever: when the device dies, every
 //! request fails; when it is merely silent, a [`Stopper`] ends the session all the same.
 
-mod counts;
 mod error;
 mod forward;
 mod frontend;
-mod fuse;
 mod memory;
+mod mount;
 mod mount_watch;
 mod notification;
 mod queue;
 mod relay;
 mod ring;
+mod service;
 mod signal;
 mod supervisor;
 #[cfg(test)]
@@ -29,11 +29,11 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 
-pub use counts::Counts;
 pub use error::Error;
 pub use frontend::Endpoint;
 pub use notification::{NotificationQueue, Received};
@@ -42,11 +42,14 @@ pub use ring::RingError;
 
 use forward::{Hiprio, HiprioAreas, Shared, Worker, WorkerAreas};
 use frontend::Device;
-use fuse::{FuseDevice, Mount};
 use memory::Layout;
+use mount::Mount;
 use notification::NotificationAreas;
+use service::{Kill, Service};
 use signal::Signal;
 use supervisor::{Orders, Supervisor};
+
+use crate::dev_fuse::{Counts, FuseDevice, Handoff};
 
 /// The most request queues that a driver uses, each with a thread.
 pub const REQUEST_QUEUES_MAX: usize = 4;
@@ -100,6 +103,7 @@ pub struct Driver {
     notification_queue: Option<NotificationQueue>,
     orders: Orders,
     counts: Arc<Counts>,
+    direct: Option<(Handoff, Kill)>,
 }
 
 impl Driver {
@@ -108,14 +112,38 @@ impl Driver {
     /// # Errors
     /// When no device is there, it says nothing for five seconds, or it is none that we can use.
     pub fn connect(endpoint: Endpoint, options: &Options) -> Result<Self, Error> {
+        Self::connect_with(endpoint, options, None)
+    }
+
+    /// Connects to a device of this program, which serves the kernel itself: the driver keeps the notification queue, and
+    /// gives the FUSE connection away. A device that is stuck at the end is ended by `kill`.
+    ///
+    /// # Errors
+    /// Those of [`Driver::connect`].
+    pub(crate) fn connect_direct(
+        stream: UnixStream,
+        handoff: Handoff,
+        kill: impl Fn() + Send + 'static,
+        options: &Options,
+    ) -> Result<Self, Error> {
+        let direct = Some((handoff, Kill(Box::new(kill))));
+        Self::connect_with(Endpoint::Stream(stream), options, direct)
+    }
+
+    fn connect_with(
+        endpoint: Endpoint,
+        options: &Options,
+        direct: Option<(Handoff, Kill)>,
+    ) -> Result<Self, Error> {
         let mut device = Device::connect(endpoint, options.request_queues_max)?;
         let features = device.features();
         let orders = Orders::new().map_err(Error::system("making eventfds"))?;
 
         let mut layout = Layout::default();
         let hiprio = HiprioAreas::plan(&mut layout);
+        let forwarded = if direct.is_some() { 0..0 } else { device.request_queues() };
         let requests: Vec<_> =
-            device.request_queues().map(|index| (index, WorkerAreas::plan(&mut layout))).collect();
+            forwarded.map(|index| (index, WorkerAreas::plan(&mut layout))).collect();
         let notification = device
             .notify_buf_size()
             .map(|size| NotificationAreas::plan(&mut layout, options.notification_buffers, size));
@@ -144,7 +172,8 @@ impl Driver {
             .transpose()?;
 
         device.share(&memory)?;
-        let mut driver = Self { device, workers, hiprio, notification_queue, orders, counts };
+        let mut driver =
+            Self { device, workers, hiprio, notification_queue, orders, counts, direct };
         driver.start_queues()?;
         Ok(driver)
     }
@@ -179,7 +208,7 @@ impl Driver {
         Stopper(self.orders.stop.clone())
     }
 
-    /// How many requests the kernel makes, now and in the session.
+    /// How many requests the kernel makes, now and in the session. Of those that the device serves itself it knows none.
     pub fn counts(&self) -> Arc<Counts> {
         Arc::clone(&self.counts)
     }
@@ -195,12 +224,22 @@ impl Driver {
         let kernel = Arc::downgrade(&fuse);
         let socket = self.device.socket().map_err(Error::system("duplicating a socket"))?;
         let orders = self.orders.clone();
-        let supervisor = Supervisor::start(orders, socket, mount.id(), self.workers, fuse)?;
+        let (service, handoff) = match self.direct {
+            None => (Service::start_workers(self.workers, &fuse, &orders.halt)?, None),
+            Some((handoff, kill)) => {
+                let handoff = Arc::new(handoff);
+                (Service::hand_over(&handoff, &fuse, kill)?, Some(handoff))
+            }
+        };
+        // The service has the references that last.
+        drop(fuse);
+        let supervisor = Supervisor::start(orders, socket, mount.id(), service)?;
         tracing::info!(mount_point = %mount_point.display(), source, "mounted");
         Ok(Session {
             mount: Some(mount),
             supervisor: Some(supervisor),
             kernel,
+            handoff,
             device: self.device,
             orders: self.orders,
         })
@@ -212,6 +251,8 @@ pub struct Session {
     mount: Option<Mount>,
     supervisor: Option<JoinHandle<()>>,
     kernel: Weak<FuseDevice>,
+    /// If the device serves the kernel itself.
+    handoff: Option<Arc<Handoff>>,
     device: Device,
     orders: Orders,
 }
@@ -220,7 +261,10 @@ impl Session {
     /// Whether the kernel raises the events of notifications itself (`FUSE_HAVE_FSNOTIFY`). Known as soon as any
     /// request of a program has been answered.
     pub fn kernel_raises(&self) -> bool {
-        self.kernel.upgrade().is_some_and(|fuse| fuse.raises())
+        match &self.handoff {
+            None => self.kernel.upgrade().is_some_and(|fuse| fuse.raises()),
+            Some(handoff) => handoff.raises().ok().flatten().unwrap_or(false),
+        }
     }
 
     /// Hands the notifications on to such a kernel.

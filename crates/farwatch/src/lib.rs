@@ -11,6 +11,7 @@
 mod busy_poll;
 pub mod cli;
 mod deliver;
+pub mod dev_fuse;
 pub mod device;
 pub mod doctor;
 pub mod driver;

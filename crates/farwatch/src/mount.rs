@@ -2,8 +2,8 @@
 //! `farwatch mount`: a device, a driver and an agent on one machine.
 //!
 //! The device is a process of its own, so that a request that waits in the kernel never waits for
-//! the process that has to answer it. The agent is a thread of this one: what it does on the mount is
-//! answered by the device, and the driver's workers carry it there.
+//! the process that has to answer it. It serves the kernel through `/dev/fuse` itself. The agent is a thread of this
+//! process: what it does on the mount is answered by the device.
 
 mod agent;
 mod device;
@@ -12,7 +12,6 @@ mod report;
 
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 
@@ -22,7 +21,7 @@ use crate::monitor::protocol::{Command, MountReport, RaisedBy};
 use crate::options::{LogArgs, MountArgs};
 use crate::signals;
 use agent::{Agent, Raised};
-use device::Device;
+use device::{Connection, Device};
 use report::Mounted;
 
 /// Runs until the mount ends.
@@ -43,19 +42,28 @@ pub(crate) fn run(mut args: MountArgs, log: &LogArgs) -> anyhow::Result<()> {
     };
     place::check(shared.as_deref(), &mount_point)?;
     let mount_point = mount_point.canonicalize().context("the mount point")?;
-    let (source, endpoint, device) = match (shared, socket) {
+    let options = Options { notification_buffers: args.notification_buffers, ..Options::default() };
+    let (source, driver, device) = match (shared, socket) {
         (Some(shared), _) => {
             let shared = shared.canonicalize().context("the shared directory")?;
-            let (device, endpoint) = Device::start(&shared, &args, log)?;
-            (shared, endpoint, Some(device))
+            let (device, Connection { stream, handoff }) = Device::start(&shared, &args, log)?;
+            signals::on_report(device.report()?).context("SIGUSR1 cannot be waited for")?;
+            let driver = Driver::connect_direct(stream, handoff, device.kill()?, &options);
+            (shared, driver, Some(device))
         }
         (None, socket) => {
             let socket = socket.unwrap_or_default();
-            (socket.clone(), Endpoint::Path(socket), None)
+            let driver = Driver::connect(Endpoint::Path(socket.clone()), &options)?;
+            let counts = driver.counts();
+            signals::on_report(move || tracing::info!("requests: {counts}"))
+                .context("SIGUSR1 cannot be waited for")?;
+            (socket, Ok(driver), None)
         }
     };
     let report = report::of(&mount_point, device.as_ref().map(Device::pid), &source);
-    let ended = serve(&mount_point, &source, endpoint, &args, report);
+    let ended = driver
+        .map_err(Into::into)
+        .and_then(|driver| serve(&mount_point, &source, driver, &args, report));
     let device_ended = device.map_or(Ok(()), Device::join);
     // A device that failed is the better explanation of a mount that did.
     device_ended.and(ended)
@@ -64,20 +72,14 @@ pub(crate) fn run(mut args: MountArgs, log: &LogArgs) -> anyhow::Result<()> {
 fn serve(
     mount_point: &Path,
     source: &Path,
-    endpoint: Endpoint,
+    mut driver: Driver,
     args: &MountArgs,
     report: MountReport,
 ) -> anyhow::Result<()> {
     let process = Process::this(Command::Mount);
-    let notification_buffers = args.notification_buffers;
-    let options = Options { notification_buffers, ..Options::default() };
-    let mut driver = Driver::connect(endpoint, &options)?;
+    let counts = driver.counts();
     let stopper = driver.stopper();
     signals::on_end(move || stopper.stop()).context("signals cannot be waited for")?;
-    let counts = driver.counts();
-    let reported = Arc::clone(&counts);
-    signals::on_report(move || tracing::info!("requests: {reported}"))
-        .context("SIGUSR1 cannot be waited for")?;
     // Before /dev/fuse is opened: the agent's thread must not hold it.
     let queue = driver.notification_queue().filter(|_| !args.no_agent);
     let agent = queue.map(Agent::prepare).transpose()?;

@@ -30,6 +30,7 @@ use virtiofsd::passthrough::read_only::PassthroughFsRo;
 use virtiofsd::sandbox::SandboxMode;
 
 use self::sandbox::Inside;
+use crate::dev_fuse::{Counts, Handoff};
 use crate::device::{self, Device, StopHandle, Tag};
 use crate::doctor;
 use crate::fs::{Inner, Interposer};
@@ -119,6 +120,16 @@ pub(crate) fn run(args: &ServeArgs, defaults: Defaults) -> anyhow::Result<()> {
         device: move || counting.stats(),
     };
     let _monitor = Monitor::start(listeners, served).context("the monitor thread")?;
+    if let Some(fd) = args.connection.handoff_fd {
+        let fd = farwatch_sys::inherited(fd)
+            .with_context(|| format!("--handoff-fd {fd} is not open"))?;
+        let counts = Arc::<Counts>::default();
+        device
+            .serve_kernel(Handoff::from(fd), Arc::clone(&counts))
+            .context("a thread for /dev/fuse")?;
+        signals::on_report(move || tracing::info!("requests: {counts}"))
+            .context("SIGUSR1 cannot be waited for")?;
+    }
     let _watcher = Watcher::start(share).context("the watch thread")?;
     let stop = StopHandle::new()?;
     let stopper = stop.clone();

@@ -19,7 +19,8 @@ use virtio_queue::{Error as QueueError, QueueOwnedT, QueueT};
 use vm_memory::{GuestAddressSpace, GuestMemoryLoadGuard};
 
 use super::notification::NotificationSource;
-use super::{AtomicMemory, Chain, Memory};
+use super::taken::Taken;
+use super::{AtomicMemory, Memory};
 
 /// A vring and the number of its chains that are in flight. Clones are the same ring.
 #[derive(Clone)]
@@ -45,13 +46,8 @@ struct Count {
     waiting: Option<Arc<dyn NotificationSource>>,
 }
 
-/// A chain taken from a ring. It must be given back with [`Taken::complete`]; dropped without, it
-/// is lost to the driver, which is right only if the driver is gone.
-pub(super) struct Taken {
-    /// What the driver posted.
-    pub(super) chain: Chain,
-    ring: Ring,
-}
+/// A chain that is out of its ring. While it exists, the ring is not stopped.
+pub(super) struct Out(Ring);
 
 impl Ring {
     /// Takes the next chain that the driver has made available; `None` if there is none, or the
@@ -63,7 +59,7 @@ impl Ring {
         }
         let chain = state.get_queue_mut().iter(mem).ok()?.next()?;
         self.in_flight.count().chains += 1;
-        Some(Taken { chain, ring: self.clone() })
+        Some(Taken::from_ring(chain, Out(self.clone())))
     }
 
     /// Whether the driver has made something available that was not taken.
@@ -75,15 +71,15 @@ impl Ring {
     }
 }
 
-impl Taken {
+impl Out {
     /// Descriptors of the queue.
     pub(super) fn queue_size(&self) -> usize {
-        usize::from(self.ring.vring.get_ref().get_queue().size())
+        usize::from(self.0.vring.get_ref().get_queue().size())
     }
 
     /// Will be answered when `source` has something. When the ring is stopped it is told to hurry.
     pub(super) fn waits_for(&self, source: &Arc<dyn NotificationSource>) {
-        let mut count = self.ring.in_flight.count();
+        let mut count = self.0.in_flight.count();
         if count.waiting.is_none() {
             count.waiting = Some(Arc::clone(source));
         }
@@ -91,20 +87,20 @@ impl Taken {
 
     /// Gives the chain back with `len` bytes written to it, and calls the driver if it wants to be
     /// called.
-    pub(super) fn complete(self, len: u32) {
-        let mut state = self.ring.vring.get_mut();
-        give_back(&mut state, self.chain.head_index(), len);
+    pub(super) fn give_back(self, head: u16, len: u32) {
+        let mut state = self.0.vring.get_mut();
+        give_back(&mut state, head, len);
         call(&mut state);
     }
 }
 
-impl Drop for Taken {
+impl Drop for Out {
     fn drop(&mut self) {
-        let mut count = self.ring.in_flight.count();
+        let mut count = self.0.in_flight.count();
         count.chains -= 1;
         if count.chains == 0 && count.awaited {
             count.awaited = false;
-            self.ring.in_flight.none.notify_all();
+            self.0.in_flight.none.notify_all();
         }
     }
 }

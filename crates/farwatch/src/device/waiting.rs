@@ -22,14 +22,11 @@ use vm_memory::GuestMemoryLoadGuard;
 use super::Memory;
 use super::desk::Desk;
 use super::request::Requests;
-use super::ring::Taken;
+use super::taken::Taken;
 
 /// Requests that may wait for a thread. A mount has one agent, and an agent one READ. Those beyond are
-/// answered at once by the queue's own thread, with what there is.
+/// answered at once by the queue's own thread, with what there is; and so is one that holds too much of its queue.
 pub(super) const WAITING_MAX: usize = 4;
-/// What part of a queue's descriptors one request that waits may hold: all of them together leave half
-/// of the queue to others. One that holds more is answered at once, too.
-const HELD_PART_MAX: usize = 8;
 
 thread_local! {
     static MAY_WAIT: Cell<bool> = const { Cell::new(false) };
@@ -103,7 +100,7 @@ impl Waiting {
         taken: Taken,
         mem: GuestMemoryLoadGuard<Memory>,
     ) -> Result<(), Taken> {
-        if taken.chain.clone().count() * HELD_PART_MAX > taken.queue_size() {
+        if taken.holds_too_much_to_wait() {
             return Err(taken);
         }
         match self.0.try_send(Job::Request(taken, mem)) {

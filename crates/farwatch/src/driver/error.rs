@@ -9,6 +9,7 @@ use thiserror::Error;
 use super::REQUEST_QUEUES_MAX;
 use super::notification::{NOTIFY_BUF_SIZE_MAX, NOTIFY_BUF_SIZE_MIN};
 use super::ring::RingError;
+use crate::dev_fuse;
 
 /// What can go wrong between `/dev/fuse` and a virtio-fs device.
 #[derive(Debug, Error)]
@@ -55,9 +56,9 @@ pub enum Error {
         /// How.
         source: RingError,
     },
-    /// `/dev/fuse` cannot be opened.
-    #[error("/dev/fuse cannot be opened: is the fuse module loaded, and is this root?")]
-    OpenFuse(#[source] io::Error),
+    /// The FUSE connection.
+    #[error(transparent)]
+    Fuse(#[from] dev_fuse::Error),
     /// `mount(2)` failed.
     #[error("cannot mount on {}", mount_point.display())]
     Mount {
@@ -74,9 +75,6 @@ pub enum Error {
         /// What `umount2(2)` said.
         source: io::Error,
     },
-    /// The kernel has a message that fits no buffer of ours: the device asked for larger ones.
-    #[error("the device negotiated FUSE messages larger than {0} bytes")]
-    MessageTooLong(usize),
     /// A system call that does not fail in a healthy system.
     #[error("{what}")]
     System {

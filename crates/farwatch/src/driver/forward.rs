@@ -21,21 +21,21 @@ use vmm_sys_util::epoll::{Epoll, EpollEvent, EventSet};
 pub(super) use hiprio::{Hiprio, HiprioAreas};
 use slot::Slot;
 
-use super::counts::Counts;
 use super::error::Error;
-use super::fuse::{FuseDevice, InHeader, Incoming};
 use super::memory::{Area, Layout, Memory};
 use super::queue::Queue;
 use super::ring::RingAreas;
 use super::signal::{self, Signal};
 use crate::busy_poll::BusyPoll;
+use crate::dev_fuse::Counts;
+use crate::dev_fuse::{FuseDevice, InHeader, Incoming};
 
 /// The most requests that one request queue has in flight; with that many the worker reads no more,
 /// and the kernel queues them.
 const IN_FLIGHT_MAX: u16 = 16;
 /// How long requests in flight get to finish when the session is stopped. Those that do not fail
 /// with the connection.
-const DRAIN_WAIT: Duration = Duration::from_secs(1);
+pub(super) const DRAIN_WAIT: Duration = Duration::from_secs(1);
 
 const TOKEN_FUSE: u64 = 0;
 const TOKEN_OTHER: u64 = 1;

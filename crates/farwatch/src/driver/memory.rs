@@ -19,9 +19,6 @@ use vm_memory::{
 /// The address of the first byte as the device sees it: not 0, which reads like "none" in a dump.
 const BASE: GuestAddress = GuestAddress(1 << 32);
 
-/// Alignment of file data in the shared memory, in bytes: the page size of x86.
-pub(super) const PAGE_LEN: usize = 4096;
-
 /// Bytes `offset..offset + len` of the memory. Only a [`Layout`] makes one, or another area it lies in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Area {
@@ -112,6 +109,7 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dev_fuse::PAGE_LEN;
     use vm_memory::{Bytes, GuestMemory};
 
     #[test]

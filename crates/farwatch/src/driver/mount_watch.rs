@@ -4,7 +4,7 @@
 //! `umount` removes a mount from the table. Normally its superblock dies with it, which `/dev/fuse`
 //! reports. But a private clone of the mount (`open_tree(2)`) keeps the superblock alive; then only the
 //! table shows that the user has unmounted. [`MountWatch`] watches the table for the supervisor, and
-//! finds the present mount point for [`super::fuse`].
+//! finds the present mount point for [`super::mount`].
 
 use std::fs::File;
 use std::io::{self, Read, Seek};

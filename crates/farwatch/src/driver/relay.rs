@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::{Epoll, EpollEvent};
 
 use super::error::Error;
-use super::fuse::{FuseDevice, Notified};
 use super::notification::{NotificationQueue, Received};
 use super::signal;
+use crate::dev_fuse::{FuseDevice, Notified};
 
 /// How long a message waits until it is written again. The kernel does not say when it has room.
 const FULL_WAIT: Duration = Duration::from_millis(1);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! [`Supervisor`]: the thread that notices why a session ends, and ends the workers.
+//! [`Supervisor`]: the thread that notices why a session ends, and ends the service.
 //!
 //! It serves no request and waits for nothing that the device owes us. It exists apart from the
 //! workers, and from the caller's thread, so that the death of the device is noticed while either
@@ -23,13 +23,16 @@ use vmm_sys_util::epoll::{Epoll, EpollEvent, EventSet};
 
 use super::Ended;
 use super::error::Error;
-use super::forward::{Halt, Worker};
-use super::fuse::FuseDevice;
+use super::forward::Halt;
 use super::mount_watch::{MountId, MountWatch};
+use super::service::Service;
 use super::signal::{self, Signal};
 
-/// How long unmounting may wait for the device before the connection is cut.
+/// How long unmounting may wait for a device that is at work before the connection is cut.
 const UNMOUNT_WAIT: Duration = Duration::from_secs(10);
+/// How long it may wait until the device is asked whether it is there, and that for the answer. The two together are
+/// less than a second, after which whoever has sent SIGTERM takes the driver for stuck.
+const ANSWER_WAIT: Duration = Duration::from_millis(400);
 
 /// How the session ended, once that is known.
 #[derive(Debug, Default)]
@@ -95,6 +98,11 @@ impl Orders {
             outcome: Arc::default(),
         })
     }
+
+    fn tell(&self, ended: Result<Ended, Arc<Error>>) {
+        self.outcome.set(ended);
+        self.closed.raise();
+    }
 }
 
 /// What wakes a supervisor.
@@ -105,7 +113,7 @@ enum Input {
     Unmounted,
     DeviceGone,
     MountGone,
-    WorkerEnded,
+    ServiceEnded,
     TimedOut,
 }
 
@@ -115,30 +123,23 @@ pub(super) struct Supervisor {
     orders: Orders,
     device: UnixStream,
     mount: MountWatch,
-    worker_ended: Signal,
-    workers: Vec<JoinHandle<Result<(), Error>>>,
+    service: Service,
 }
 
 impl Supervisor {
-    /// Starts `workers` on `fuse`, and the supervisor over them; `device` is the socket of the
-    /// device, `mount` the mount of `fuse`. The threads have the only references to `fuse` that last, so it
-    /// closes when they have ended.
+    /// Starts the supervisor over `service`; `device` is the socket of the device, `mount` the mount of the FUSE
+    /// connection. The connection closes when the service has ended.
     pub(super) fn start(
         orders: Orders,
         device: UnixStream,
         mount: MountId,
-        workers: Vec<Worker>,
-        fuse: Arc<FuseDevice>,
+        service: Service,
     ) -> Result<JoinHandle<()>, Error> {
-        let mount = MountWatch::new(mount).map_err(Error::system("opening the mount table"))?;
-        let worker_ended = Signal::new().map_err(Error::system("making an eventfd"))?;
-        let mut supervisor = Self { orders, device, mount, worker_ended, workers: Vec::new() };
-        let started = supervisor.start_workers(workers, &fuse);
-        // The workers have the references that last.
-        drop(fuse);
-        let stop = supervisor.orders.halt.stop.clone();
-        started
-            .and_then(|()| {
+        let stop = orders.halt.stop.clone();
+        MountWatch::new(mount)
+            .map_err(Error::system("opening the mount table"))
+            .and_then(|mount| {
+                let supervisor = Self { orders, device, mount, service };
                 thread::Builder::new()
                     .name("farwatch-super".into())
                     .spawn(move || supervisor.run())
@@ -147,36 +148,18 @@ impl Supervisor {
             .inspect_err(|_| stop.raise())
     }
 
-    fn start_workers(&mut self, workers: Vec<Worker>, fuse: &Arc<FuseDevice>) -> Result<(), Error> {
-        for (nth, worker) in workers.into_iter().enumerate() {
-            let (fuse, ended) = (Arc::clone(fuse), RaiseOnDrop(self.worker_ended.clone()));
-            let thread = thread::Builder::new()
-                .name(format!("farwatch-q{nth}"))
-                .spawn(move || {
-                    let _ended = ended;
-                    worker.run(&fuse)
-                })
-                .map_err(Error::system("starting a thread"))?;
-            self.workers.push(thread);
-        }
-        Ok(())
-    }
-
     fn run(mut self) {
         let mut ended = self.supervise();
         if ended.is_err() {
             self.orders.halt.at_once.raise();
         }
         self.orders.halt.stop.raise();
-        for worker in self.workers.drain(..) {
-            match worker.join() {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => ended = Err(error),
-                Err(_) => ended = Err(Error::Panicked),
-            }
+        let Self { orders, service, .. } = self;
+        if let Err(error) = service.end(&orders.halt) {
+            ended = Err(error);
         }
-        // The workers are gone and with them the FUSE connection: every request has failed by now.
-        self.tell(ended.map_err(Arc::new));
+        // With the service the FUSE connection is gone: every request has failed by now.
+        orders.tell(ended.map_err(Arc::new));
     }
 
     /// From serving to the point where the workers are to end; gives the last reason.
@@ -184,29 +167,47 @@ impl Supervisor {
         use Input::{MountGone, Stop, TimedOut, Unmounted, Unmounting};
         Ok(match self.next(&[Stop, MountGone], None)? {
             Stop => {
-                self.tell(Ok(Ended::Stopped));
-                if self.next(&[Unmounting], None)? == Unmounting {
-                    let deadline = Instant::now() + UNMOUNT_WAIT;
-                    if self.next(&[Unmounted], Some(deadline))? == TimedOut {
-                        tracing::warn!("unmounting takes too long, cutting the connection");
+                self.orders.tell(Ok(Ended::Stopped));
+                let deadline = Instant::now() + UNMOUNT_WAIT;
+                // Before it unmounts, the session waits for the agent, which may wait for the device.
+                for step in [Unmounting, Unmounted] {
+                    let input = self.next_if_it_answers(step, deadline)?;
+                    if input == TimedOut {
                         self.orders.halt.at_once.raise();
+                    }
+                    if input != step {
+                        break;
                     }
                 }
                 Ended::Stopped
             }
             MountGone => {
-                self.tell(Ok(Ended::Unmounted));
+                self.orders.tell(Ok(Ended::Unmounted));
                 self.next(&[Stop], None)?;
                 Ended::Unmounted
             }
             Input::DeviceGone => Ended::DeviceGone,
-            Input::WorkerEnded | Unmounting | Unmounted | TimedOut => Ended::Unmounted,
+            Input::ServiceEnded | Unmounting | Unmounted | TimedOut => Ended::Unmounted,
         })
     }
 
-    fn tell(&self, ended: Result<Ended, Arc<Error>>) {
-        self.orders.outcome.set(ended);
-        self.orders.closed.raise();
+    /// Sleeps until `wanted` happens, the device or the service goes, `until` comes, or the device does not answer any
+    /// more.
+    fn next_if_it_answers(&mut self, wanted: Input, until: Instant) -> Result<Input, Error> {
+        loop {
+            let input = self.next(&[wanted], Some(until.min(Instant::now() + ANSWER_WAIT)))?;
+            if input != Input::TimedOut {
+                return Ok(input);
+            }
+            if Instant::now() >= until {
+                tracing::warn!("unmounting takes too long, cutting the connection");
+                return Ok(input);
+            }
+            if !self.service.answers(ANSWER_WAIT)? {
+                tracing::warn!("the device does not answer, cutting the connection");
+                return Ok(input);
+            }
+        }
     }
 
     /// Sleeps until one of `wanted` happens, the device goes, a worker ends, or `until` comes.
@@ -220,14 +221,14 @@ impl Supervisor {
 
     fn sleep(&mut self, wanted: &[Input], until: Option<Instant>) -> io::Result<Input> {
         let epoll = Epoll::new()?;
-        let always = [Input::DeviceGone, Input::WorkerEnded];
+        let always = [Input::DeviceGone, Input::ServiceEnded];
         let sources: Vec<Input> = always.iter().chain(wanted).copied().collect();
         for (token, input) in (0u64..).zip(&sources) {
             match input {
                 Input::Stop => self.orders.stop.register(&epoll, token)?,
                 Input::Unmounting => self.orders.unmounting.register(&epoll, token)?,
                 Input::Unmounted => self.orders.unmounted.register(&epoll, token)?,
-                Input::WorkerEnded => self.worker_ended.register(&epoll, token)?,
+                Input::ServiceEnded => self.service.register_end(&epoll, token)?,
                 Input::DeviceGone => {
                     signal::register(&epoll, &self.device, EventSet::READ_HANG_UP, token)?;
                 }
@@ -248,15 +249,5 @@ impl Supervisor {
                 return Ok(sources[nth]);
             }
         }
-    }
-}
-
-/// Raises a signal when a thread ends, be it in a panic.
-#[derive(Debug)]
-struct RaiseOnDrop(Signal);
-
-impl Drop for RaiseOnDrop {
-    fn drop(&mut self) {
-        self.0.raise();
     }
 }

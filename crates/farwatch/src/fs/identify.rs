@@ -6,11 +6,13 @@
 //! reply is never taken for it. A directory is then reached through the library, by nodeid; for
 //! anything else its events name it by its directory.
 
+use std::cell::RefCell;
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::{Arc, Weak};
 
 use farwatch_proto::{Fid, FileKind, Name, NodeId};
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -20,7 +22,7 @@ use virtiofsd::oslib;
 
 use super::Interposer;
 use crate::share::{Identity, Share};
-use crate::watch::is_mounted;
+use crate::watch::{is_mounted, mount_id};
 
 const PATH_ONLY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
@@ -47,14 +49,11 @@ impl Interposer {
         let directory = FileKind::from_mode(entry.attr.mode) == FileKind::Directory;
         let above = self.share.dir(dir, || self.open_directory(dir.get()).ok());
         let c_name = CString::new(name.as_bytes()).ok()?;
+        if !directory && let Some(fid) = self.name(dir, &c_name, above.as_ref()?, entry.attr.ino) {
+            return Some(Identity { fd: None, fid, mounted: false });
+        }
         let mounted = (directory || !self.share.names_objects())
             && above.as_ref().is_some_and(|above| is_mounted(above, &c_name));
-        if !directory
-            && !mounted
-            && let Some(fid) = self.name(dir, &c_name, above.as_ref()?, entry.attr.ino)
-        {
-            return Some(Identity { fd: None, fid, mounted });
-        }
         let found = above.and_then(|above| resolve(&above, &c_name));
         let fd = match found.filter(|fd| is_object(fd, &entry.attr)) {
             Some(fd) => fd,
@@ -76,14 +75,17 @@ impl Interposer {
     }
 
     /// The quick way, in one system call: the file handles of the common file systems contain the
-    /// inode number, so it can be seen whether it is the object of the reply.
-    fn name(&self, dir: NodeId, name: &CStr, above: &OwnedFd, ino: u64) -> Option<Fid> {
+    /// inode number, so it can be seen whether it is the object of the reply. Not for what is mounted on, where that
+    /// matters.
+    fn name(&self, dir: NodeId, name: &CStr, above: &Arc<OwnedFd>, ino: u64) -> Option<Fid> {
         if !self.share.uses_handles() {
             return None;
         }
         let fsid = self.share.fid_of(dir)?.fsid();
-        let fid = farwatch_sys::handle::fid_at(above.as_fd(), name, fsid).ok()?;
-        (named_ino(&fid)? == ino).then_some(fid)
+        let (fid, mount) = farwatch_sys::handle::fid_at(above.as_fd(), name, fsid).ok()?;
+        let is_object = named_ino(&fid)? == ino
+            && (self.share.names_objects() || mount_of(above).is_none_or(|above| above == mount));
+        is_object.then_some(fid)
     }
 
     /// Opens a directory by its nodeid: the library shows its file to whoever reads from it.
@@ -110,6 +112,25 @@ impl Interposer {
         read?;
         capture.0.ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
+}
+
+thread_local! {
+    /// The directory that this thread looked something up in last, and the mount that it is in. Weak, so that it is not kept
+    /// open, and nothing else can come to have its address.
+    static LAST: RefCell<(Weak<OwnedFd>, Option<u64>)> = RefCell::default();
+}
+
+/// The number of the mount that a directory is in; `None` before Linux 5.8. A descriptor stays in the mount that it
+/// was opened in, so it is found out once for all entries that are looked up in a row.
+fn mount_of(dir: &Arc<OwnedFd>) -> Option<u64> {
+    LAST.with_borrow_mut(|(last, mount)| {
+        let this = Arc::downgrade(dir);
+        if !last.ptr_eq(&this) {
+            *mount = mount_id(dir, c"");
+            *last = this;
+        }
+        *mount
+    })
 }
 
 fn resolve(dir: &OwnedFd, name: &CStr) -> Option<OwnedFd> {

@@ -94,8 +94,9 @@ pub(crate) struct MountReport {
     /// The socket of a device that was started by others.
     pub(crate) socket: Option<String>,
     pub(crate) raised_by: RaisedBy,
-    /// FUSE requests of the kernel, since it was mounted.
-    pub(crate) requests: u64,
+    /// FUSE requests of the kernel, since it was mounted, if this process forwards them. The device that it has started
+    /// counts its own.
+    pub(crate) requests: Option<u64>,
 }
 
 /// What raises the events of a mount.
@@ -317,7 +318,7 @@ pub(crate) mod tests {
             device,
             socket: None,
             raised_by: RaisedBy::Agent,
-            requests: 9000,
+            requests: Some(9000),
         };
         Report { command: Command::Mount, pid: 1234, mount: Some(mount), share: None, ..report() }
     }

@@ -11,13 +11,23 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, bail};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::driver::Endpoint;
+use crate::dev_fuse::Handoff;
 use crate::options::{LOG_FORMAT_VARIABLE, LOG_VARIABLE, LogArgs, MountArgs};
 
 /// The running child.
 #[derive(Debug)]
 pub(super) struct Device(Child);
+
+/// A connection to the child.
+#[derive(Debug)]
+pub(super) struct Connection {
+    /// The vhost-user socket.
+    pub(super) stream: UnixStream,
+    /// The way of the FUSE connection to it.
+    pub(super) handoff: Handoff,
+}
 
 impl Device {
     /// Starts it, and connects to it.
@@ -25,12 +35,13 @@ impl Device {
         shared: &Path,
         args: &MountArgs,
         log: &LogArgs,
-    ) -> anyhow::Result<(Self, Endpoint)> {
+    ) -> anyhow::Result<(Self, Connection)> {
         let (listener, stream) = private_socket().context("a socket for the device")?;
+        let (handoff, theirs) = Handoff::pair().context("a socket for the device")?;
         let program = std::env::current_exe().context("the path of this program")?;
         let mut command = Command::new(program);
         command
-            .args(["serve", "--once", "--fd", "0", "--no-announce-submounts"])
+            .args(["serve", "--once", "--fd", "0", "--handoff-fd", "1", "--no-announce-submounts"])
             // It serves this machine's own programs, as the user who mounts.
             .args(["--sandbox", "none", "--seccomp", "none", "--keep-capabilities"])
             .args(args.sharing.to_args())
@@ -40,11 +51,32 @@ impl Device {
             .env(LOG_VARIABLE, &log.log)
             .env(LOG_FORMAT_VARIABLE, log.log_format.name())
             .stdin(Stdio::from(OwnedFd::from(listener)))
-            .stdout(Stdio::null())
+            .stdout(Stdio::from(OwnedFd::from(theirs)))
             // Ctrl-C is for this process, which unmounts before the device goes.
             .process_group(0);
         let child = command.spawn().context("the device cannot be started")?;
-        Ok((Self(child), Endpoint::Stream(stream)))
+        Ok((Self(child), Connection { stream, handoff }))
+    }
+
+    /// Has it log how many requests the kernel has made.
+    pub(super) fn report(&self) -> anyhow::Result<impl Fn() + Send + 'static> {
+        self.sender(Signal::USR1)
+    }
+
+    /// Ends it, whatever it is doing.
+    pub(super) fn kill(&self) -> anyhow::Result<impl Fn() + Send + 'static> {
+        self.sender(Signal::KILL)
+    }
+
+    /// What sends it a signal, and nobody else when it has ended.
+    fn sender(&self, signal: Signal) -> anyhow::Result<impl Fn() + Send + 'static> {
+        let pid = pidfd_open(Pid::from_child(&self.0), PidfdFlags::empty())
+            .context("a descriptor of the device's process")?;
+        Ok(move || {
+            if let Err(error) = pidfd_send_signal(&pid, signal) {
+                tracing::debug!(%error, "the device has ended");
+            }
+        })
     }
 
     /// Its process.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
-use crate::driver::Counts;
+use crate::dev_fuse::Counts;
 use crate::meter::Histogram;
 use crate::monitor::protocol::{MountReport, RaisedBy, Report};
 use crate::monitor::{Listeners, Monitor, Process, Source, StatusSocket};
@@ -29,7 +29,7 @@ pub(super) fn of(mount_point: &Path, device: Option<u32>, source: &Path) -> Moun
         device,
         socket: socket.map(|path| path.to_string_lossy().into_owned()),
         raised_by: RaisedBy::Nothing,
-        requests: 0,
+        requests: None,
     }
 }
 
@@ -47,7 +47,8 @@ impl Mounted {
 
 impl Source for Mounted {
     fn report(&self) -> Report {
-        let mount = MountReport { requests: self.counts.total(), ..self.report.clone() };
+        let requests = self.report.device.is_none().then(|| self.counts.total());
+        let mount = MountReport { requests, ..self.report.clone() };
         Report { mount: Some(mount), ..self.process.report() }
     }
 

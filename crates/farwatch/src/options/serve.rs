@@ -69,6 +69,9 @@ pub(crate) struct ConnectionArgs {
     /// Listen on this inherited file descriptor, a listening socket
     #[arg(long, value_name = "N", conflicts_with = "socket")]
     pub(crate) fd: Option<RawFd>,
+    /// Serve the FUSE connection that comes over this inherited socket: for the device of `farwatch mount`
+    #[arg(long, value_name = "N", hide = true, requires_all = ["fd", "once"])]
+    pub(crate) handoff_fd: Option<RawFd>,
     /// Let members of this group connect
     #[arg(long, value_name = "GROUP", conflicts_with_all = ["fd", "print_capabilities"])]
     pub(crate) socket_group: Option<String>,

@@ -70,7 +70,7 @@ pub struct Counts([AtomicU64; OPCODES.len()]);
 
 impl Counts {
     /// Counts one request. An opcode without a name here counts as `other`.
-    pub(super) fn add(&self, opcode: u32) {
+    pub(crate) fn add(&self, opcode: u32) {
         let nth = usize::try_from(opcode).unwrap_or(usize::MAX).min(OPCODES.len() - 1);
         self.0[nth].fetch_add(1, Ordering::Relaxed);
     }

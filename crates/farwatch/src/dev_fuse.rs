@@ -1,36 +1,53 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `/dev/fuse` and the mount that belongs to it.
+//! `/dev/fuse`: a FUSE connection to this machine's kernel.
 //!
-//! Opening, mounting, unmounting; reading a message into shared memory and writing a reply out of
-//! it. No message is interpreted here beyond its header. Used by [`super::forward`] and by the
-//! session.
+//! It reads a message into memory and writes a reply out of it; no message is interpreted here beyond its header. The
+//! device of `farwatch mount` serves a connection itself; with `--socket` the driver forwards the messages to a device
+//! that it does not know.
 
-use std::ffi::CString;
+mod counts;
+mod handoff;
+mod slot;
+
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use farwatch_proto::wire::abi::FUSE_HAVE_FSNOTIFY2;
-
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use thiserror::Error;
+use vm_memory::bitmap::BitmapSlice;
 use vm_memory::{Bytes, ReadVolatile, VolatileMemoryError, VolatileSlice, WriteVolatile};
 
-use super::error::Error;
-use super::mount_watch::{MountId, MountWatch};
+pub use self::counts::Counts;
+pub(crate) use self::handoff::Handoff;
+pub(crate) use self::slot::{MESSAGE_AT, MESSAGE_LEN_MAX, PAGE_LEN, SLOT_LEN, reply_at};
+
+/// What can go wrong with a FUSE connection.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// `/dev/fuse` cannot be opened.
+    #[error("/dev/fuse cannot be opened: is the fuse module loaded, and is this root?")]
+    Open(#[source] io::Error),
+    /// The kernel has a message that fits no buffer of ours: the device asked for larger ones.
+    #[error("the device negotiated FUSE messages larger than {0} bytes")]
+    MessageTooLong(usize),
+    /// `read(2)` failed in a way that it should not.
+    #[error("reading /dev/fuse")]
+    Read(#[source] io::Error),
+}
 
 /// The most data that one READ or WRITE carries: `FUSE_MAX_MAX_PAGES` of `fs/fuse/fuse_i.h`.
-pub(super) const DATA_LEN_MAX: usize = 1 << 20;
+pub(crate) const DATA_LEN_MAX: usize = 1 << 20;
 /// `struct fuse_in_header`, which every message begins with.
-pub(super) const IN_HEADER_LEN: usize = 40;
+pub(crate) const IN_HEADER_LEN: usize = 40;
 /// `struct fuse_out_header`, which every reply begins with.
-pub(super) const OUT_HEADER_LEN: usize = 16;
+pub(crate) const OUT_HEADER_LEN: usize = 16;
 /// `struct fuse_write_in`, which goes before the data of a WRITE.
-pub(super) const WRITE_IN_LEN: usize = 40;
+pub(crate) const WRITE_IN_LEN: usize = 40;
 
 const FUSE_FORGET: u32 = 2;
 const FUSE_INIT: u32 = 26;
@@ -48,21 +65,21 @@ const READ_IN_SIZE_AT: usize = IN_HEADER_LEN + 16;
 
 /// What is needed of the head of a message.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct InHeader {
+pub(crate) struct InHeader {
     /// `FUSE_LOOKUP` and so on.
-    pub(super) opcode: u32,
+    pub(crate) opcode: u32,
     /// Names the request in its reply.
-    pub(super) unique: u64,
+    pub(crate) unique: u64,
     /// The uid and gid of whoever asks; those of an agent's request say that it is one.
-    pub(super) ids: [u32; 2],
+    pub(crate) ids: [u32; 2],
     /// The longest reply that the kernel takes, where the message says it. virtiofsd fills all the
     /// room that a READ gives it, so it must be given no more.
-    pub(super) reply_len_max: Option<usize>,
+    pub(crate) reply_len_max: Option<usize>,
 }
 
 impl InHeader {
     /// The head of the message in `message`.
-    pub(super) fn read(message: &VolatileSlice<'_>) -> Self {
+    pub(crate) fn read<B: BitmapSlice>(message: &VolatileSlice<'_, B>) -> Self {
         let opcode: u32 = message.read_obj(4).expect("a message has a header");
         let unique: u64 = message.read_obj(8).expect("a message has a header");
         let ids: [u32; 2] = message.read_obj(UID_AT).expect("a message has a header");
@@ -74,19 +91,19 @@ impl InHeader {
     }
 
     /// Whether its reply says what the kernel and the device agree upon.
-    pub(super) fn is_init(self) -> bool {
+    pub(crate) fn is_init(self) -> bool {
         self.opcode == FUSE_INIT
     }
 
     /// True for what goes to the hiprio queue and is never answered (virtio 1.2 §5.11.6.2).
-    pub(super) fn is_hiprio(self) -> bool {
+    pub(crate) fn is_hiprio(self) -> bool {
         matches!(self.opcode, FUSE_FORGET | FUSE_INTERRUPT | FUSE_BATCH_FORGET)
     }
 }
 
 /// What a read of `/dev/fuse` gave.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Incoming {
+pub(crate) enum Incoming {
     /// A message of that many bytes.
     Message(usize),
     /// There is none now.
@@ -98,7 +115,7 @@ pub(super) enum Incoming {
 /// The FUSE connection. The last clone of the `Arc` around it to go ends the connection, and with
 /// it every request that still waits (`fuse_dev_release()`).
 #[derive(Debug)]
-pub(super) struct FuseDevice {
+pub(crate) struct FuseDevice {
     file: File,
     /// The kernel takes notifications and raises the events itself (`FUSE_HAVE_FSNOTIFY`).
     raises: AtomicBool,
@@ -106,7 +123,7 @@ pub(super) struct FuseDevice {
 
 /// What has become of a notification that was written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Notified {
+pub(crate) enum Notified {
     /// The kernel has it.
     Taken,
     /// Too many wait to be raised already.
@@ -119,20 +136,20 @@ pub(super) enum Notified {
 
 impl FuseDevice {
     /// Opens `/dev/fuse`.
-    pub(super) fn open() -> Result<Self, Error> {
+    pub(crate) fn open() -> Result<Self, Error> {
         let flags = i32::try_from(OFlags::NONBLOCK.bits()).expect("a flag of open(2)");
         let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open("/dev/fuse");
-        file.map(Self::from).map_err(Error::OpenFuse)
+        file.map(Self::from).map_err(Error::Open)
     }
 
     /// A socket that keeps messages apart in the place of `/dev/fuse`.
     #[cfg(test)]
-    pub(super) fn stand_in(socket: std::os::fd::OwnedFd) -> Self {
+    pub(crate) fn stand_in(socket: OwnedFd) -> Self {
         File::from(socket).into()
     }
 
     /// What the device answers to INIT. Called before the kernel gets it.
-    pub(super) fn note_init(&self, reply: &VolatileSlice<'_>) {
+    pub(crate) fn note_init<B: BitmapSlice>(&self, reply: &VolatileSlice<'_, B>) {
         let granted = reply.read_obj::<u32>(4).is_ok_and(|error| error == 0)
             && reply
                 .read_obj::<u32>(INIT_OUT_FLAGS2_AT)
@@ -141,12 +158,12 @@ impl FuseDevice {
     }
 
     /// Whether the kernel raises the events of notifications itself. Known when INIT has been answered.
-    pub(super) fn raises(&self) -> bool {
+    pub(crate) fn raises(&self) -> bool {
         self.raises.load(Ordering::Acquire)
     }
 
     /// Writes a notification. Waits for nobody.
-    pub(super) fn notify(&self, message: &[u8]) -> Notified {
+    pub(crate) fn notify(&self, message: &[u8]) -> Notified {
         match rustix::io::write(&self.file, message) {
             Ok(_) => Notified::Taken,
             Err(Errno::AGAIN) => Notified::Full,
@@ -159,7 +176,10 @@ impl FuseDevice {
     }
 
     /// Reads one message into `space`.
-    pub(super) fn read(&self, space: &mut VolatileSlice<'_>) -> Result<Incoming, Error> {
+    pub(crate) fn read<B: BitmapSlice>(
+        &self,
+        space: &mut VolatileSlice<'_, B>,
+    ) -> Result<Incoming, Error> {
         loop {
             let error = match (&self.file).read_volatile(space) {
                 Ok(len) if len >= IN_HEADER_LEN => return Ok(Incoming::Message(len)),
@@ -173,8 +193,7 @@ impl FuseDevice {
                 Some(Errno::NODEV | Errno::CONNABORTED) => return Ok(Incoming::Gone),
                 Some(Errno::INVAL) => return Err(Error::MessageTooLong(space.len())),
                 _ => {
-                    let source = io::Error::other(error);
-                    return Err(Error::System { what: "reading /dev/fuse", source });
+                    return Err(Error::Read(io::Error::other(error)));
                 }
             }
         }
@@ -183,7 +202,7 @@ impl FuseDevice {
     /// Writes `reply`, the device's answer to the request `unique`. When the device has answered
     /// nothing, or nothing that the kernel takes, the request fails with EIO: whoever waits for it
     /// must never wait in vain.
-    pub(super) fn reply(&self, unique: u64, reply: &VolatileSlice<'_>) {
+    pub(crate) fn reply<B: BitmapSlice>(&self, unique: u64, reply: &VolatileSlice<'_, B>) {
         let answered =
             reply.len() >= OUT_HEADER_LEN && reply.read_obj::<u64>(8).ok() == Some(unique);
         if !answered {
@@ -210,6 +229,18 @@ impl From<File> for FuseDevice {
     }
 }
 
+impl From<OwnedFd> for FuseDevice {
+    fn from(fd: OwnedFd) -> Self {
+        File::from(fd).into()
+    }
+}
+
+impl AsFd for FuseDevice {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
 impl AsRawFd for FuseDevice {
     fn as_raw_fd(&self) -> std::os::fd::RawFd {
         self.file.as_raw_fd()
@@ -228,93 +259,4 @@ fn failure(unique: u64, errno: Errno) -> [u8; OUT_HEADER_LEN] {
 fn errno(error: &VolatileMemoryError) -> Option<Errno> {
     let VolatileMemoryError::IOError(error) = error else { return None };
     Errno::from_io_error(error)
-}
-
-/// The mount of a [`FuseDevice`], unmounted when this goes.
-#[derive(Debug)]
-pub(super) struct Mount {
-    path: PathBuf,
-    id: MountId,
-    /// It has been taken away. From then on its id may be another mount's, which must not be
-    /// unmounted in its place.
-    gone: bool,
-}
-
-impl Mount {
-    /// Mounts the file system behind `device` on the directory `mount_point`; `source` is what the
-    /// mount table shows as its source.
-    pub(super) fn new(
-        device: &FuseDevice,
-        mount_point: &Path,
-        source: &str,
-    ) -> Result<Self, Error> {
-        let failed =
-            |source: io::Error| Error::Mount { mount_point: mount_point.to_owned(), source };
-        // default_permissions: the kernel checks modes; without it FUSE_ALLOW_IDMAP, which file
-        // servers grant, makes the kernel refuse the connection. max_read: what a reply has room for.
-        let options = format!(
-            "fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions,\
-             max_read={DATA_LEN_MAX}",
-            device.as_raw_fd()
-        );
-        let options = CString::new(options).map_err(|error| failed(error.into()))?;
-        let flags = MountFlags::NOSUID | MountFlags::NODEV;
-        mount(source, mount_point, "fuse.farwatch", flags, options.as_c_str())
-            .map_err(|errno| failed(errno.into()))?;
-        match MountId::of(mount_point) {
-            Ok(id) => Ok(Self { path: mount_point.to_owned(), id, gone: false }),
-            Err(error) => {
-                if let Err(error) = unmount(mount_point, UnmountFlags::DETACH) {
-                    tracing::warn!(%error, "unmounting what could not be identified");
-                }
-                Err(failed(error))
-            }
-        }
-    }
-
-    /// Which mount it is.
-    pub(super) fn id(&self) -> MountId {
-        self.id
-    }
-
-    /// Unmounts; when programs still use the mount, it is taken out of sight at once and ends with
-    /// the last of them, or with the connection. Nothing happens when it is gone already. May wait
-    /// for the device, which then gets what is still to be written.
-    pub(super) fn unmount(mut self) -> Result<(), Error> {
-        self.take_away()
-    }
-
-    /// Somebody else has unmounted it: there is nothing to do any more.
-    pub(super) fn was_unmounted(mut self) {
-        self.gone = true;
-    }
-
-    fn take_away(&mut self) -> Result<(), Error> {
-        if std::mem::replace(&mut self.gone, true) {
-            return Ok(());
-        }
-        let failed = |source| Error::Unmount { mount_point: self.path.clone(), source };
-        // Looked up, since the mount may have been moved, and another one be in its place.
-        let Some(path) =
-            MountWatch::new(self.id).and_then(|mut at| at.mount_point()).map_err(failed)?
-        else {
-            return Ok(());
-        };
-        let outcome = unmount(&path, UnmountFlags::NOFOLLOW).or_else(|errno| {
-            if errno != Errno::BUSY {
-                return Err(errno);
-            }
-            tracing::info!(path = %path.display(), "still in use, unmounting lazily");
-            unmount(&path, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)
-        });
-        outcome.map_err(|errno| failed(errno.into()))
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        if let Err(error) = self.take_away() {
-            tracing::warn!(%error, "unmounting");
-        }
-    }
 }
