@@ -17,7 +17,7 @@ mod watching;
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -121,14 +121,7 @@ pub(crate) fn run(args: &ServeArgs, defaults: Defaults) -> anyhow::Result<()> {
     };
     let _monitor = Monitor::start(listeners, served).context("the monitor thread")?;
     if let Some(fd) = args.connection.handoff_fd {
-        let fd = farwatch_sys::inherited(fd)
-            .with_context(|| format!("--handoff-fd {fd} is not open"))?;
-        let counts = Arc::<Counts>::default();
-        device
-            .serve_kernel(Handoff::from(fd), Arc::clone(&counts))
-            .context("a thread for /dev/fuse")?;
-        signals::on_report(move || tracing::info!("requests: {counts}"))
-            .context("SIGUSR1 cannot be waited for")?;
+        serve_kernel(fd, &device)?;
     }
     let _watcher = Watcher::start(share).context("the watch thread")?;
     let stop = StopHandle::new()?;
@@ -153,6 +146,18 @@ fn keep(args: &ServeArgs, status: StatusSocket) -> Option<StatusSocket> {
     }
     status.leave();
     None
+}
+
+/// Serves the FUSE connection of a `farwatch mount`, which comes over this socket.
+fn serve_kernel(fd: RawFd, device: &Arc<Device<Interposer>>) -> anyhow::Result<()> {
+    let socket =
+        farwatch_sys::inherited(fd).with_context(|| format!("--handoff-fd {fd} is not open"))?;
+    let counts = Arc::<Counts>::default();
+    device
+        .serve_kernel(Handoff::from(socket), Arc::clone(&counts))
+        .context("a thread for /dev/fuse")?;
+    signals::on_report(move || tracing::info!("requests: {counts}"))
+        .context("SIGUSR1 cannot be waited for")
 }
 
 /// Warns if there is a mount below the shared directory that is announced to the guest. The guest mounts it
