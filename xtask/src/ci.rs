@@ -11,12 +11,21 @@ use anyhow::{Context as _, Result};
 use farwatch_testkit::SKIPPED_VARIABLE;
 use tempfile::NamedTempFile;
 
-use crate::guest;
 use crate::tally::Tally;
 use crate::tidy;
+use crate::{guest, package};
+
+/// How much to run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Length {
+    /// What must pass before a commit.
+    Usual,
+    /// Also what takes too long for each.
+    Long,
+}
 
 /// Runs everything; `Ok(false)` when something failed. The last line of the output is the sum.
-pub(crate) fn run(root: &Path) -> Result<bool> {
+pub(crate) fn run(root: &Path, length: Length) -> Result<bool> {
     let mut tally = Tally::default();
     tally.gate("fmt", cargo(root, &["fmt", "--all", "--check"]).status()?.success());
     tally.gate("tidy", tidy::run(root)?);
@@ -31,8 +40,32 @@ pub(crate) fn run(root: &Path) -> Result<bool> {
         tally.gate("guest", guest::run(root)?);
         tests(root, &mut tally)?;
     }
+    if length == Length::Long {
+        long(root, &mut tally);
+    }
     println!("{}", tally.report());
     Ok(tally.failed == 0)
+}
+
+/// A task of `--long`: its name, and what runs it.
+type Task = (&'static str, fn(&Path) -> Result<bool>);
+
+/// What takes too long for each commit. One that cannot be run has failed, and the next is run.
+fn long(root: &Path, tally: &mut Tally) {
+    const TASKS: [Task; 4] = [
+        ("package", |root| package::run(root, &[])),
+        ("package check", package::check),
+        ("package boot", |root| package::boot(root, "6.12")),
+        ("package reproduce", |root| package::reproduce(root, &[])),
+    ];
+    for (name, run) in TASKS {
+        println!("── cargo xtask {name}");
+        let passed = run(root).unwrap_or_else(|error| {
+            println!("{error:#}");
+            false
+        });
+        tally.gate(name, passed);
+    }
 }
 
 fn tests(root: &Path, tally: &mut Tally) -> Result<()> {

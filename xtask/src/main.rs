@@ -9,6 +9,7 @@ mod ci;
 mod guest;
 mod kernel;
 mod module;
+mod package;
 mod tally;
 mod testkit;
 mod tidy;
@@ -20,7 +21,8 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask <task>
 
-  ci        all that must pass before a commit: fmt, tidy, clippy, doc, every test
+  ci        all that must pass before a commit: fmt, tidy, clippy, doc, every test; with --long, then also what takes too long
+            for each commit: packages built for each architecture, tried, booted, and built again to the same
   tidy      the house rules that no other tool checks
   guest     the programs that run in a virtual machine, linked statically, into target/guest
   vm-image  KERNEL DIR: an initial file system with these programs for a stock kernel that ./test or
@@ -29,6 +31,8 @@ usage: cargo xtask <task>
             built as a User-mode Linux, into the cache, unless that has been done: prints where it is, and
             boots it once
   module    the module of kernel/dkms, built for Debian's stock kernels into the cache, unless that has been done
+  package   [amd64|arm64]: packages for Debian, built in a Debian of their own (needs root and mmdebstrap; once a few minutes,
+            into the cache), into target/packages
   oracle    random operations, and whether a mount tells of them what a local directory tells (needs
             root): --ops N --seed S [--unpaced] [--path mount|agent|6.1|6.12|uml] [--watch BACKEND]
             [--few] [--fault drop|swap|cookie] [--keep DIR]; or case FILE
@@ -52,11 +56,16 @@ fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the root");
     let tasks: Vec<String> = std::env::args().skip(1).collect();
     let result = match tasks.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["ci"] => ci::run(root),
+        ["ci"] => ci::run(root, ci::Length::Usual),
+        ["ci", "--long"] => ci::run(root, ci::Length::Long),
         ["tidy"] => tidy::run(root),
         ["guest"] => guest::run(root),
         ["module"] => module::run(root),
         ["kernel", ref versions @ ..] => kernel::run(root, versions),
+        ["package", "check"] => package::check(root),
+        ["package", "boot"] => package::boot(root, "6.12"),
+        ["package", "reproduce", ref architectures @ ..] => package::reproduce(root, architectures),
+        ["package", ref architectures @ ..] => package::run(root, architectures),
         ["vm-image", kernel, dir] => vm_image::run(root, kernel, Path::new(dir)),
         ["oracle", ref args @ ..] => testkit::oracle(root, args),
         ["coherence", ref args @ ..] => testkit::coherence(root, args),

@@ -21,6 +21,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+pub use self::hash::hash_of_parts;
 pub(crate) use self::image::programs;
 pub use self::image::{Kernel, initrd};
 pub use self::module::Module;

@@ -14,6 +14,16 @@ pub(super) fn hash_of<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -> Resul
     Ok(format!("{:016x}", hash.0))
 }
 
+/// The same of parts that are at hand.
+#[must_use]
+pub fn hash_of_parts(parts: &[&str]) -> String {
+    let mut hash = Fnv::default();
+    for part in parts {
+        hash.add(part.as_bytes());
+    }
+    format!("{:016x}", hash.0)
+}
+
 /// FNV-1a, of parts that cannot run into one another. It tells builds apart, and keeps nothing safe.
 #[derive(Debug)]
 struct Fnv(u64);

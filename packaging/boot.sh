@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
+# shellcheck shell=bash
+#
+# Boots a Debian with systemd in a virtual machine. In it farwatch-agent has been installed and nothing has been
+# configured; a share is in its /etc/fstab. A change on the host must be an event in the machine, and so must one in a
+# share that is mounted later by hand.
+#
+# Run by `cargo xtask package boot`, in namespaces of its own for mounts and processes. The machine's root directory is a
+# share, too: what the machine writes there is read here.
+#
+# usage: boot.sh TEST_ROOT PACKAGES KERNEL INITRD
+set -Eeuo pipefail
+
+dir=$(mktemp -d)
+root=$dir/root
+pids=()
+ended() {
+    local code=$?
+    ((code == 0)) || tail -n 40 "$dir"/{console,qemu,serve-*,root/result-*} >&2 || true
+    ((${#pids[@]} == 0)) || kill "${pids[@]}" 2>/dev/null || true
+    wait || true
+    umount -R "$dir" && rmdir "$dir"
+}
+trap ended EXIT
+mount -t tmpfs none "$dir"
+cp -a "$1" "$root"
+mkdir -p "$dir"/{src,later,run} "$root"/{packages,srv/src,srv/later}
+mount --bind "$2" "$root/packages"
+chroot "$root" dpkg --install /packages/farwatch{,-agent}_*_amd64.deb >"$dir/dpkg" 2>&1
+umount "$root/packages"
+kernel=$3 initrd=$4
+
+echo "src /srv/src virtiofs defaults,nofail 0 0" >>"$root/etc/fstab"
+# Two watchers, one of which comes with a share that is mounted by hand.
+for share in src later; do
+    cat >"$root/etc/systemd/system/watch-$share.service" <<END
+[Unit]
+After=srv-src.mount farwatch-agent.service
+[Service]
+ExecStart=/usr/bin/inotifywait --monitor --event create --format event:%%f /srv/$share
+StandardOutput=append:/result-$share
+StandardError=append:/result-$share
+[Install]
+WantedBy=multi-user.target
+END
+    : >"$root/result-$share"
+done
+sed -i '/^ExecStart/iExecStartPre=/usr/bin/mount -t virtiofs later /srv/later' "$root/etc/systemd/system/watch-later.service"
+cat >"$root/etc/systemd/system/said.service" <<'END'
+[Unit]
+After=farwatch-agent.service
+[Service]
+ExecStart=/usr/bin/journalctl --follow --no-tail --unit farwatch-agent.service --output cat
+StandardOutput=append:/result-agent
+[Install]
+WantedBy=multi-user.target
+END
+: >"$root/result-agent"
+chroot "$root" systemctl --quiet enable watch-src.service watch-later.service said.service
+
+devices=()
+for share in root src later; do
+    shared=$dir/$share
+    # The package's own program, with the libraries of this machine.
+    mkfifo "$dir/said"
+    "$root/usr/bin/farwatch" serve --socket "$dir/run/$share" --shared-dir "$shared" \
+        >"$dir/said" 2>"$dir/serve-$share" &
+    pids+=($!)
+    read -r -t 60 line <"$dir/said"
+    rm "$dir/said"
+    devices+=(-chardev "socket,id=$share,path=$dir/run/$share" -device "vhost-user-fs-pci,chardev=$share,tag=$share")
+done
+
+# wait_for FILE LINE: until the line is in the file, which the machine writes.
+wait_for() {
+    grep --quiet --max-count=1 "$2" < <(timeout 300 tail --follow --lines=+1 "$1") || {
+        echo "FAILED: no $2 in ${1##*/}" >&2
+        exit 1
+    }
+}
+
+accel=(-accel "tcg,thread=multi" -cpu max)
+[[ -z ${FARWATCH_KVM:-} ]] || accel=(-accel kvm -cpu host)
+qemu-system-x86_64 "${accel[@]}" -smp 2 -m 1G -object memory-backend-memfd,id=mem,size=1G,share=on \
+    -machine q35,memory-backend=mem -nodefaults -display none -no-reboot \
+    -chardev "file,id=console,path=$dir/console" -serial chardev:console "${devices[@]}" \
+    -kernel "$kernel" -initrd "$initrd" \
+    -append "console=ttyS0 panic=-1 quiet systemd.unit=multi-user.target" </dev/null >"$dir/qemu" 2>&1 &
+pids+=($!)
+
+for share in src later; do
+    wait_for "$root/result-$share" "Watches established"
+    wait_for "$root/result-agent" "events are delivered on /srv/$share"
+    touch "$dir/$share/made"
+    wait_for "$root/result-$share" "event:made"
+    echo "ok    a change in $share is an event in a machine that has been told nothing of it"
+done
