@@ -3,7 +3,8 @@
 #
 # Boots a Debian with systemd in a virtual machine. In it farwatch-agent has been installed and nothing has been
 # configured; a share is in its /etc/fstab. A change on the host must be an event in the machine, and so must one in a
-# share that is mounted later by hand.
+# share that is mounted later by hand. The machine also has farwatch, and mounts directories of its own with events: from
+# /etc/fstab, and by an instance of farwatch-mount@.service.
 #
 # Run by `cargo xtask package boot`, in namespaces of its own for mounts and processes. The machine's root directory is a
 # share, too: what the machine writes there is read here.
@@ -16,7 +17,7 @@ root=$dir/root
 pids=()
 ended() {
     local code=$?
-    ((code == 0)) || tail -n 40 "$dir"/{console,qemu,serve-*,root/result-*} >&2 || true
+    ((code == 0)) || tail -n 40 "$dir"/{dpkg,console,qemu} "$dir"/serve-* "$root"/result-* >&2 || true
     ((${#pids[@]} == 0)) || kill "${pids[@]}" 2>/dev/null || true
     wait || true
     umount -R "$dir" && rmdir "$dir"
@@ -26,7 +27,8 @@ mount -t tmpfs none "$dir"
 cp -a "$1" "$root"
 mkdir -p "$dir"/{src,later,run} "$root"/{packages,srv/src,srv/later}
 mount --bind "$2" "$root/packages"
-chroot "$root" dpkg --install /packages/farwatch{,-agent}_*_amd64.deb >"$dir/dpkg" 2>&1
+PATH=/usr/sbin:/usr/bin chroot "$root" sh -c 'dpkg --install /packages/farwatch_*_amd64.deb /packages/farwatch-agent_*_amd64.deb' \
+    >"$dir/dpkg" 2>&1
 umount "$root/packages"
 kernel=$3 initrd=$4
 
@@ -56,7 +58,43 @@ StandardOutput=append:/result-agent
 WantedBy=multi-user.target
 END
 : >"$root/result-agent"
-chroot "$root" systemctl --quiet enable watch-src.service watch-later.service said.service
+
+# Two mounts of the machine's own.
+mkdir -p "$root"/{local,srv/fstab,srv/unit}
+{
+    echo "tmpfs /local tmpfs defaults 0 0"
+    echo "/local /srv/fstab farwatch nofail,x-systemd.requires-mounts-for=/local 0 0"
+} >>"$root/etc/fstab"
+echo "SHARED_DIR=/local" >"$root/etc/farwatch/mount/srv-unit.conf"
+cat >"$root/change.sh" <<'END'
+# Changes a file when the watcher in the mount is there, and says which event that was.
+coproc inotifywait --monitor --event create --format event:%f "/srv/$1" 2>&1
+while read -r line <&"${COPROC[0]}"; do
+    echo "$line"
+    [[ $line != Watches* ]] || touch "/local/made-for-$1"
+done
+END
+for mount in fstab unit; do
+    unit=srv-fstab.mount
+    [[ $mount == fstab ]] || unit=farwatch-mount@srv-unit.service
+    cat >"$root/etc/systemd/system/watch-$mount.service" <<END
+[Unit]
+After=$unit
+Requires=$unit
+[Service]
+ExecStart=/bin/bash /change.sh $mount
+StandardOutput=append:/result-$mount
+[Install]
+WantedBy=multi-user.target
+END
+    : >"$root/result-$mount"
+done
+
+units=$root/etc/systemd/system
+mkdir -p "$units/multi-user.target.wants"
+for unit in watch-src watch-later watch-fstab watch-unit said; do
+    ln -s "../$unit.service" "$units/multi-user.target.wants/"
+done
 
 devices=()
 for share in root src later; do
@@ -94,4 +132,8 @@ for share in src later; do
     touch "$dir/$share/made"
     wait_for "$root/result-$share" "event:made"
     echo "ok    a change in $share is an event in a machine that has been told nothing of it"
+done
+for mount in fstab unit; do
+    wait_for "$root/result-$mount" "event:made-for-$mount"
+    echo "ok    systemd mounts a directory with events, by $mount"
 done
