@@ -32,7 +32,8 @@ use crate::{doctor, logging, mount, mount_helper, serve, status};
     farwatch status                    what runs, and what is wrong with it\n  \
     farwatch watch /mnt/src            what is reported and delivered there, as it happens\n  \
     farwatch top                       what is busy, as it changes\n  \
-    farwatch doctor ~/src              what this machine and directory support")]
+    farwatch doctor ~/src              what this machine and directory support\n  \
+    farwatch doctor /mnt/src           whether changes on the host are events there")]
 struct Cli {
     #[command(flatten)]
     log: LogArgs,
@@ -65,10 +66,16 @@ enum Command {
     ///
     /// Arrow keys choose a share; q ends it.
     Top,
-    /// Check what this kernel and user support, and how to get what is missing
+    /// Check what this kernel and user support; of a mount, whether changes on the host become events in it
+    ///
+    /// Each line says what to do. On the host's side of a mount a directory `.farwatch-doctor-PID` is made, changed and
+    /// removed. Exits with 1 if something is missing.
     Doctor {
-        /// The directory to share
-        directory: Option<PathBuf>,
+        /// The directory to share, or a mount
+        path: Option<PathBuf>,
+        /// The directory that the mount shares, if `farwatch status` does not know it
+        #[arg(long, value_name = "DIR", requires = "path")]
+        shared_dir: Option<PathBuf>,
     },
 }
 
@@ -140,8 +147,9 @@ pub fn main() -> ExitCode {
             status::watch(&args, &mut io::stdout().lock()).or_else(unless_closed)
         }
         Command::Top => status::top(),
-        Command::Doctor { directory } => {
-            return match doctor::run(directory.as_deref(), &mut io::stdout().lock()) {
+        Command::Doctor { path, shared_dir } => {
+            let (path, shared_dir) = (path.as_deref(), shared_dir.as_deref());
+            return match doctor::run(path, shared_dir, &mut io::stdout().lock()) {
                 Ok(doctor::Verdict::Missing) => ExitCode::FAILURE,
                 Ok(_) => ExitCode::SUCCESS,
                 Err(error) => fail(&error),

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `farwatch doctor`: what farwatch can do with this kernel, as this user, in this directory.
+//! `farwatch doctor`: what farwatch can do with this kernel, as this user, in this directory; and of a mount, whether
+//! changes on the host become events in it (`chain`).
 //!
 //! It looks (`probe`), judges (`judge`) and prints; it repairs nothing
 //! and leaves nothing behind. The command line calls [`run`]; `serve` has what concerns its directory in
 //! its log.
 
+mod chain;
 mod facts;
 mod judge;
 mod probe;
@@ -62,13 +64,41 @@ impl Finding {
     }
 }
 
-/// Looks at kernel, user and limits, and at `dir` if there is one to be shared; writes what it finds
-/// to `out` and returns the worst of it. Nothing is written into `dir`.
+/// Looks at kernel, user and limits, and at `path` if there is one: at a mount of farwatch, or at a directory to be shared.
+/// Writes what it finds to `out` and returns the worst of it.
+///
+/// Nothing is written into a directory to be shared. On the host's side of a mount, which is `shared` if that is given, a
+/// directory is made and removed.
 ///
 /// # Errors
 /// When `out` cannot be written to. What cannot be looked at is part of the report.
-pub fn run(dir: Option<&Path>, out: &mut impl io::Write) -> io::Result<Verdict> {
-    report(&judge::findings(&probe::facts(dir)), out)
+pub fn run(
+    path: Option<&Path>,
+    shared: Option<&Path>,
+    out: &mut impl io::Write,
+) -> io::Result<Verdict> {
+    if let Some(findings) = path.and_then(|path| chain::findings(path, shared)) {
+        let verdict = report(&findings, out)?;
+        let summary = match verdict {
+            Verdict::Ok => "Changes on the host are events in this mount.",
+            Verdict::Limited => {
+                "Changes on the host are events in this mount, within the limits above."
+            }
+            Verdict::Missing => {
+                "Changes on the host are not events in this mount: see what is missing above."
+            }
+        };
+        writeln!(out, "\n{summary}")?;
+        return Ok(verdict);
+    }
+    let verdict = report(&judge::findings(&probe::facts(path)), out)?;
+    let summary = match verdict {
+        Verdict::Ok => "farwatch has all it needs here.",
+        Verdict::Limited => "farwatch works here, within the limits above.",
+        Verdict::Missing => "`farwatch mount` cannot work here: see what is missing above.",
+    };
+    writeln!(out, "\n{summary}")?;
+    Ok(verdict)
 }
 
 /// What [`run`] would complain about in `dir`, which is about to be shared: a sentence each.
@@ -93,14 +123,7 @@ fn report(findings: &[Finding], out: &mut impl io::Write) -> io::Result<Verdict>
             writeln!(out, "{:<8} {:<width$}  -> {remedy}", "", "")?;
         }
     }
-    let worst = findings.iter().map(|finding| finding.verdict).max().unwrap_or(Verdict::Ok);
-    let summary = match worst {
-        Verdict::Ok => "farwatch has all it needs here.",
-        Verdict::Limited => "farwatch works here, within the limits above.",
-        Verdict::Missing => "`farwatch mount` cannot work here: see what is missing above.",
-    };
-    writeln!(out, "\n{summary}")?;
-    Ok(worst)
+    Ok(findings.iter().map(|finding| finding.verdict).max().unwrap_or(Verdict::Ok))
 }
 
 #[cfg(test)]
@@ -121,8 +144,6 @@ ok       kernel     6.12
 missing  /dev/fuse  no such device
                     -> modprobe fuse
 limited  CAP_MKNOD  no device nodes
-
-`farwatch mount` cannot work here: see what is missing above.
 ";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
@@ -143,7 +164,7 @@ limited  CAP_MKNOD  no device nodes
         let dir = tempfile::tempdir().unwrap();
         let before = dir.path().metadata().unwrap().modified().unwrap();
         let mut out = Vec::new();
-        run(Some(dir.path()), &mut out).unwrap();
+        run(Some(dir.path()), None, &mut out).unwrap();
         let text = String::from_utf8(out).unwrap();
         assert!(text.contains("file system"), "{text}");
         assert_eq!(dir.path().read_dir().unwrap().count(), 0);

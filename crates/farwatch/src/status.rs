@@ -14,7 +14,7 @@ use std::time::SystemTime;
 use anyhow::Context as _;
 use serde_json::json;
 
-use self::judge::{Finding, Severity};
+pub(crate) use self::judge::{Finding, Severity};
 use crate::meter::seconds;
 use crate::monitor::client::{self, Found};
 use crate::monitor::protocol::{Report, VERSION};
@@ -31,6 +31,11 @@ pub(crate) enum Outcome {
     Wrong,
     /// Nothing runs that this user can look at.
     Nothing,
+}
+
+/// Everything that is wrong with a share, the worst first.
+pub(crate) fn complaints(report: &Report) -> Vec<Finding> {
+    judge::findings(report)
 }
 
 /// Prints what runs on this machine.
