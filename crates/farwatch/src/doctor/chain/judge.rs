@@ -19,7 +19,7 @@ struct Picky {
     remedy: &'static str,
 }
 
-/// As read in their sources (`docs/CLIENTS.md`).
+/// As read in their sources (`docs/TYPES.md`).
 const PICKY: [Picky; 5] = [
     Picky {
         name: "tail",
