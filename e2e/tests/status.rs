@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         watch_prints_the_report_and_the_delivery_of_a_change,
         watch_says_that_a_directory_is_not_known,
         metrics_of_a_mount_are_served_by_its_device,
+        clients_that_stall_do_not_keep_events_from_being_delivered,
         agent_says_what_it_is_attached_to_and_leaves_no_socket,
         log_of_a_mount_and_its_device_is_json_where_that_was_asked_for,
     ])
@@ -252,5 +253,27 @@ fn agent_says_what_it_is_attached_to_and_leaves_no_socket() -> Result<()> {
     ensure!(left.is_empty(), "{left:?}");
     let (text, code) = status(&mount)?;
     ensure!(code == Some(NOTHING) && text == "no farwatch-agent runs\n", "{code:?}: {text}");
+    Ok(())
+}
+
+fn clients_that_stall_do_not_keep_events_from_being_delivered() -> Result<()> {
+    let mount = Mount::start()?;
+    let sockets: Vec<_> = fs::read_dir(mount.state_dir())?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<_, _>>()?;
+    ensure!(sockets.len() == 2, "{sockets:?}");
+    let mut stalled = Vec::new();
+    for socket in sockets.iter().flat_map(|socket| [socket; 8]) {
+        let mut client = UnixStream::connect(socket)?;
+        client.set_nonblocking(true)?;
+        // Until neither side has room.
+        while client.write(&b"{\"version\":1,\"ask\":\"status\"}\n".repeat(50)).is_ok() {}
+        stalled.push(client);
+    }
+    deliver(&mount)?;
+    let (text, code) = status(&mount, &[])?;
+    contains(&text, &["1 sent", "1 replayed"])?;
+    ensure!(code == Some(HEALTHY), "{code:?}");
+    drop(stalled);
     Ok(())
 }

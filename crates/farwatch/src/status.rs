@@ -77,7 +77,8 @@ fn to_text(found: &Found, now: f64) -> String {
         .map(|(_, report)| text::share(report, &judge::findings(report), now))
         .collect();
     for (socket, error) in &found.silent {
-        parts.push(format!("PROBLEM: {} does not answer: {error}\n", socket.display()));
+        let line = format!("PROBLEM: {} does not answer: {error}", socket.display());
+        parts.push(text::printable(&line) + "\n");
     }
     if parts.is_empty() {
         parts.push("no farwatch runs that you can look at\n".to_owned());

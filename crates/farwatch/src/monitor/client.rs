@@ -4,7 +4,7 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::protocol::{
     Answer, Ask, Busiest, Known, REPLY_LEN_MAX, Reply, Report, Request, VERSION, encode,
@@ -14,6 +14,8 @@ use crate::meter::Part;
 
 /// How long an answer may take. The other side waits for nothing, so one that takes longer has stopped.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
+/// How long all may take together. A user could have any number of sockets that root's command connects to.
+const ALL_MAX: Duration = Duration::from_secs(10);
 
 /// A connection to one process.
 #[derive(Debug)]
@@ -100,7 +102,12 @@ fn unexpected() -> io::Error {
 pub(crate) fn find() -> Found {
     let (sockets, closed) = state_dir::sockets();
     let mut found = Found { others: closed.len(), ..Found::default() };
+    let until = Instant::now() + ALL_MAX;
     for socket in sockets {
+        if Instant::now() > until {
+            found.silent.push((socket, "too many others have not answered".to_owned()));
+            continue;
+        }
         match Connection::open(&socket).and_then(|mut connection| connection.report()) {
             Ok(report) => found.reports.push((socket, report)),
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {

@@ -154,6 +154,7 @@ pub(crate) struct Client {
 
 /// Counts since the process began, unless it says otherwise.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Events {
     /// Changes that the host reported.
     pub(crate) observed: u64,
@@ -202,6 +203,7 @@ pub(crate) enum Until {
 
 /// Counts of the device.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct DeviceCounts {
     /// FUSE requests.
     pub(crate) requests: u64,
@@ -217,6 +219,7 @@ pub(crate) struct DeviceCounts {
 
 /// The paths with the most reports in the last 10 to 20 seconds, relative to the shared directory.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Busiest {
     pub(crate) paths: Vec<Busy>,
     /// The directories that these are in.
@@ -343,6 +346,14 @@ pub(crate) mod tests {
         for line in ["", "{}", "[1]", r#"{"version":1}"#, r#"{"version":1,"ask":"reboot"}"#] {
             assert!(parse(line.as_bytes()).is_err(), "{line}");
         }
+    }
+
+    #[test]
+    fn report_of_another_release_is_read_without_the_counts_that_it_does_not_have() {
+        let mut value = serde_json::to_value(report()).unwrap();
+        value["share"]["events"].as_object_mut().unwrap().remove("resynced");
+        value["share"]["news"] = serde_json::json!({ "of": "tomorrow" });
+        assert_eq!(serde_json::from_value::<Report>(value).unwrap(), report());
     }
 
     #[test]

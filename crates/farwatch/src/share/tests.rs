@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The share with a backend that only counts, so that what it does without a host can be seen.
 
+mod figures;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -87,13 +89,18 @@ fn fid(number: u8) -> Fid {
 
 /// A share whose agent listens, and the eventfd of its watch thread.
 fn listening(delivery: Delivery) -> (Share, Arc<OwnedFd>) {
+    attached(delivery, false)
+}
+
+/// The same; `raises` says that the agent's kernel raises the events.
+fn attached(delivery: Delivery, raises: bool) -> (Share, Arc<OwnedFd>) {
     let share = Share::new(Some(Box::new(NoHost)));
     let work = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map(Arc::new).unwrap();
     share.watch_begins(Arc::clone(&work));
     let root = OwnedFd::from(std::fs::File::open("/").unwrap());
     share.reset(Some(Identity { fd: Some(root), fid: fid(1), mounted: false }));
     share.attach(AGENT).unwrap();
-    share.listen(delivery, Mask::DEFAULT, false).unwrap();
+    share.listen(delivery, Mask::DEFAULT, raises).unwrap();
     (share, work)
 }
 
@@ -104,8 +111,7 @@ fn create(share: &Share) {
     let mut changes = vec![change];
     share.take_in(&mut |_| Observed {
         changes: std::mem::take(&mut changes),
-        drained: None,
-        read_at: None,
+        ..Observed::default()
     });
 }
 

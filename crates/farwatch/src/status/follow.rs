@@ -143,12 +143,13 @@ fn line(record: &Record) -> String {
         Kind::Overflow => "OVERFLOW",
     };
     let path = match &record.to {
-        Some(to) => text::printable(&format!("{} → {to}", record.path)),
-        None => text::printable(&record.path),
+        Some(to) => format!("{} → {to}", record.path),
+        None => record.path.clone(),
     };
     let took =
         record.latency_us.map_or_else(String::new, |us| format!("after {}", text::micros(us)));
-    format!("{}  {kind:9}  {took:14}  {:24}  {path}", time_of_day(record.time), record.events)
+    let time = time_of_day(record.time);
+    text::printable(&format!("{time}  {kind:9}  {took:14}  {:24}  {path}", record.events))
 }
 
 /// UTC, with microseconds.

@@ -14,7 +14,7 @@ pub(super) fn share(report: &Report, findings: &[Finding], now: f64) -> String {
     let mut text = title(report);
     let mut row = |name: &str, value: String| {
         // Writing to a string does not fail.
-        let _written = writeln!(text, "  {name:INDENT$}{value}");
+        let _written = writeln!(text, "  {name:INDENT$}{}", printable(&value));
     };
     row("running", running(report, now));
     if let Some(share) = &report.share {
