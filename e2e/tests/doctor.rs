@@ -27,18 +27,14 @@ fn doctor(mount: &Mount, args: &[&str]) -> Result<(String, bool)> {
     Ok((String::from_utf8(output.stdout)?, output.status.success()))
 }
 
-const EVENTS: [&str; 6] = [
-    "CREATE, ISDIR",
-    "CREATE, CLOSE_WRITE",
-    "MODIFY",
-    "ATTRIB",
-    "MOVED_FROM, MOVED_TO",
-    "DELETE",
-];
+const EVENTS: [&str; 6] =
+    ["CREATE, ISDIR", "CREATE, CLOSE_WRITE", "MODIFY", "ATTRIB", "MOVED_FROM, MOVED_TO", "DELETE"];
 
 fn all_delivered(report: &str) -> bool {
     let delivered = |events: &str| {
-        report.lines().any(|line| line.starts_with("ok") && line.contains(events) && line.contains("after"))
+        report
+            .lines()
+            .any(|line| line.starts_with("ok") && line.contains(events) && line.contains("after"))
     };
     EVENTS.iter().all(|events| delivered(events))
 }

@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         a_mount_ends_with_an_error_when_the_device_that_serves_it_is_killed,
         sigterm_ends_a_mount_whose_device_is_stopped_and_whoever_waits_for_it,
         a_device_serves_the_next_mount_after_the_first_has_ended,
+        a_mount_takes_the_place_of_the_dead_mount_that_a_killed_one_has_left,
         a_second_mount_on_one_mount_point_is_refused_and_the_first_goes_on,
         a_missing_shared_directory_is_refused_by_name,
         a_missing_mount_point_is_refused_by_name,
@@ -150,6 +151,25 @@ fn a_device_serves_the_next_mount_after_the_first_has_ended() -> Result<()> {
             mount.mount_through_socket()?;
         }
     }
+    Ok(())
+}
+
+fn a_mount_takes_the_place_of_the_dead_mount_that_a_killed_one_has_left() -> Result<()> {
+    let mut mount = Mount::start()?;
+    for round in ["first", "second"] {
+        mount.kill_driver()?;
+        // Its device notices, and with that the connection ends.
+        let deadline = Instant::now() + PATIENCE;
+        while fs::metadata(mount.mount_point()).is_ok() {
+            ensure!(Instant::now() < deadline, "{round}: the device goes on");
+        }
+        mount = mount.started_with(&[])?;
+        fs::write(mount.host().join("f"), round)?;
+        ensure!(fs::read_to_string(mount.mount_point().join("f"))? == round, "{round} mount");
+    }
+    mount.driver().signal(Signal::TERM)?;
+    ensure!(mount.ended()?.success(), "not ended cleanly");
+    ensure!(!is_mount_point(&mount.mount_point())?, "a mount is left");
     Ok(())
 }
 

@@ -247,6 +247,14 @@ impl Mount {
         self.processes.first_mut().expect("a started mount has a process")
     }
 
+    /// Kills the driver, which leaves a dead mount behind.
+    pub fn kill_driver(&mut self) -> Result<()> {
+        self.driver().signal(Signal::KILL)?;
+        self.driver().wait()?;
+        self.processes.pop();
+        Ok(())
+    }
+
     /// Waits for the driver's end and checks that it left nothing: no mount, and nothing running
     /// but a device that was started on its own.
     pub fn ended(&mut self) -> Result<ExitStatus> {

@@ -53,11 +53,11 @@ use vhost_user_backend::bitmap::BitmapMmapRegion;
 use vhost_user_backend::{VhostUserBackend, VringT};
 use virtio_queue::DescriptorChain;
 use virtiofsd::filesystem::{FileSystem, SerializableFileSystem};
-use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryLoadGuard, GuestMemoryMmap};
-use vmm_sys_util::epoll::EventSet;
-use vmm_sys_util::event::{
-    EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
+use vm_memory::{
+    GuestAddressSpace, GuestMemory, GuestMemoryAtomic, GuestMemoryLoadGuard, GuestMemoryMmap,
+    GuestMemoryRegion,
 };
+use vmm_sys_util::epoll::EventSet;
 
 pub use self::notification::NotificationSource;
 pub use self::ring::Ring;
@@ -153,6 +153,9 @@ pub const REQUEST_QUEUES_MAX: u32 = 8;
 
 /// Requests that threads off the queues have or may have waiting for them.
 const WAITING_OVERALL_MAX: usize = 2 * (WAITING_MAX + 1) + AHEAD_MAX;
+
+/// The event that ends the threads of a session's queues. Numbers up to that of queues are the library's.
+const SESSION_END: u16 = u16::MAX;
 
 /// Requests that wait at a time since their reply is ahead of events. Those beyond are answered at once.
 const AHEAD_MAX: usize = 4;
@@ -428,6 +431,19 @@ impl<F: FileSystem + Send + Sync + 'static> Device<F> {
     }
 }
 
+/// Checks that a region of the guest's memory lies in its file. To touch what lies behind the end of a file is SIGBUS.
+fn check_file(region: &impl GuestMemoryRegion) -> io::Result<()> {
+    let Some(file) = region.file_offset() else { return Ok(()) };
+    let len = file.file().metadata()?.len();
+    let end = file.start().checked_add(region.len());
+    if end.is_none_or(|end| end > len) {
+        let (region, start) = (region.len(), file.start());
+        let error = format!("a region of {region} bytes at {start} of a file that has {len}");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+    }
+    Ok(())
+}
+
 impl<F> VhostUserBackend for Device<F>
 where
     F: FileSystem + SerializableFileSystem + Send + Sync + 'static,
@@ -509,7 +525,11 @@ where
         self.migration.outcome().inspect_err(|error| error!(%error, "the state was not moved"))
     }
 
+    /// An error ends the session.
     fn update_memory(&self, memory: AtomicMemory) -> io::Result<()> {
+        for region in memory.memory().iter() {
+            check_file(region)?;
+        }
         *self.memory.lock().unwrap_or_else(PoisonError::into_inner) = Some(memory);
         Ok(())
     }
@@ -518,19 +538,17 @@ where
         (0..self.num_queues()).map(|queue| 1 << queue).collect()
     }
 
-    /// Called once a thread and session. Without the event the threads could not be ended.
-    fn exit_event(&self, _thread: usize) -> Option<(EventConsumer, EventNotifier)> {
-        new_event_consumer_and_notifier(EventFlag::NONBLOCK).ok()
-    }
-
-    /// A kick. It never fails: an error would end the queue's thread without a word.
+    /// A kick, which never fails: an error ends the queue's thread without a word. That is how it is ended with the session.
     fn handle_event(
         &self,
-        _event: u16,
+        event: u16,
         _events: EventSet,
         rings: &[Ring],
         thread: usize,
     ) -> io::Result<()> {
+        if event == SESSION_END {
+            return Err(io::Error::other("the session ends"));
+        }
         let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner).clone();
         // One queue a thread, so the thread's number is the queue's.
         let (Some(ring), Some(memory), Some(desk)) =

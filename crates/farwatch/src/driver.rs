@@ -36,6 +36,7 @@ use std::thread::JoinHandle;
 
 pub use error::Error;
 pub use frontend::Endpoint;
+pub use mount::FS_TYPE;
 pub use notification::{NotificationQueue, Received};
 pub use relay::Relay;
 pub use ring::RingError;

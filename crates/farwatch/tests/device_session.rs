@@ -500,6 +500,18 @@ fn the_next_driver_finds_a_device_that_has_forgotten_the_one_before() {
 }
 
 #[test]
+fn memory_that_is_longer_than_its_file_is_refused_and_the_next_driver_is_served() {
+    let served = passthrough(1);
+    let socket = served.dir.path().join("socket");
+    assert!(!FakeDriver::shares_memory_of(&socket, 0x2000, 0x1000));
+    assert!(FakeDriver::shares_memory_of(&socket, 0x2000, 0x2000));
+    let mut driver = served.connect(2, 16, 0);
+    init(&mut driver, 1);
+    lookup_hello(&mut driver, 1);
+    served.stop.stop();
+}
+
+#[test]
 fn serving_once_ends_with_its_frontend() {
     let dir = TempDir::new().unwrap();
     let fs = PassthroughFs::new(Config::default()).unwrap();

@@ -8,10 +8,10 @@
 //!
 //! vhost-user-backend 0.22 has no way to end a session from this side (0.23 has
 //! `request_shutdown`). So a stop during a session leaves the library's threads behind, idle: no
-//! request runs any more and none will, and the caller is about to exit. Every session also costs
-//! one eventfd for each queue, which the library's event loop never closes.
+//! request runs any more and none will, and the caller is about to exit. The library's own event for the end of a queue's
+//! thread it never closes, one for each queue and session. So there is none, and [`QueuesEnd`] ends the threads.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::{io, thread};
@@ -24,8 +24,10 @@ use vhost::vhost_user::{Error as ProtocolError, Listener};
 use vhost_user_backend::{Error as DaemonError, VhostUserDaemon};
 use virtiofsd::filesystem::{FileSystem, SerializableFileSystem};
 use vm_memory::GuestMemoryAtomic;
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::{Device, Memory};
+use super::{Device, Memory, SESSION_END};
 
 /// Why [`serve`] came to an end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -88,8 +90,10 @@ where
             return Ok(Ended::Stopped);
         }
         let memory = GuestMemoryAtomic::new(Memory::new());
+        let end_of_queues = QueuesEnd::new()?;
         let mut daemon = VhostUserDaemon::new("vhost_user".to_owned(), Arc::clone(device), memory)
             .map_err(|error| ServeError::Start(error.to_string()))?;
+        end_of_queues.ends(&daemon)?;
         device.begin_session();
         daemon.start(&mut acceptor).map_err(|error| ServeError::Start(error.to_string()))?;
         info!("a frontend has connected");
@@ -100,7 +104,7 @@ where
             let device = Arc::clone(device);
             thread::Builder::new().name("session".to_owned()).spawn(move || {
                 let _end = end;
-                run_session(daemon, &device)
+                run_session(daemon, &device, &end_of_queues)
             })?
         };
         if !wait_for(&ended, stop)? {
@@ -118,10 +122,36 @@ where
     }
 }
 
+/// Ends the threads of a session's queues, which are waited for when its daemon is dropped. It goes with the session.
+struct QueuesEnd(EventFd);
+
+impl QueuesEnd {
+    fn new() -> io::Result<Self> {
+        Ok(Self(EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?))
+    }
+
+    /// Ends the threads of `daemon` when it is raised.
+    fn ends<F>(&self, daemon: &VhostUserDaemon<Arc<Device<F>>>) -> io::Result<()>
+    where
+        F: FileSystem + SerializableFileSystem + Send + Sync + 'static,
+    {
+        for handler in daemon.get_epoll_handlers() {
+            handler.register_listener(self.0.as_raw_fd(), EventSet::IN, SESSION_END.into())?;
+        }
+        Ok(())
+    }
+
+    fn raise(&self) {
+        // Fails only when the counter is full: then it has been raised.
+        drop(self.0.write(1));
+    }
+}
+
 /// Waits until the frontend is gone, then for all that the session has started.
 fn run_session<F>(
     mut daemon: VhostUserDaemon<Arc<Device<F>>>,
     device: &Device<F>,
+    end_of_queues: &QueuesEnd,
 ) -> Result<(), String>
 where
     F: FileSystem + SerializableFileSystem + Send + Sync + 'static,
@@ -129,6 +159,7 @@ where
     let ended = daemon.wait();
     // First, so that a driver that goes on posting requests cannot keep the queues' threads.
     device.stop_requests();
+    end_of_queues.raise();
     drop(daemon);
     device.end_session();
     match ended {

@@ -13,6 +13,9 @@ use super::error::Error;
 use super::mount_watch::{MountId, MountWatch};
 use crate::dev_fuse::{DATA_LEN_MAX, FuseDevice};
 
+/// The type of the mounts, in the mount table.
+pub const FS_TYPE: &str = "fuse.farwatch";
+
 /// The mount of a [`FuseDevice`], unmounted when this goes.
 #[derive(Debug)]
 pub(super) struct Mount {
@@ -42,7 +45,7 @@ impl Mount {
         );
         let options = CString::new(options).map_err(|error| failed(error.into()))?;
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
-        mount(source, mount_point, "fuse.farwatch", flags, options.as_c_str())
+        mount(source, mount_point, FS_TYPE, flags, options.as_c_str())
             .map_err(|errno| failed(errno.into()))?;
         match MountId::of(mount_point) {
             Ok(id) => Ok(Self { path: mount_point.to_owned(), id, gone: false }),

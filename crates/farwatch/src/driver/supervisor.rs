@@ -187,8 +187,16 @@ impl Supervisor {
                 Ended::Unmounted
             }
             Input::DeviceGone => Ended::DeviceGone,
+            // It ends with the connection, which ends with the mount, or with the device, or by somebody's hand
+            // (/sys/fs/fuse/connections). A mount that is still there is of no use.
+            Input::ServiceEnded if self.is_mounted()? => Ended::DeviceGone,
             Input::ServiceEnded | Unmounting | Unmounted | TimedOut => Ended::Unmounted,
         })
+    }
+
+    fn is_mounted(&mut self) -> Result<bool, Error> {
+        let mount_point = self.mount.mount_point();
+        Ok(mount_point.map_err(Error::system("reading the mount table"))?.is_some())
     }
 
     /// Sleeps until `wanted` happens, the device or the service goes, `until` comes, or the device does not answer any

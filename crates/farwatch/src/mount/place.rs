@@ -6,14 +6,20 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
+use farwatch_sys::mountinfo;
 use farwatch_sys::thread::{CapabilitySet, has_capability};
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
+
+use crate::driver::FS_TYPE;
 
 /// Checks the two directories and the user.
 pub(super) fn check(shared: Option<&Path>, mount_point: &Path) -> anyhow::Result<()> {
     if !has_capability(CapabilitySet::SYS_ADMIN)? {
         bail!("mounting needs root: run it with sudo");
     }
+    take_over(mount_point)?;
     let point = directory(mount_point, "mount point")?;
     if is_mount_point(mount_point, &point)? {
         bail!(
@@ -33,6 +39,35 @@ pub(super) fn check(shared: Option<&Path>, mount_point: &Path) -> anyhow::Result
     Ok(())
 }
 
+/// Takes away the mount that a `farwatch mount` has left behind that was killed: every access to it fails, for good.
+fn take_over(mount_point: &Path) -> anyhow::Result<()> {
+    while is_dead(mount_point) && is_ours(mount_point)? {
+        let shown = mount_point.display();
+        unmount(mount_point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
+            .with_context(|| format!("{shown} is a dead mount and cannot be unmounted"))?;
+        tracing::warn!("{shown} was the dead mount of a farwatch that was killed: it is unmounted");
+    }
+    Ok(())
+}
+
+/// Whether the server of the file system there has gone.
+fn is_dead(path: &Path) -> bool {
+    path.metadata().is_err_and(|error| Errno::from_io_error(&error) == Some(Errno::NOTCONN))
+}
+
+/// Whether the mount that is on top there, by the mount table, is of this program.
+fn is_ours(mount_point: &Path) -> anyhow::Result<bool> {
+    // The path itself cannot be resolved any more, the directory that it is in can.
+    let parent = mount_point.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.unwrap_or_else(|| Path::new(".")).canonicalize()?;
+    let Some(name) = mount_point.file_name() else { return Ok(false) };
+    let path = parent.join(name);
+    let table = mountinfo::read()?;
+    // Those mounted later come later.
+    let top = mountinfo::mounts(&table).filter(|mount| mount.mount_point == path).last();
+    Ok(top.is_some_and(|mount| mount.fs_type == FS_TYPE))
+}
+
 fn directory(path: &Path, what: &str) -> anyhow::Result<Metadata> {
     let shown = path.display();
     match path.metadata() {
@@ -41,7 +76,7 @@ fn directory(path: &Path, what: &str) -> anyhow::Result<Metadata> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             bail!("{what} {shown} does not exist: create it first")
         }
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error()) => {
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::NOTCONN) => {
             bail!("{what} {shown} is a dead mount: `umount {shown}` first")
         }
         Err(error) => bail!("{what} {shown} cannot be used: {error}"),

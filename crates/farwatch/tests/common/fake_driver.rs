@@ -108,6 +108,25 @@ impl FakeDriver {
         driver
     }
 
+    /// Whether a device takes a region of `len` bytes that lies in a file of `file_len`. The machine is gone afterwards.
+    pub(crate) fn shares_memory_of(socket: &Path, len: usize, file_len: u64) -> bool {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(len as u64).unwrap();
+        let range = (GuestAddress(0), len, Some(FileOffset::new(file.try_clone().unwrap(), 0)));
+        let mem = GuestMemoryMmap::<()>::from_ranges_with_files([range]).unwrap();
+        file.set_len(file_len).unwrap();
+        let region = mem.iter().next().unwrap();
+        let region = VhostUserMemoryRegionInfo::from_guest_region(region).unwrap();
+        let mut frontend = Frontend::connect(socket, 1).unwrap();
+        frontend.set_owner().unwrap();
+        frontend.get_features().unwrap();
+        frontend.get_protocol_features().unwrap();
+        frontend.set_protocol_features(VhostUserProtocolFeatures::REPLY_ACK).unwrap();
+        frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
+        frontend.set_features(F_ALWAYS).unwrap();
+        frontend.set_mem_table(&[region]).is_ok()
+    }
+
     fn negotiate(&mut self) {
         let frontend = &mut self.frontend;
         frontend.set_owner().unwrap();
