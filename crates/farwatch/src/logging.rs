@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Where the log goes: standard error, as text or JSON; with `--syslog` the system's log; the journal (`journald`).
-//! Called by `cli`, once.
+//! Called by `cli`, once. No place in the code can flood it (`limit`).
 
 mod journald;
+mod limit;
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::error::Error;
 use std::io::{self, IsTerminal as _, Write};
+use std::panic::PanicHookInfo;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,6 +19,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 
 use self::journald::Journald;
+use self::limit::Limit;
 use crate::options::{LogArgs, LogFormat};
 
 /// What the libraries say is about what the guest does wrong, at any level; that is no news. Why a
@@ -37,6 +41,7 @@ pub(crate) enum Log {
 /// When the filter makes no sense. Without a syslog or journal the log goes to standard error, and says so.
 pub(crate) fn start(args: &LogArgs, syslog: bool) -> Result<Log, Box<dyn Error>> {
     tracing_log::LogTracer::init()?;
+    std::panic::set_hook(Box::new(log_panic));
     let filter = filter(&args.log)?;
     match (syslog, args.log_format) {
         (true, _) => match Syslog::connect() {
@@ -50,6 +55,7 @@ pub(crate) fn start(args: &LogArgs, syslog: bool) -> Result<Log, Box<dyn Error>>
         (false, LogFormat::Journald) => match Journald::connect(Path::new(journald::SOCKET)) {
             Ok(journald) => {
                 let subscriber = tracing_subscriber::registry().with(filter).with(journald);
+                let subscriber = subscriber.with(Limit::default());
                 tracing::subscriber::set_global_default(subscriber)?;
             }
             Err(error) => {
@@ -66,6 +72,23 @@ pub(crate) fn start(args: &LogArgs, syslog: bool) -> Result<Log, Box<dyn Error>>
     Ok(Log::System)
 }
 
+/// A panic is a line of the log: one that a guest can cause again and again is limited as such.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let payload = panic.payload();
+    let message = payload.downcast_ref::<&str>().copied();
+    let message = message.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let message = message.unwrap_or("no message");
+    let at = panic.location().map_or_else(String::new, ToString::to_string);
+    let backtrace = Backtrace::capture();
+    let backtrace = if backtrace.status() == BacktraceStatus::Captured {
+        format!("\n{backtrace}")
+    } else {
+        String::new()
+    };
+    let thread = std::thread::current();
+    tracing::error!(at, thread = thread.name(), "a panic, which is a bug: {message}{backtrace}");
+}
+
 fn filter(text: &str) -> Result<EnvFilter, Box<dyn Error>> {
     let off = text.eq_ignore_ascii_case("off");
     let filter = if off { text.to_owned() } else { format!("{text},{LIBRARIES}") };
@@ -80,9 +103,9 @@ fn to_standard_error(filter: EnvFilter, format: LogFormat) -> Result<(), Box<dyn
     let subscriber = subscriber.with_env_filter(filter).with_writer(io::stderr);
     if format == LogFormat::Json {
         let subscriber = subscriber.json().flatten_event(true);
-        tracing::subscriber::set_global_default(subscriber.finish())?;
+        tracing::subscriber::set_global_default(subscriber.finish().with(Limit::default()))?;
     } else {
-        tracing::subscriber::set_global_default(subscriber.finish())?;
+        tracing::subscriber::set_global_default(subscriber.finish().with(Limit::default()))?;
     }
     Ok(())
 }
@@ -91,7 +114,8 @@ fn to_syslog(filter: EnvFilter, syslog: Syslog) -> Result<(), Box<dyn Error>> {
     let subscriber = tracing_subscriber::fmt().log_internal_errors(false).with_env_filter(filter);
     // It has a time of its own.
     let subscriber = subscriber.with_ansi(false).without_time().with_level(false);
-    tracing::subscriber::set_global_default(subscriber.with_writer(syslog).finish())?;
+    let subscriber = subscriber.with_writer(syslog).finish();
+    tracing::subscriber::set_global_default(subscriber.with(Limit::default()))?;
     Ok(())
 }
 

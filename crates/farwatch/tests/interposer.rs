@@ -395,3 +395,21 @@ fn an_agent_finds_a_directory_where_the_guest_believes_it_to_be() {
     let reply = guest.send(Caller::PROGRAM, &requests::lookup(ROOT, "dir0"));
     assert_eq!(reply, Err(Errno::NOENT));
 }
+
+#[test]
+fn an_offset_beyond_what_a_file_can_have_is_refused() {
+    if skip_without_root() {
+        return;
+    }
+    let (_host, mut guest) = attached();
+    let dir = guest.lookup(ROOT, "dir0");
+    let file = guest.lookup(dir, "file");
+    let fh = guest.open(file);
+    for offset in [1 << 63, u64::MAX] {
+        for mut request in [requests::read(file, fh, 16), requests::write(file, fh, b"data")] {
+            request.body[8..16].copy_from_slice(&u64::to_le_bytes(offset));
+            assert_eq!(guest.send(Caller::PROGRAM, &request), Err(Errno::INVAL));
+        }
+    }
+    assert!(guest.ask(&requests::read(file, fh, 16)).is_empty());
+}

@@ -364,6 +364,7 @@ impl FileSystem for Interposer {
             return control::send_byte(w, size);
         }
         self.check(&ctx, inode)?;
+        check_offset(offset)?;
         self.inner.read(ctx, inode, handle, w, size, offset, lock_owner, flags)
     }
 
@@ -384,6 +385,7 @@ impl FileSystem for Interposer {
             return self.control.write(handle, r, size);
         }
         let request = Request::Write(self.check(&ctx, inode)?);
+        check_offset(offset)?;
         self.own(&request, || {
             self.inner.write(
                 ctx,
@@ -574,6 +576,11 @@ impl FileSystem for Interposer {
         fn notify_reply() -> ();
         fn tmpfile() -> (Entry, Option<Handle>, OpenOptions);
     }
+}
+
+/// No kernel sends an offset beyond what pread(2) takes. The library would panic at it.
+fn check_offset(offset: u64) -> io::Result<()> {
+    i64::try_from(offset).map(drop).map_err(|_| Errno::INVAL.into())
 }
 
 #[deny(clippy::missing_trait_methods)]
