@@ -158,6 +158,9 @@ fn an_agent_works_on_a_tag_mounted_or_not(kernel: &Kernel) -> Result<()> {
     let mount = format!("mount -t virtiofs {} {}", vm.tag(), mount_point.display());
     vm.guest().shell(Path::new("/"), &mount)?;
     gets_events(&vm, "later")?;
+    let status = vm.guest().output(&["farwatch-agent", "status"])?;
+    let is_shown = status.stdout.contains(vm.tag()) && status.stdout.contains("attached    for ");
+    ensure!(status.code == 0 && is_shown, "{status:?}");
     let missing = vm.guest().output(&["farwatch-agent", "no-such-tag"])?;
     ensure!(missing.code == 1 && missing.stderr.contains("no virtio-fs device"), "{missing:?}");
     Ok(())
