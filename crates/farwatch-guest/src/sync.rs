@@ -22,6 +22,9 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// What the exit code is when the time was over.
 const TIMED_OUT: u8 = 3;
 
+/// What it is when directories are not watched.
+const UNWATCHED: u8 = 4;
+
 /// Arguments of the command.
 #[derive(Debug, Args)]
 pub struct SyncArgs {
@@ -72,6 +75,18 @@ pub enum SyncError {
     /// It made no sense.
     #[error("the answer makes no sense: use the same version of farwatch on both sides")]
     Answer,
+    /// All that the host has reported has been told. There are directories of which it reports nothing.
+    #[error(
+        "{directories} director{} of {} cannot be watched, so what happened there may not have been told: \
+        `farwatch status` on the host, or its log, says which limit to raise",
+        if *directories == 1 { "y" } else { "ies" }, .path.display()
+    )]
+    Unwatched {
+        /// What was asked about.
+        path: PathBuf,
+        /// How many.
+        directories: u32,
+    },
     /// The time was over.
     #[error("not all has been told after {} s: {}", .waited.as_secs(), lacks(*.state))]
     TimedOut {
@@ -85,7 +100,16 @@ pub enum SyncError {
 impl SyncError {
     /// What the command ends with.
     pub fn exit_code(&self) -> u8 {
-        if matches!(self, Self::TimedOut { .. }) { TIMED_OUT } else { 1 }
+        match self {
+            Self::TimedOut { .. } => TIMED_OUT,
+            Self::Unwatched { .. } => UNWATCHED,
+            Self::Open(..)
+            | Self::NotFarwatch(_)
+            | Self::NoAgent(_)
+            | Self::NotWatched(_)
+            | Self::Call(..)
+            | Self::Answer => 1,
+        }
     }
 }
 
@@ -120,7 +144,7 @@ pub fn sync(path: &Path, timeout: Duration) -> Result<(), SyncError> {
             Ok(()) => {
                 let answer = Answer::decode(argument).ok_or(SyncError::Answer)?;
                 if answer.state == State::Reached {
-                    return Ok(());
+                    return reached(path, answer.unwatched);
                 }
                 (ticket, state) = (Some(answer.ticket), answer.state);
             }
@@ -140,6 +164,14 @@ pub fn sync(path: &Path, timeout: Duration) -> Result<(), SyncError> {
         if asked.elapsed() < WAIT_MIN {
             thread::sleep(PAUSE);
         }
+    }
+}
+
+/// All that was reported has been told. What is not watched has not been reported.
+fn reached(path: &Path, unwatched: u32) -> Result<(), SyncError> {
+    match unwatched {
+        0 => Ok(()),
+        directories => Err(SyncError::Unwatched { path: path.to_owned(), directories }),
     }
 }
 
@@ -165,6 +197,15 @@ mod tests {
         let error = sync(Path::new("/does-not-exist"), Duration::ZERO).unwrap_err();
         assert!(matches!(error, SyncError::Open(..)), "{error}");
         assert_eq!(error.exit_code(), 1);
+    }
+
+    #[test]
+    fn directories_that_are_not_watched_are_an_error_of_their_own() {
+        assert!(reached(Path::new("/mnt"), 0).is_ok());
+        let error = reached(Path::new("/mnt"), 1).unwrap_err();
+        assert!(error.to_string().starts_with("1 directory of /mnt cannot be watched"), "{error}");
+        assert_eq!(error.exit_code(), UNWATCHED);
+        assert!(reached(Path::new("/mnt"), 20).unwrap_err().to_string().contains("20 directories"));
     }
 
     #[test]

@@ -52,7 +52,8 @@ enum Command {
     Serve(Box<ServeArgs>),
     /// Block until every change made on the host so far has been delivered in the mount
     ///
-    /// Any user may run it. Exits with 3 on timeout. In a virtual machine, use `farwatch-agent sync`.
+    /// Any user may run it. Exits with 3 on timeout, and with 4 if there are directories that the host cannot watch. In a
+    /// virtual machine, use `farwatch-agent sync`.
     Sync(SyncArgs),
     /// Show every mount and every `serve` on this machine: what it does, and what is wrong
     ///

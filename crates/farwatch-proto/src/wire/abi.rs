@@ -226,8 +226,8 @@ pub struct farwatch_sync {
     pub ticket: U64,
     /// 0 in a question, `FARWATCH_SYNC_*` in an answer.
     pub state: U32,
-    /// 0.
-    pub reserved: U32,
+    /// Directories that are known and not watched; 0 in the call.
+    pub unwatched: U32,
 }
 
 const _: () = {

@@ -36,6 +36,9 @@ pub struct Answer {
     pub ticket: Ticket,
     /// How far it is.
     pub state: State,
+    /// Directories that the guest knows and the host cannot watch, at a limit or for want of rights: what happens in them
+    /// is told when somebody looks. Always 0 of a server before 0.2.
+    pub unwatched: u32,
 }
 
 /// Whether the body of an IOCTL, what follows `fuse_in_header`, is such a question.
@@ -50,13 +53,13 @@ pub fn question(body: &[u8]) -> Option<Option<Ticket>> {
         && usize::try_from(ioctl.in_size.get()) == Ok(LEN)
         && usize::try_from(ioctl.out_size.get()) == Ok(LEN);
     let raw = farwatch_sync::ref_from_bytes(argument).ok().filter(|_| sound)?;
-    (raw.state == 0 && raw.reserved == 0).then(|| Ticket::new(raw.ticket.get()))
+    (raw.state == 0 && raw.unwatched == 0).then(|| Ticket::new(raw.ticket.get()))
 }
 
 /// The argument of a question.
 pub fn ask(ticket: Option<Ticket>) -> [u8; LEN] {
     let ticket = ticket.map_or(0, Ticket::get).into();
-    transmute!(farwatch_sync { ticket, state: 0.into(), reserved: 0.into() })
+    transmute!(farwatch_sync { ticket, state: 0.into(), unwatched: 0.into() })
 }
 
 impl Answer {
@@ -75,7 +78,8 @@ impl Answer {
             out_iovs: 0.into(),
         };
         let ticket = self.ticket.get().into();
-        let argument = farwatch_sync { ticket, state: state.into(), reserved: 0.into() };
+        let unwatched = self.unwatched.into();
+        let argument = farwatch_sync { ticket, state: state.into(), unwatched };
         let mut bytes = [0; REPLY_LEN];
         let parts = ioctl.as_bytes().iter().chain(argument.as_bytes());
         bytes.iter_mut().zip(parts).for_each(|(to, from)| *to = *from);
@@ -92,7 +96,7 @@ impl Answer {
             FARWATCH_SYNC_SENT => State::Sent,
             _ => return None,
         };
-        Some(Self { ticket: Ticket::new(raw.ticket.get())?, state })
+        Some(Self { ticket: Ticket::new(raw.ticket.get())?, state, unwatched: raw.unwatched.get() })
     }
 }
 
@@ -135,7 +139,7 @@ mod tests {
     fn an_answer_decodes_to_what_was_encoded() {
         let ticket = Ticket::new(7).unwrap();
         for state in [State::Reached, State::Unread, State::Stale, State::Sent] {
-            let answer = Answer { ticket, state };
+            let answer = Answer { ticket, state, unwatched: 3 };
             let bytes = answer.encode();
             let argument = bytes[REPLY_LEN - LEN..].try_into().unwrap();
             assert_eq!(Answer::decode(argument), Some(answer));

@@ -70,10 +70,11 @@ pub(super) fn findings(path: &Path, shared: Option<&Path>) -> Option<Vec<Finding
         let share = report.as_ref()?.share.as_ref()?;
         Some(PathBuf::from(&share.shared_dir))
     });
-    let probe = match (&barrier, shared) {
-        (Err(_), _) => Probe::Needless,
-        (Ok(_), None) => Probe::Nowhere,
-        (Ok(_), Some(shared)) => match probe::run(&shared, &mount.mount_point) {
+    let delivers = matches!(barrier, Ok(_) | Err(SyncError::Unwatched { .. }));
+    let probe = match shared {
+        _ if !delivers => Probe::Needless,
+        None => Probe::Nowhere,
+        Some(shared) => match probe::run(&shared, &mount.mount_point) {
             Ok(steps) => Probe::Done(steps),
             Err(error) => Probe::Failed(error.to_string()),
         },

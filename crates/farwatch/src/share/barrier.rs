@@ -32,7 +32,11 @@ impl Share {
         };
         self.wake();
         loop {
-            let state = match self.lock().engine.progress(ticket) {
+            let locked = self.lock();
+            let unwatched = u32::try_from(locked.unmarked.len()).unwrap_or(u32::MAX);
+            let progress = locked.engine.progress(ticket);
+            drop(locked);
+            let state = match progress {
                 Progress::Void => return Err(Errno::STALE),
                 Progress::Reached => State::Reached,
                 Progress::Unread => State::Unread,
@@ -40,7 +44,7 @@ impl Share {
                 Progress::Sent => State::Sent,
             };
             if state == State::Reached || !waiter.wait() {
-                return Ok(Answer { ticket, state });
+                return Ok(Answer { ticket, state, unwatched });
             }
         }
     }

@@ -18,8 +18,11 @@ use crate::deliver::{Pulled, Sink, Source};
 use crate::watch::{Backend, Intake, Marked, NotMarked, Observed, OwnCalls, Reader};
 
 /// Marks everything, and fails the test where the host's file system would be read.
-#[derive(Debug)]
-struct NoHost;
+#[derive(Debug, Default)]
+struct NoHost {
+    /// It watches no directory.
+    is_full: bool,
+}
 
 impl Backend for NoHost {
     fn name(&self) -> &'static str {
@@ -55,7 +58,8 @@ impl Backend for NoHost {
     }
 
     fn mark(&self, _dir: BorrowedFd<'_>, _fid: &Fid) -> Result<Marked, NotMarked> {
-        Ok(Marked::InKnownQueue)
+        let full = NotMarked { error: "no room".into(), remedy: "none" };
+        if self.is_full { Err(full) } else { Ok(Marked::InKnownQueue) }
     }
 
     fn unmark(&self, _fid: &Fid, _dir: &mut dyn FnMut() -> Option<Arc<OwnedFd>>) {}
@@ -94,7 +98,7 @@ fn listening(delivery: Delivery) -> (Share, Arc<OwnedFd>) {
 
 /// The same; `raises` says that the agent's kernel raises the events.
 fn attached(delivery: Delivery, raises: bool) -> (Share, Arc<OwnedFd>) {
-    let share = Share::new(Some(Box::new(NoHost)));
+    let share = Share::new(Some(Box::new(NoHost::default())));
     let work = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map(Arc::new).unwrap();
     share.watch_begins(Arc::clone(&work));
     let root = OwnedFd::from(std::fs::File::open("/").unwrap());
@@ -162,4 +166,18 @@ fn agent_thread_is_known_while_the_lock_is_held() {
     share.reset(None);
     assert!(!share.is_agent_thread(agent));
     assert!(!share.is_agent_thread(0), "0 stands for no thread");
+}
+
+#[test]
+fn a_barrier_says_how_many_directories_are_not_watched() {
+    for (is_full, unwatched) in [(false, 0), (true, 1)] {
+        let share = Share::new(Some(Box::new(NoHost { is_full })));
+        let work = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
+        share.watch_begins(Arc::new(work));
+        let root = OwnedFd::from(std::fs::File::open("/").unwrap());
+        share.reset(Some(Identity { fd: Some(root), fid: fid(1), mounted: false }));
+        share.attach(AGENT).unwrap();
+        share.listen(Delivery::Queue, Mask::DEFAULT, false).unwrap();
+        assert_eq!(share.progress(None, None).unwrap().unwatched, unwatched);
+    }
 }

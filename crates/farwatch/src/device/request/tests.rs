@@ -66,7 +66,9 @@ impl NotificationSource for Barriers {
 
     fn progress(&self, ticket: Option<Ticket>, _: Option<Instant>) -> Result<sync::Answer, Errno> {
         let known = Ticket::new(7).filter(|known| ticket.is_none_or(|ticket| ticket == *known));
-        known.map(|ticket| sync::Answer { ticket, state: State::Reached }).ok_or(Errno::STALE)
+        known
+            .map(|ticket| sync::Answer { ticket, state: State::Reached, unwatched: 0 })
+            .ok_or(Errno::STALE)
     }
 
     fn kernel_attached(&self, queue: bool, tells: bool) {
@@ -327,7 +329,10 @@ fn an_ioctl_that_asks_for_a_barrier_is_answered_and_any_other_is_unknown() {
         let reply = bench.serve(&[In(asked), Out(64)]);
         assert_eq!((reply.len(), errno(&reply), le32(&reply, 16)), (48, 0, 0));
         let answer = sync::Answer::decode(reply[32..].try_into().unwrap());
-        assert_eq!(answer, ticket.map(|ticket| sync::Answer { ticket, state: State::Reached }));
+        assert_eq!(
+            answer,
+            ticket.map(|ticket| sync::Answer { ticket, state: State::Reached, unwatched: 0 })
+        );
     }
     let asked = |cmd, argument: &[u8], room| [In(ioctl(cmd, argument)), Out(room)];
     let stale = asked(FARWATCH_IOC_SYNC, &sync::ask(Ticket::new(8)), 64);

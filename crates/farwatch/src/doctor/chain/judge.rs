@@ -100,6 +100,9 @@ fn barrier(barrier: &Result<Duration, SyncError>, fs_type: &str) -> Vec<Finding>
                 "`farwatch status` on the host has the backlog, and its log what is dropped",
             ),
         ],
+        Err(error @ SyncError::Unwatched { .. }) => {
+            vec![is_ours(), Finding::limited(EVENTS, error.to_string())]
+        }
         Err(error) => vec![Finding::missing(SERVER, error.to_string())],
     }
 }
