@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         watch_prints_the_report_and_the_delivery_of_a_change,
         watch_says_that_a_directory_is_not_known,
         metrics_of_a_mount_are_served_by_its_device,
+        mount_without_a_place_for_its_socket_works_and_says_so,
         clients_that_stall_do_not_keep_events_from_being_delivered,
         agent_says_what_it_is_attached_to_and_leaves_no_socket,
         log_of_a_mount_and_its_device_is_json_where_that_was_asked_for,
@@ -276,4 +277,17 @@ fn clients_that_stall_do_not_keep_events_from_being_delivered() -> Result<()> {
     ensure!(code == Some(HEALTHY), "{code:?}");
     drop(stalled);
     Ok(())
+}
+
+fn mount_without_a_place_for_its_socket_works_and_says_so() -> Result<()> {
+    let mount = Mount::unmounted()?;
+    fs::write(mount.state_dir(), "no directory")?;
+    let mut mount = mount.started_with(&[])?;
+    deliver(&mount)?;
+    mount.driver().signal(Signal::TERM)?;
+    mount.driver().wait()?;
+    let log = mount.driver().log();
+    let said = log.matches("`farwatch status` will not show this process: ").count();
+    ensure!(said == 2, "the mount and its device say it:\n{log}");
+    contains(&log, &["state is no directory that this user alone may write to"])
 }

@@ -127,6 +127,8 @@ impl Conversation {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::super::protocol::{Answer, VERSION};
     use super::*;
 
@@ -212,6 +214,36 @@ mod tests {
         take(&mut conversation, now);
         assert_eq!(said(&conversation), "");
         assert!(conversation.is_over(now));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_a_conversation_keep_more_than_a_request(
+            pieces in prop::collection::vec(
+                prop_oneof![
+                    (Just(b'a'), 0..5000_usize),
+                    (prop::sample::select(vec![b'\n', b'\r', 0, 0xff]), 0..4_usize),
+                ],
+                0..12,
+            ),
+            http in any::<bool>(),
+        ) {
+            let now = Instant::now();
+            let language = if http { Language::Http } else { Language::Lines };
+            let mut conversation = Conversation::new(language, now);
+            let piece_max = pieces.iter().map(|(_, len)| *len).max().unwrap_or_default();
+            for (byte, len) in pieces {
+                // As the thread does: nothing is read while something is to be written.
+                while !conversation.output().is_empty() {
+                    take(&mut conversation, now);
+                }
+                if conversation.is_over(now) {
+                    break;
+                }
+                conversation.read(now, &vec![byte; len], &Echo);
+                prop_assert!(conversation.input.len() < http::REQUEST_LEN_MAX + piece_max + 1);
+            }
+        }
     }
 
     #[test]

@@ -86,7 +86,10 @@ pub(super) fn own() -> io::Result<PathBuf> {
     let found = dir.symlink_metadata()?;
     let others_write = found.mode() & 0o022 != 0;
     if !found.is_dir() || found.uid() != surroundings.uid || others_write {
-        return Err(io::Error::other("it is not this user's alone"));
+        let shown = dir.display();
+        return Err(io::Error::other(format!(
+            "{shown} is no directory that this user alone may write to"
+        )));
     }
     Ok(dir)
 }
