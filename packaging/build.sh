@@ -104,9 +104,25 @@ build_rpms() {
         >"/target/rpms-$arch.log" 2>&1 || { tail -30 "/target/rpms-$arch.log"; exit 1; }
 }
 
+# For guests whose distribution has neither: in the places where Alpine and Gentoo look.
+build_archive() {
+    local at=/build/archive-$arch page
+    install -D -m 755 "$tree/payload/farwatch-agent" "$at/usr/sbin/farwatch-agent"
+    install -D -m 755 "$tree/contrib/farwatch-agent.openrc" "$at/etc/init.d/farwatch-agent"
+    install -D -m 644 -t "$at/usr/lib/systemd/system" "$tree"/contrib/farwatch-agent{,@}.service
+    for page in "$tree"/payload/pages/man/farwatch-agent*; do
+        install -D -m 644 -t "$at/usr/share/man/man${page##*.}" "$page"
+    done
+    install -D -m 644 "$tree/debian/farwatch-agent.copyright" "$at/usr/share/licenses/farwatch-agent/copyright"
+    install -D -m 644 -t "$at/usr/share/licenses/farwatch-agent" "$tree/LICENSE-APACHE"
+    tar --directory "$at" --sort=name "--mtime=@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner -c etc usr |
+        gzip -9n >"/packages/farwatch-agent-$version-linux-$machine.tar.gz"
+}
+
 tree=/build/$arch/farwatch-$version
 build_agent
 build_farwatch
 lay_out
 build_debs
 build_rpms
+build_archive

@@ -4,7 +4,7 @@
 # Installs the packages in /packages, uses them and removes them. Run by `cargo xtask package check` in a Debian of its
 # own, of which all changes are thrown away. Says what it has found to work; the first thing that does not ends it.
 #
-# usage: check.sh deb|rpm ARCH
+# usage: check.sh deb|rpm|tar ARCH
 set -Eeuo pipefail
 
 format=$1
@@ -16,6 +16,7 @@ esac
 case $format in
 deb) zsh=/usr/share/zsh/vendor-completions licence=/usr/share/doc/farwatch/copyright ;;
 rpm) zsh=/usr/share/zsh/site-functions licence=/usr/share/licenses/farwatch/copyright ;;
+tar) ;;
 esac
 shopt -s nullglob
 export DEBIAN_FRONTEND=noninteractive
@@ -28,7 +29,7 @@ fail() { echo "FAILED: $*" >&3; cat /tmp/log/* >&3; exit 1; }
 
 install() {
     case $format in
-    deb) dpkg --install /packages/"$1"_*_{"$arch",all}.deb ;;
+    deb | tar) dpkg --install /packages/"$1"_*_{"$arch",all}.deb ;;
     # No package of a distribution with rpm is here that could be asked for.
     rpm) rpm --upgrade --replacepkgs --nodeps /packages/"$1"-[0-9]*.{"$machine",noarch}.rpm ;;
     esac >>/tmp/log/packages 2>&1
@@ -98,6 +99,26 @@ command_of() {
 }
 
 mkdir -p /src /mnt/src
+
+# The archive is for systems with another package manager: there OpenRC starts the agent.
+if [[ $format == tar ]]; then
+    install farwatch
+    tar --directory / --keep-directory-symlink -xzf /packages/farwatch-agent-*-linux-"$machine".tar.gz
+    mkdir -p /run/openrc && touch /run/openrc/softlevel
+    echo 'farwatch_agent_options="--fs-type fuse.farwatch"' >/etc/conf.d/farwatch-agent
+    start "^mounted" farwatch mount --no-agent /src /mnt/src
+    mkfifo /var/log/farwatch-agent.log # to read on until the agent says so
+    rc-service farwatch-agent start >>/tmp/log/openrc 2>&1 &
+    timeout 30 grep --quiet --max-count=1 "^events are delivered" /var/log/farwatch-agent.log
+    wait $!
+    rc-service farwatch-agent status >>/tmp/log/openrc 2>&1
+    events_come
+    rc-service farwatch-agent stop >>/tmp/log/openrc 2>&1
+    kill $started && wait $started
+    ok "OpenRC starts the agent of the archive, events come, and OpenRC ends it"
+    exit
+fi
+
 files >/tmp/before
 
 install farwatch

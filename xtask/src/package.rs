@@ -53,7 +53,8 @@ pub(crate) fn check(root: &Path) -> Result<bool> {
     ensure!(packages.is_dir(), "there are no packages: `cargo xtask package amd64` builds them");
     let mut passed = true;
     for (suite, test) in Root::tests()? {
-        let formats: &[&str] = if suite == builder::RPM_SUITE { &["deb", "rpm"] } else { &["deb"] };
+        let formats: &[&str] =
+            if suite == builder::RPM_SUITE { &["deb", "rpm", "tar"] } else { &["deb"] };
         for format in formats {
             println!("the packages as {format} in Debian {suite}:");
             let mut command = test.test_command(&packages, &root.join("packaging"));
@@ -64,7 +65,7 @@ pub(crate) fn check(root: &Path) -> Result<bool> {
             passed &= lint(&test, &packages)?;
         }
     }
-    passed &= emulate(&packages)?;
+    passed &= emulate(root, &packages)?;
     Ok(passed)
 }
 
@@ -81,33 +82,17 @@ fn lint(test: &Root, packages: &Path) -> Result<bool> {
     Ok(clean)
 }
 
-/// Runs the programs for arm64, in emulation of that processor, with the libraries that they were linked with.
-fn emulate(packages: &Path) -> Result<bool> {
-    let libraries = Root::builder()?;
-    let unpacked = tempfile::tempdir()?;
-    for package in files(packages)? {
-        if package.to_string_lossy().ends_with("_arm64.deb") {
-            let mut unpack = Command::new("dpkg-deb");
-            unpack.arg("-x").arg(&package).arg(unpacked.path());
-            crate::kernel::succeed(&mut unpack)?;
-        }
-    }
-    if !unpacked.path().join("usr").exists() {
+/// Runs the programs for arm64, in emulation of that processor.
+fn emulate(root: &Path, packages: &Path) -> Result<bool> {
+    let is_arm64 = |package: &PathBuf| package.to_string_lossy().ends_with("_arm64.deb");
+    if !files(packages)?.iter().any(is_arm64) {
         println!("there are no packages for arm64");
         return Ok(true);
     }
-    let mut passed = true;
-    for program in ["usr/bin/farwatch", "usr/sbin/farwatch-agent"] {
-        for argument in ["--version", "--help"] {
-            let mut qemu = Command::new("qemu-aarch64-static");
-            qemu.arg("-L").arg(libraries.path()).arg(unpacked.path().join(program)).arg(argument);
-            let output = qemu.output().context("qemu-aarch64-static (package qemu-user-static)")?;
-            let runs = output.status.success() && !output.stdout.is_empty();
-            println!("{}    {program} {argument} for arm64", if runs { "ok" } else { "FAILED" });
-            passed &= runs;
-        }
-    }
-    Ok(passed)
+    println!("the programs for arm64, in emulation:");
+    let target = guest::target_dir(root).join("package");
+    let mut run = Root::builder()?.build_command(root, &target, packages)?;
+    Ok(run.args(["bash", "/src/packaging/emulate.sh"]).status()?.success())
 }
 
 /// Builds the packages a second time, with nothing left of the first, and compares.

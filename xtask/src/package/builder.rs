@@ -15,17 +15,18 @@ use crate::cached;
 /// The oldest Debian that packages are for: what is built there runs on those that follow.
 const BUILD_SUITE: &str = "bookworm";
 
-/// A compiler for both architectures with its source, since the standard library for musl is built, and what makes
-/// packages. `rustc-web` is the newest Rust that Debian has for the suite.
+/// A compiler for both architectures with its source, since the standard library for musl is built, what makes packages,
+/// and what runs programs of the other processor. `rustc-web` is the newest Rust that Debian has for the suite.
 const BUILD_PACKAGES: &str = "ca-certificates,debhelper,dpkg-dev,rpm,pkg-config,gcc,libc6-dev,libcap-ng-dev,\
     musl-tools,cargo-web,rustc-web,rust-web-src,gcc-aarch64-linux-gnu,libc6-dev:arm64,libcap-ng-dev:arm64,\
-    musl-dev:arm64,libstd-rust-web-dev:arm64";
+    musl-dev:arm64,libstd-rust-web-dev:arm64,qemu-user-static";
 
 /// What packages are tried in: one that can boot, with programs that watch and check.
 const TEST_PACKAGES: &str = "inotify-tools,kmod,libcap-ng0,mount,procps,systemd,systemd-sysv,udev";
 
 /// The suites that packages are tried in, and what else each has: virtiofsd is a package from trixie on.
-const TEST_SUITES: [(&str, &str); 2] = [("bookworm", ",rpm"), ("trixie", ",lintian,virtiofsd")];
+const TEST_SUITES: [(&str, &str); 2] =
+    [("bookworm", ",openrc,rpm"), ("trixie", ",lintian,virtiofsd")];
 
 /// Lays a layer over the root directory `$1`, so that what is written is gone afterwards: `$root`.
 const LAYER: &str = r#"
@@ -60,7 +61,7 @@ const ENTER_TO_TEST: &str = r#"
     chroot "$root" /usr/bin/env -i HOME=/root PATH=/usr/sbin:/usr/bin LC_ALL=C.UTF-8 "$@"
 "#;
 
-/// The suite whose root has rpm.
+/// The suite whose root has rpm and OpenRC.
 pub(super) const RPM_SUITE: &str = "bookworm";
 
 /// The suite whose root has lintian.
@@ -100,11 +101,6 @@ impl Root {
         unshare.args(["--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc"]);
         unshare.arg("bash").arg(scripts.join("boot.sh")).arg(root).arg(packages);
         Ok(unshare)
-    }
-
-    /// Where it is.
-    pub(super) fn path(&self) -> &Path {
-        &self.0
     }
 
     fn make(name: &str, suite: &str, architectures: &str, packages: &str) -> Result<Self> {
