@@ -104,13 +104,13 @@ mkdir -p /src /mnt/src
 if [[ $format == tar ]]; then
     install farwatch
     tar --directory / --keep-directory-symlink -xzf /packages/farwatch-agent-*-linux-"$machine".tar.gz
-    mkdir -p /run/openrc && touch /run/openrc/softlevel
+    # As OpenRC leaves it when it has booted a system.
+    mkdir -p /run/openrc/{exclusive,starting,started} /etc/conf.d && touch /run/openrc/softlevel
     echo 'farwatch_agent_options="--fs-type fuse.farwatch"' >/etc/conf.d/farwatch-agent
     start "^mounted" farwatch mount --no-agent /src /mnt/src
-    mkfifo /var/log/farwatch-agent.log # to read on until the agent says so
-    rc-service farwatch-agent start >>/tmp/log/openrc 2>&1 &
-    timeout 30 grep --quiet --max-count=1 "^events are delivered" /var/log/farwatch-agent.log
-    wait $!
+    : >/var/log/farwatch-agent.log
+    rc-service farwatch-agent start >>/tmp/log/openrc 2>&1
+    grep --quiet --max-count=1 "^events are delivered" < <(timeout 30 tail --follow --lines=+1 /var/log/farwatch-agent.log)
     rc-service farwatch-agent status >>/tmp/log/openrc 2>&1
     events_come
     rc-service farwatch-agent stop >>/tmp/log/openrc 2>&1
@@ -163,7 +163,8 @@ rm -r /run/farwatch-serve
 ok "what farwatch-serve@.service starts serves, and events come"
 
 binary=$(sed -n 's/.*"binary": "\(.*\)".*/\1/p' /usr/share/qemu/vhost-user/50-farwatch.json)
-"$binary" --print-capabilities | grep -q '"type": "fs"'
+said=$("$binary" --print-capabilities)
+[[ $said == *'"type": "fs"'* ]] || fail "$binary says: $said"
 ok "the program of 50-farwatch.json answers as libvirt wants"
 
 # What the distribution has; where it has none, something in its place.
