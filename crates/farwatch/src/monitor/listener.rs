@@ -65,6 +65,7 @@ impl Listeners {
 
 fn bind_status(command: &str) -> anyhow::Result<(OwnedFd, PathBuf)> {
     let dir = state_dir::own().context("a directory for the status socket")?;
+    state_dir::remove_stale(&dir);
     let path = dir.join(state_dir::socket_name(command, std::process::id()));
     let socket = bind_own(&path).with_context(|| format!("socket {}", path.display()))?;
     Ok((socket, path))

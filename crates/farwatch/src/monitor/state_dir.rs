@@ -12,6 +12,8 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use farwatch_sys::status_socket::{DIR_VARIABLE, SYSTEM_DIR};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::process::geteuid;
 
 const RUNTIME_DIR_VARIABLE: &str = "XDG_RUNTIME_DIR";
@@ -22,6 +24,8 @@ const NAME: &str = "farwatch";
 /// What status sockets end with. Others are in the same directory: systemd's units have vhost-user sockets there, and
 /// whoever connects to such a socket is its client.
 const EXTENSION: &str = "status";
+/// The most sockets that a process looks at when it starts.
+const STALE_MAX: usize = 1000;
 
 /// What a choice depends on.
 #[derive(Clone, Debug, Default)]
@@ -111,6 +115,26 @@ pub(crate) fn sockets() -> (Vec<PathBuf>, Vec<PathBuf>) {
     (sockets, closed)
 }
 
+/// Removes the sockets of a directory at which nobody listens. A process in a sandbox cannot remove its own, and nobody
+/// may ever call `farwatch status`.
+pub(super) fn remove_stale(dir: &Path) {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
+    let sockets = entries.map(|entry| entry.path()).filter(|path| is_status_socket(path));
+    for socket in sockets.take(STALE_MAX).filter(|socket| is_stale(socket)) {
+        tracing::debug!(socket = %socket.display(), "removing the socket of a dead process");
+        // Another may remove it at the same time.
+        drop(std::fs::remove_file(socket));
+    }
+}
+
+/// Waits for nobody: the queue of a live process may be full.
+fn is_stale(path: &Path) -> bool {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let connected = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+        .and_then(|socket| connect(&socket, &SocketAddrUnix::new(path)?));
+    connected == Err(Errno::CONNREFUSED)
+}
+
 fn is_status_socket(path: &Path) -> bool {
     path.extension() == Some(EXTENSION.as_ref())
         && path.symlink_metadata().is_ok_and(|found| found.file_type().is_socket())
@@ -188,6 +212,16 @@ mod tests {
         assert!(is_status_socket(&status));
         assert!(!is_status_socket(&vhost_user));
         assert!(!is_status_socket(dir.path()));
+    }
+
+    #[test]
+    fn socket_of_a_dead_process_is_removed_and_that_of_a_live_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let [dead, live] = [1, 2].map(|pid| dir.path().join(socket_name("serve", pid)));
+        drop(UnixListener::bind(&dead).unwrap());
+        let _listener = UnixListener::bind(&live).unwrap();
+        remove_stale(dir.path());
+        assert!(!dead.exists() && live.exists());
     }
 
     #[test]
