@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         sigterm_ends_a_mount_whose_device_is_stopped_and_whoever_waits_for_it,
         a_device_serves_the_next_mount_after_the_first_has_ended,
         a_mount_takes_the_place_of_the_dead_mount_that_a_killed_one_has_left,
+        a_shared_directory_that_is_deleted_is_said_by_sync_status_and_log,
         a_second_mount_on_one_mount_point_is_refused_and_the_first_goes_on,
         a_missing_shared_directory_is_refused_by_name,
         a_missing_mount_point_is_refused_by_name,
@@ -170,6 +171,24 @@ fn a_mount_takes_the_place_of_the_dead_mount_that_a_killed_one_has_left() -> Res
     mount.driver().signal(Signal::TERM)?;
     ensure!(mount.ended()?.success(), "not ended cleanly");
     ensure!(!is_mount_point(&mount.mount_point())?, "a mount is left");
+    Ok(())
+}
+
+fn a_shared_directory_that_is_deleted_is_said_by_sync_status_and_log() -> Result<()> {
+    let mut mount = Mount::start()?;
+    mount.sync()?;
+    fs::remove_dir(mount.host())?;
+    fs::create_dir(mount.host())?;
+    let sync = mount.farwatch()?.arg("sync").arg(mount.mount_point()).output()?;
+    let said = String::from_utf8_lossy(&sync.stderr);
+    ensure!(sync.status.code() == Some(1) && said.contains("has been deleted"), "{said}");
+    let status = mount.farwatch()?.arg("status").arg(mount.mount_point()).output()?;
+    let said = String::from_utf8_lossy(&status.stdout);
+    ensure!(status.status.code() == Some(3) && said.contains("has been deleted"), "{said}");
+    mount.driver().signal(Signal::TERM)?;
+    let log = mount.driver().log();
+    ensure!(mount.ended()?.success(), "not ended cleanly");
+    ensure!(log.contains("the shared directory has been deleted"), "{log}");
     Ok(())
 }
 

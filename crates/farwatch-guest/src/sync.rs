@@ -69,6 +69,12 @@ pub enum SyncError {
         there, say why", .0.display()
     )]
     NotWatched(PathBuf),
+    /// There is nothing to be told of any more.
+    #[error(
+        "the directory that {} shares has been deleted on the host, and what is made in its place is not shared: mount \
+        it again", .0.display()
+    )]
+    Deleted(PathBuf),
     /// The call failed.
     #[error("the server of {} does not answer", .0.display())]
     Call(PathBuf, #[source] Errno),
@@ -107,6 +113,7 @@ impl SyncError {
             | Self::NotFarwatch(_)
             | Self::NoAgent(_)
             | Self::NotWatched(_)
+            | Self::Deleted(_)
             | Self::Call(..)
             | Self::Answer => 1,
         }
@@ -181,6 +188,7 @@ fn error_of(path: &Path, errno: Errno) -> SyncError {
         Errno::NOTTY | Errno::NOSYS => SyncError::NotFarwatch(path),
         Errno::NOTCONN => SyncError::NoAgent(path),
         Errno::OPNOTSUPP => SyncError::NotWatched(path),
+        Errno::NOENT => SyncError::Deleted(path),
         errno => SyncError::Call(path, errno),
     }
 }

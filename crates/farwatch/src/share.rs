@@ -22,12 +22,13 @@ mod kernel;
 mod marks;
 mod nodes;
 mod own;
+mod root;
 mod source;
 mod unmarked;
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -55,6 +56,8 @@ pub struct Share {
     backend: Option<Box<dyn Backend>>,
     /// How often a known directory could not be marked: the first time is a warning.
     unwatched: AtomicU64,
+    /// The shared directory was found to be deleted.
+    lost_root: AtomicBool,
     /// The thread of the attached agent, 0 for none: what the engine has, readable without the lock.
     agent_tid: AtomicU32,
     flags: kernel::Flags,
@@ -132,6 +135,7 @@ impl Share {
             state: Mutex::new(State::new(engine)),
             backend,
             unwatched: AtomicU64::new(0),
+            lost_root: AtomicBool::new(false),
             agent_tid: AtomicU32::new(0),
             flags: kernel::Flags::default(),
             work: OnceLock::new(),

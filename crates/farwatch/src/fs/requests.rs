@@ -448,6 +448,10 @@ impl FileSystem for Interposer {
         }
         let options = OpenOptions::CACHE_DIR | OpenOptions::KEEP_CACHE;
         let kept = self.keeps_content(&ctx, node(inode)?, options)?;
+        if node(inode)? == NodeId::ROOT {
+            // For the log.
+            self.share.has_lost_root();
+        }
         let (handle, options) = self.inner.opendir(ctx, inode, flags)?;
         Ok((handle, options | kept))
     }

@@ -139,6 +139,9 @@ pub(crate) struct Watching {
     pub(crate) directories: usize,
     /// Those that are not watched and should be.
     pub(crate) unwatched: usize,
+    /// The shared directory has been deleted.
+    #[serde(default)]
+    pub(crate) deleted: bool,
 }
 
 /// What receives the events.
@@ -287,6 +290,7 @@ pub(crate) mod tests {
                     known: 5210,
                     directories: 1204,
                     unwatched: 0,
+                    deleted: false,
                 },
                 driver_since: Some(1_000_001.0),
                 client: Some(Client {

@@ -83,6 +83,7 @@ impl<D: Fn() -> Stats + Send> Source for ServedShare<D> {
                 known: shown.figures.nodes,
                 directories: shown.figures.directories,
                 unwatched: shown.unwatched,
+                deleted: shown.has_lost_root,
             },
             driver_since: shown.session_since.map(seconds),
             client: shown.client.map(client),

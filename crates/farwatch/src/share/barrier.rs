@@ -25,6 +25,9 @@ impl Share {
         if self.backend.is_none() {
             return Err(Errno::OPNOTSUPP);
         }
+        if self.has_lost_root() {
+            return Err(Errno::NOENT);
+        }
         let mut waiter = self.outbox.waiter(deadline);
         let ticket = match ticket {
             Some(ticket) => ticket,

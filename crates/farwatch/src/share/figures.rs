@@ -24,6 +24,8 @@ pub(crate) struct Shown {
     pub(crate) client: Option<Client>,
     /// Known directories that could not be marked.
     pub(crate) unwatched: usize,
+    /// The shared directory has been deleted.
+    pub(crate) has_lost_root: bool,
     /// The watch thread runs.
     pub(crate) is_watched: bool,
 }
@@ -61,8 +63,10 @@ pub(crate) enum Known {
 impl Share {
     /// What it has to say now.
     pub(crate) fn shown(&self) -> Shown {
+        let has_lost_root = self.has_lost_root();
         let state = self.lock();
         Shown {
+            has_lost_root,
             figures: state.engine.figures(),
             reading: state.meter.read(Instant::now()),
             session_since: state.session_since,

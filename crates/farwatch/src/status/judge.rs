@@ -70,6 +70,12 @@ fn watching(share: &ShareReport) -> Vec<Finding> {
         )),
         Some(_) => {}
     }
+    if share.watch.deleted {
+        findings.push(problem(
+            "the shared directory has been deleted: what is made in its place is not shared",
+            "mount it, or start `farwatch serve`, again",
+        ));
+    }
     let unwatched = share.watch.unwatched;
     if unwatched > 0 {
         findings.push(problem(
@@ -215,6 +221,12 @@ mod tests {
         assert_eq!(
             found(|share| share.watch.is_running = false),
             problem("the host's reports are not read any more: no events")
+        );
+        assert_eq!(
+            found(|share| share.watch.deleted = true),
+            problem(
+                "the shared directory has been deleted: what is made in its place is not shared"
+            )
         );
         assert_eq!(
             found(|share| share.watch.unwatched = 3),
