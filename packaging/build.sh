@@ -96,12 +96,15 @@ build_debs() {
 
 build_rpms() {
     rpmbuild -bb --quiet --target "$machine-linux" \
-        --define "_topdir /build/rpm-$arch" --define "_sourcedir $tree" --define "_rpmdir /packages" \
+        --define "_topdir /build/rpm-$arch" --define "_sourcedir $tree" --define "_rpmdir /build/rpms-$arch" \
         --define "farwatch_version ${version%-*}" --define "farwatch_release ${version#*-}" \
         --define "_buildhost localhost" --define "use_source_date_epoch_as_buildtime 1" \
         --define "clamp_mtime_to_source_date_epoch 1" --define "_binary_payload w19.zstdio" \
         --define "_build_name_fmt %%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm" "$tree/farwatch.spec" \
         >"/target/rpms-$arch.log" 2>&1 || { tail -30 "/target/rpms-$arch.log"; exit 1; }
+    # That for all architectures says by which one it was built: it comes with those for one.
+    [[ $arch == amd64 ]] || rm "/build/rpms-$arch"/*.noarch.rpm
+    mv "/build/rpms-$arch"/*.rpm /packages/
 }
 
 # For guests whose distribution has neither: in the places where Alpine and Gentoo look.
