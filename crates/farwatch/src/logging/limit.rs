@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! [`Limit`]: no place in the code writes more than a line a second to the log, after a few at once.
+//! [`Limit`]: no place in the code writes more than one warning or error a second to the log, after a few at once.
 //!
 //! Much of what is logged, by this program and by libraries, a guest can cause as often as it likes. What is left out is
 //! counted, and the number is logged with the next line.
@@ -30,7 +30,7 @@ pub(super) struct Limit(Mutex<Limiter>);
 
 impl<S: Subscriber> Layer<S> for Limit {
     fn event_enabled(&self, event: &Event<'_>, _context: Context<'_, S>) -> bool {
-        if *event.metadata().level() > Level::INFO || event.metadata().target() == TARGET {
+        if *event.metadata().level() > Level::WARN || event.metadata().target() == TARGET {
             return true;
         }
         let decision = self
@@ -185,7 +185,7 @@ mod tests {
         tracing::subscriber::with_default(subscriber, || {
             for nth in 0..100 {
                 tracing::error!(nth, "an error");
-                tracing::debug!(nth, "a detail");
+                tracing::info!(nth, "a detail");
             }
         });
         let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
