@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode, Output};
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::Need;
-use farwatch_testkit::{Mount, Recorder, is_mount_point, render};
+use farwatch_testkit::{Mount, Recorder, Share, is_mount_point, render};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 /// Where mount(8) looks for helpers.
@@ -35,15 +35,20 @@ fn the_helper_returns_when_events_are_delivered_and_leaves_nothing_after_umount(
     let fixture = Fixture::new()?;
     fixture.mounted(&[])?;
     let share = fixture.mount.share("share")?;
-    let mut recorder = Recorder::new(&share, Recorder::CHANGES)?;
+    events_come(&share)?;
+    drop(share);
+    fixture.umount()
+}
+
+/// A file made on the host is an event in the mount.
+fn events_come(share: &Share) -> Result<()> {
+    let mut recorder = Recorder::new(share, Recorder::CHANGES)?;
     recorder.watch(Path::new("."))?;
     share.run_on_host("touch made")?;
     recorder.barrier()?;
     let seen = render(recorder.events());
     ensure!(seen.contains("CREATE made"), "{seen}");
-    drop(recorder);
-    drop(share);
-    fixture.umount()
+    Ok(())
 }
 
 /// `output` reads to the end of the pipe: it would not return while the background process has it.
@@ -102,13 +107,7 @@ fn ro_keeps_the_mount_from_changing_anything_and_events_come() -> Result<()> {
     let share = fixture.mount.share("share")?;
     let made = fs::write(share.mount().join("f"), "");
     ensure!(made.is_err_and(|error| error.raw_os_error() == Some(30)), "it is not EROFS");
-    let mut recorder = Recorder::new(&share, Recorder::CHANGES)?;
-    recorder.watch(Path::new("."))?;
-    share.run_on_host("touch made")?;
-    recorder.barrier()?;
-    let seen = render(recorder.events());
-    ensure!(seen.contains("CREATE made"), "{seen}");
-    drop(recorder);
+    events_come(&share)?;
     drop(share);
     fixture.umount()
 }

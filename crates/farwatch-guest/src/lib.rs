@@ -16,6 +16,7 @@ mod replay;
 mod root;
 mod run;
 mod sync;
+mod times;
 
 pub use error::Error;
 pub use link::Link;
@@ -25,3 +26,4 @@ pub use replay::{Outcome, Replayer};
 pub use root::{MountRoot, Target};
 pub use run::{Receive, Received, Report, run};
 pub use sync::{SyncArgs, SyncError, sync};
+pub use times::{duration, seconds};

@@ -142,12 +142,6 @@ impl FuseDevice {
         file.map(Self::from).map_err(Error::Open)
     }
 
-    /// A socket that keeps messages apart in the place of `/dev/fuse`.
-    #[cfg(test)]
-    pub(crate) fn stand_in(socket: OwnedFd) -> Self {
-        File::from(socket).into()
-    }
-
     /// What the device answers to INIT. Called before the kernel gets it.
     pub(crate) fn note_init<B: BitmapSlice>(&self, reply: &VolatileSlice<'_, B>) {
         let granted = reply.read_obj::<u32>(4).is_ok_and(|error| error == 0)

@@ -77,29 +77,33 @@ pub fn run(
     shared: Option<&Path>,
     out: &mut impl io::Write,
 ) -> io::Result<Verdict> {
-    if let Some(findings) = path.and_then(|path| chain::findings(path, shared)) {
-        let verdict = report(&findings, out)?;
-        let summary = match verdict {
-            Verdict::Ok => "Changes on the host are events in this mount.",
-            Verdict::Limited => {
-                "Changes on the host are events in this mount, within the limits above."
-            }
-            Verdict::Missing => {
-                "Changes on the host are not events in this mount: see what is missing above."
-            }
-        };
-        writeln!(out, "\n{summary}")?;
-        return Ok(verdict);
-    }
-    let verdict = report(&judge::findings(&probe::facts(path)), out)?;
+    let mount = path.and_then(|path| chain::findings(path, shared));
+    let (findings, [ok, limited, missing]) = match mount {
+        Some(findings) => (findings, OF_A_MOUNT),
+        None => (judge::findings(&probe::facts(path)), OF_A_DIRECTORY),
+    };
+    let verdict = report(&findings, out)?;
     let summary = match verdict {
-        Verdict::Ok => "farwatch has all it needs here.",
-        Verdict::Limited => "farwatch works here, within the limits above.",
-        Verdict::Missing => "`farwatch mount` cannot work here: see what is missing above.",
+        Verdict::Ok => ok,
+        Verdict::Limited => limited,
+        Verdict::Missing => missing,
     };
     writeln!(out, "\n{summary}")?;
     Ok(verdict)
 }
+
+/// The last line of a report on a mount, by its verdict.
+const OF_A_MOUNT: [&str; 3] = [
+    "Changes on the host are events in this mount.",
+    "Changes on the host are events in this mount, within the limits above.",
+    "Changes on the host are not events in this mount: see what is missing above.",
+];
+/// The same on a directory to be shared, or on none.
+const OF_A_DIRECTORY: [&str; 3] = [
+    "farwatch has all it needs here.",
+    "farwatch works here, within the limits above.",
+    "`farwatch mount` cannot work here: see what is missing above.",
+];
 
 /// What [`run`] would complain about in `dir`, which is about to be shared: a sentence each.
 pub(crate) fn complaints(dir: &Path) -> Vec<String> {

@@ -3,7 +3,8 @@
 //!
 //! It plays the guest's part for `farwatch mount`: a vhost-user frontend with virtqueues in shared
 //! memory, which forwards FUSE messages between `/dev/fuse` and the device without looking at them, unless it is a device
-//! of this program, which is given `/dev/fuse` itself (`Driver::connect_direct`); and a consumer of the notification queue. It is not a file server, and it does not know what a
+//! of this program, which is given `/dev/fuse` itself (`Driver::connect_direct`); and a consumer of the notification
+//! queue. It is not a file server, and it does not know what a
 //! notification says.
 //!
 //! [`Driver::connect`] talks to the device, [`Driver::mount`] makes a [`Session`] of it.

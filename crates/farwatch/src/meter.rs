@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use busiest::{Busiest, Ranking};
 pub(crate) use histogram::Histogram;
-pub(crate) use journal::{Journal, Kind, Part, Record, seconds};
+pub(crate) use journal::{Journal, Kind, Part, Record};
 use minute::{Count, Minute};
 
 /// How long somebody is taken to want the busiest paths after having asked for them.

@@ -12,10 +12,10 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::Context as _;
+use farwatch_guest::seconds;
 use serde_json::json;
 
 pub(crate) use self::judge::{Finding, Severity};
-use crate::meter::seconds;
 use crate::monitor::client::{self, Found};
 use crate::monitor::protocol::{Report, VERSION};
 use crate::options::StatusArgs;

@@ -202,16 +202,13 @@ fn passed(intake: &dyn Intake, backend: &dyn Backend, passing: &mut Passing) {
 
 /// Whether something is mounted on an entry of a directory. Unknown before Linux 5.8.
 pub(crate) fn is_mounted(dir: &OwnedFd, name: &CStr) -> bool {
-    mount_id(dir, name).zip(mount_id(dir, c"")).is_some_and(|(entry, dir)| entry != dir)
-}
-
-/// The number of the mount that an entry of a directory is found in; of the directory itself if the name is empty.
-/// `None` before Linux 5.8.
-pub(crate) fn mount_id(dir: &OwnedFd, name: &CStr) -> Option<u64> {
-    let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
-    let stat = rustix::fs::statx(dir, name, flags, StatxFlags::MNT_ID).ok()?;
-    let known = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::MNT_ID);
-    known.then_some(stat.stx_mnt_id)
+    let mount_id = |name: &CStr| {
+        let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
+        let stat = rustix::fs::statx(dir, name, flags, StatxFlags::MNT_ID).ok()?;
+        let known = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::MNT_ID);
+        known.then_some(stat.stx_mnt_id)
+    };
+    mount_id(name).zip(mount_id(c"")).is_some_and(|(entry, dir)| entry != dir)
 }
 
 /// Before 1970 is as good as 1970: both are long ago.

@@ -5,28 +5,25 @@
 #[path = "common/fake_driver.rs"]
 #[expect(dead_code, reason = "other tests need the rest")]
 mod fake_driver;
+#[path = "common/source.rs"]
+mod source;
 
-use std::collections::VecDeque;
 use std::ffi::CStr;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use std::{fs, io, thread};
 
 use fake_driver::{Buffer, FakeDriver};
-use farwatch::device::{
-    Device, DeviceError, Ended, NotificationSource, ServeError, StopHandle, Tag, TagError, serve,
-};
+use farwatch::device::{Device, DeviceError, Ended, ServeError, StopHandle, Tag, TagError, serve};
 use farwatch::virtio::{FS_F_NOTIFICATION, RING_F_EVENT_IDX};
-use farwatch_proto::host::Ticket;
+use farwatch_proto::NodeId;
 use farwatch_proto::wire::abi::NOTIFY_BUF_SIZE;
-use farwatch_proto::wire::sync;
-use farwatch_proto::{Node, NodeId};
-use rustix::io::Errno;
+use source::Source;
 use tempfile::TempDir;
 use vhost::VhostBackend;
 use vhost::vhost_user::VhostUserFrontend;
@@ -53,51 +50,6 @@ const _: () = assert!(BUF as usize == NOTIFY_BUF_SIZE);
 /// How long a test looks whether something happens that must not. It never waits for something
 /// that must.
 const A_WHILE: Duration = Duration::from_millis(100);
-
-/// Notifications to deliver: any bytes will do.
-#[derive(Default)]
-struct Source {
-    pending: Mutex<VecDeque<Vec<u8>>>,
-    resets: AtomicUsize,
-    hurried: AtomicUsize,
-}
-
-impl Source {
-    fn push(&self, notification: &str) {
-        self.pending.lock().unwrap().push_back(notification.as_bytes().to_vec());
-    }
-}
-
-impl NotificationSource for Source {
-    fn next(&self, buf: &mut [u8; NOTIFY_BUF_SIZE]) -> Option<usize> {
-        let notification = self.pending.lock().unwrap().pop_front()?;
-        buf[..notification.len()].copy_from_slice(&notification);
-        Some(notification.len())
-    }
-
-    fn progress(
-        &self,
-        _ticket: Option<Ticket>,
-        _deadline: Option<Instant>,
-    ) -> Result<sync::Answer, Errno> {
-        Err(Errno::NOTCONN)
-    }
-
-    fn kernel_attached(&self, _queue: bool, _tells: bool) {}
-
-    fn watch(&self, _node: Node, _mask: u64) -> Result<u64, Errno> {
-        Err(Errno::NOSYS)
-    }
-
-    fn hurry(&self) {
-        self.hurried.fetch_add(1, Ordering::SeqCst);
-    }
-
-    fn reset(&self) {
-        self.pending.lock().unwrap().clear();
-        self.resets.fetch_add(1, Ordering::SeqCst);
-    }
-}
 
 /// A device that is being served, on a socket in a directory of its own.
 struct Served<F: FileSystem + SerializableFileSystem + Send + Sync + 'static> {

@@ -6,6 +6,9 @@
 #[path = "common/fake_driver.rs"]
 #[expect(dead_code, reason = "other tests need the rest")]
 mod fake_driver;
+#[path = "common/source.rs"]
+#[expect(dead_code, reason = "it has nothing to deliver here")]
+mod source;
 
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
@@ -13,46 +16,15 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use fake_driver::FakeDriver;
-use farwatch::device::{Device, Ended, NotificationSource, StopHandle, Tag, serve};
+use farwatch::device::{Device, Ended, StopHandle, Tag, serve};
 use farwatch::virtio::{FS_F_NOTIFICATION, RING_F_EVENT_IDX};
-use farwatch_proto::Node;
-use farwatch_proto::host::Ticket;
-use farwatch_proto::wire::abi::NOTIFY_BUF_SIZE;
-use farwatch_proto::wire::sync;
-use rustix::io::Errno;
+use source::Source;
 use tempfile::TempDir;
 use virtiofsd::passthrough::{Config, PassthroughFs};
 
 const SESSIONS: usize = 500;
 /// How long the last session may take to end.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Has nothing to deliver.
-struct Silent;
-
-impl NotificationSource for Silent {
-    fn next(&self, _buf: &mut [u8; NOTIFY_BUF_SIZE]) -> Option<usize> {
-        None
-    }
-
-    fn progress(
-        &self,
-        _ticket: Option<Ticket>,
-        _deadline: Option<Instant>,
-    ) -> Result<sync::Answer, Errno> {
-        Err(Errno::NOTCONN)
-    }
-
-    fn kernel_attached(&self, _queue: bool, _tells: bool) {}
-
-    fn watch(&self, _node: Node, _mask: u64) -> Result<u64, Errno> {
-        Err(Errno::NOSYS)
-    }
-
-    fn hurry(&self) {}
-
-    fn reset(&self) {}
-}
 
 /// Descriptors and threads of this process.
 fn held() -> [usize; 2] {
@@ -80,7 +52,8 @@ fn sessions_leave_nothing_behind() {
     let dir = TempDir::new().unwrap();
     let root_dir = dir.path().to_str().unwrap().to_owned();
     let fs = PassthroughFs::new(Config { root_dir, ..Config::default() }).unwrap();
-    let device = Device::new(fs, Tag::new("share").unwrap(), 2, Arc::new(Silent)).unwrap();
+    let device =
+        Device::new(fs, Tag::new("share").unwrap(), 2, Arc::new(Source::default())).unwrap();
     let device = Arc::new(device);
     let stop = StopHandle::new().unwrap();
     let socket = dir.path().join("socket");

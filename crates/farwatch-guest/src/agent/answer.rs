@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
 use super::state::State;
-use crate::Progress;
+use crate::{Progress, seconds};
 
 /// What sockets of agents end with.
 const EXTENSION: &str = "agent";
@@ -71,10 +71,6 @@ impl Shared {
 fn now_us() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
-}
-
-fn seconds(time: SystemTime) -> f64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 fn dir() -> PathBuf {

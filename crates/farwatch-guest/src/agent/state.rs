@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 
+use crate::duration;
 use crate::run::Report;
 
 /// See the module's documentation. Times are in seconds since 1970.
@@ -121,18 +122,6 @@ impl State {
             row("PROBLEM", problem.to_owned());
         }
         text
-    }
-}
-
-/// A duration in its two largest units.
-fn duration(secs: f64) -> String {
-    let secs = std::time::Duration::try_from_secs_f64(secs).unwrap_or_default().as_secs();
-    let (minutes, hours, days) = (secs / 60, secs / 3600, secs / 86_400);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{secs} s"),
-        (0, 0, _) => format!("{minutes} min {} s", secs % 60),
-        (0, _, _) => format!("{hours} h {} min", minutes % 60),
-        _ => format!("{days} d {} h", hours % 24),
     }
 }
 

@@ -10,6 +10,7 @@
 //! Not here: what makes a request acceptable, and what becomes of it (see
 //! [`request`](super::request)).
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::{io, iter, mem};
 
@@ -89,8 +90,7 @@ impl Desk {
             .map_err(io::Error::other)?;
         let region = Arc::new(region);
         let mem = Memory::from_arc_regions(vec![Arc::clone(&region)]).map_err(io::Error::other)?;
-        // struct virtq_avail: flags 0, idx 1, ring [0]
-        mem.write_slice(&[0, 0, 1, 0, 0, 0], AVAIL).map_err(io::Error::other)?;
+        mem.write_slice(&AVAIL_OF_ONE, AVAIL).map_err(io::Error::other)?;
         Ok(Self { region, mem: Arc::new(mem), descriptors: Vec::new(), bytes: Vec::new() })
     }
 
@@ -206,20 +206,38 @@ impl Desk {
         &self,
         descriptors: impl Iterator<Item = (u64, u32, u16)>,
     ) -> Result<PrivateChain, Malformed> {
-        let mut descriptors = descriptors.zip(1..TABLE_LEN).peekable();
-        while let Some(((addr, len, flags), next)) = descriptors.next() {
-            let flags = flags | if descriptors.peek().is_some() { DESC_F_NEXT } else { 0 };
-            let slot = TABLE.0 + 16 * u64::from(next - 1);
-            self.mem
-                .write_obj(Descriptor::new(addr, len, flags, next), GuestAddress(slot))
-                .map_err(|_| Malformed)?;
-        }
-        let mut queue = Queue::new(TABLE_LEN).map_err(|_| Malformed)?;
-        queue.try_set_desc_table_address(TABLE).map_err(|_| Malformed)?;
-        queue.try_set_avail_ring_address(AVAIL).map_err(|_| Malformed)?;
-        queue.set_ready(true);
-        queue.pop_descriptor_chain(Arc::clone(&self.mem)).ok_or(Malformed)
+        lay_out(Arc::clone(&self.mem), TABLE, AVAIL, TABLE_LEN, descriptors)
     }
+}
+
+/// What an available ring with one entry has in it, the chain that starts at descriptor 0: `struct virtq_avail` with flags
+/// 0, idx 1 and ring `[0]`.
+pub(super) const AVAIL_OF_ONE: [u8; 6] = [0, 0, 1, 0, 0, 0];
+
+/// Writes `descriptors`, each an address, a length and flags, to the descriptor table at `table`, of `table_len`, a power
+/// of two and more than there are; returns the chain that starts at the first. [`AVAIL_OF_ONE`] is at `avail`.
+pub(super) fn lay_out<M>(
+    mem: M,
+    table: GuestAddress,
+    avail: GuestAddress,
+    table_len: u16,
+    descriptors: impl Iterator<Item = (u64, u32, u16)>,
+) -> Result<DescriptorChain<M>, Malformed>
+where
+    M: Clone + Deref<Target = Memory>,
+{
+    let mut descriptors = descriptors.zip(1..table_len).peekable();
+    while let Some(((addr, len, flags), next)) = descriptors.next() {
+        let flags = flags | if descriptors.peek().is_some() { DESC_F_NEXT } else { 0 };
+        let slot = table.0 + 16 * u64::from(next - 1);
+        mem.write_obj(Descriptor::new(addr, len, flags, next), GuestAddress(slot))
+            .map_err(|_| Malformed)?;
+    }
+    let mut queue = Queue::new(table_len).map_err(|_| Malformed)?;
+    queue.try_set_desc_table_address(table).map_err(|_| Malformed)?;
+    queue.try_set_avail_ring_address(avail).map_err(|_| Malformed)?;
+    queue.set_ready(true);
+    queue.pop_descriptor_chain(mem).ok_or(Malformed)
 }
 
 impl Request<'_> {

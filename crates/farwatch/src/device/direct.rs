@@ -5,24 +5,23 @@
 //! and no wake-up of another process. The notification queue is the driver's all the same, and so is the mount.
 //!
 //! A message is laid out as the chain of a virtqueue in memory of the device's own, so that one way leads through
-//! [`desk`](super::desk) and [`request`](super::request), whoever asks.
+//! [`desk`] and [`request`](super::request), whoever asks.
 //!
 //! The threads sleep on one epoll, edge-triggered: a request wakes one of them. A thread that has served a request polls
 //! for the next before it sleeps, and meanwhile no request is to wake another: then the epoll is not told of any.
 
-use std::io;
 use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{io, iter};
 
-use virtio_queue::desc::split::Descriptor;
-use virtio_queue::{Queue, QueueT};
 use vm_memory::{
     Address, Bytes, GuestAddress, GuestAddressSpace, GuestMemory, GuestMemoryAtomic, VolatileSlice,
 };
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use super::desk::{self, AVAIL_OF_ONE};
 use super::taken::Taken;
 use super::{AtomicMemory, Memory};
 use crate::busy_poll::BusyPoll;
@@ -30,16 +29,16 @@ use crate::dev_fuse::{
     Counts, Error, FuseDevice, Handoff, InHeader, Incoming, MESSAGE_AT, MESSAGE_LEN_MAX, PAGE_LEN,
     SLOT_LEN, reply_at,
 };
-use crate::virtio::{DESC_F_NEXT, DESC_F_WRITE};
+use crate::virtio::DESC_F_WRITE;
 
-/// The address of the first slot: below that of every [`desk`](super::desk).
+/// The address of the first slot: below that of every [`desk`].
 const BASE: u64 = 1 << 32;
 /// A page for the descriptors, then message and reply.
 const STRIDE: usize = (PAGE_LEN + SLOT_LEN).next_multiple_of(PAGE_LEN);
-/// Where the available ring is in the first page of a slot, behind a table of two descriptors.
+/// Where the available ring is in the first page of a slot, behind the table of descriptors.
 const AVAIL_AT: u64 = 0x100;
-/// Descriptors of a chain: message, reply. A queue has a power of two.
-const DESCRIPTORS: u16 = 2;
+/// Descriptors of a table: more than message and reply, and a power of two.
+const DESCRIPTORS: u16 = 4;
 
 /// What wakes a thread that sleeps: one thread for each time that a request comes.
 const AWAKE: EventSet = EventSet::IN.union(EventSet::EDGE_TRIGGERED);
@@ -91,9 +90,8 @@ impl Direct {
         let memory = Memory::from_ranges(&[(GuestAddress(BASE), slots * STRIDE)])
             .map_err(io::Error::other)?;
         for slot in 0..slots {
-            // struct virtq_avail: flags 0, idx 1, ring [0]
             let avail = address(slot, 0).unchecked_add(AVAIL_AT);
-            memory.write_slice(&[0, 0, 1, 0, 0, 0], avail).map_err(io::Error::other)?;
+            memory.write_slice(&AVAIL_OF_ONE, avail).map_err(io::Error::other)?;
         }
         let (epoll, end) = (Epoll::new()?, EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?);
         watch(&epoll, ControlOperation::Add, &fuse, AWAKE)?;
@@ -182,14 +180,15 @@ impl Direct {
         let room = SLOT_LEN - at;
         let reply = Span { at, len: room.min(header.reply_len_max.unwrap_or(usize::MAX)) };
         let replies = !header.is_hiprio();
-        let spans = [(message, 0), (reply, DESC_F_WRITE)];
-        lay_out(&memory, slot, &spans[..if replies { 2 } else { 1 }]);
-        let mut queue = Queue::new(DESCRIPTORS).expect("a power of two");
-        queue.try_set_desc_table_address(address(slot, 0)).expect("the table is aligned");
-        let avail = address(slot, 0).unchecked_add(AVAIL_AT);
-        queue.try_set_avail_ring_address(avail).expect("the ring is aligned");
-        queue.set_ready(true);
-        let chain = queue.pop_descriptor_chain(memory).expect("the ring has one chain");
+        let reply_span = replies.then_some((reply, DESC_F_WRITE));
+        let descriptors = iter::once((message, 0)).chain(reply_span).map(|(span, flags)| {
+            let len = u32::try_from(span.len).expect("a slot has little more than 1 MiB");
+            (address(slot, PAGE_LEN + span.at).0, len, flags)
+        });
+        let table = address(slot, 0);
+        let avail = table.unchecked_add(AVAIL_AT);
+        let chain = desk::lay_out(memory, table, avail, DESCRIPTORS, descriptors)
+            .expect("table and ring lie inside the slot");
         let direct = Arc::clone(self);
         let is_init = header.is_init();
         let unique = header.unique;
@@ -289,20 +288,6 @@ fn slice(memory: &Memory, slot: usize, span: Span) -> VolatileSlice<'_, Bitmap<'
     memory.get_slice(start, span.len).expect("a span lies inside its slot")
 }
 
-/// Writes the descriptors of a chain.
-fn lay_out(memory: &Memory, slot: usize, spans: &[(Span, u16)]) {
-    for (nth, (span, flags)) in spans.iter().enumerate() {
-        let more = nth + 1 < spans.len();
-        let flags = flags | if more { DESC_F_NEXT } else { 0 };
-        let next = u16::try_from(nth + 1).expect("two at most");
-        let len = u32::try_from(span.len).expect("a slot has little more than 1 MiB");
-        let start = address(slot, PAGE_LEN + span.at).0;
-        let descriptor = Descriptor::new(start, len, flags, next);
-        let at = address(slot, nth * size_of::<Descriptor>());
-        memory.write_obj(descriptor, at).expect("the table lies inside its slot");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::fd::OwnedFd;
@@ -322,7 +307,7 @@ mod tests {
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
         let (driver, handoff) = Handoff::pair().unwrap();
         let counts = Arc::default();
-        let direct = Direct::new(FuseDevice::stand_in(fuse), slots, counts, handoff).unwrap();
+        let direct = Direct::new(FuseDevice::from(fuse), slots, counts, handoff).unwrap();
         (kernel, direct, driver)
     }
 

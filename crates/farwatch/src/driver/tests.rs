@@ -81,7 +81,7 @@ impl Bench {
         )
         .unwrap();
         rustix::fs::fcntl_setfl(&fuse, OFlags::NONBLOCK).unwrap();
-        let fuse = Arc::new(FuseDevice::stand_in(fuse));
+        let fuse = Arc::new(FuseDevice::from(fuse));
         let workers = driver
             .workers
             .into_iter()

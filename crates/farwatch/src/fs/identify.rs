@@ -22,7 +22,7 @@ use virtiofsd::oslib;
 
 use super::Interposer;
 use crate::share::{Identity, Share};
-use crate::watch::{is_mounted, mount_id};
+use crate::watch::is_mounted;
 
 const PATH_ONLY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
@@ -126,7 +126,7 @@ fn mount_of(dir: &Arc<OwnedFd>) -> Option<u64> {
     LAST.with_borrow_mut(|(last, mount)| {
         let this = Arc::downgrade(dir);
         if !last.ptr_eq(&this) {
-            *mount = mount_id(dir, c"");
+            *mount = farwatch_sys::mount::mount_id(&**dir).ok();
             *last = this;
         }
         *mount

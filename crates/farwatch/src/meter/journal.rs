@@ -3,7 +3,7 @@
 //! fixed size: a reader that is too slow misses records and is told how many.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -99,11 +99,6 @@ impl Journal {
         let given = u64::try_from(records.len()).unwrap_or_default();
         Part { next: (from.clamp(first, self.next)) + given, missed, records }
     }
-}
-
-/// Seconds since 1970.
-pub(crate) fn seconds(time: SystemTime) -> f64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use farwatch_guest::seconds;
 use farwatch_proto::wire::control::Delivery;
 
 use super::protocol::{
@@ -11,7 +12,7 @@ use super::protocol::{
     Report, ShareReport, Until, Watching,
 };
 use crate::device::Stats;
-use crate::meter::{Histogram, Totals, seconds};
+use crate::meter::{Histogram, Totals};
 use crate::share::{self, ClientKind, Share, Shown};
 
 /// See the module's documentation. No method waits for the guest, nor for the host's file system.

@@ -52,7 +52,7 @@ fn take_over(mount_point: &Path) -> anyhow::Result<()> {
 
 /// Whether the server of the file system there has gone.
 fn is_dead(path: &Path) -> bool {
-    path.metadata().is_err_and(|error| Errno::from_io_error(&error) == Some(Errno::NOTCONN))
+    path.metadata().is_err_and(|error| is_not_connected(&error))
 }
 
 /// Whether the mount that is on top there, by the mount table, is of this program.
@@ -76,11 +76,16 @@ fn directory(path: &Path, what: &str) -> anyhow::Result<Metadata> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             bail!("{what} {shown} does not exist: create it first")
         }
-        Err(error) if Errno::from_io_error(&error) == Some(Errno::NOTCONN) => {
+        Err(error) if is_not_connected(&error) => {
             bail!("{what} {shown} is a dead mount: `umount {shown}` first")
         }
         Err(error) => bail!("{what} {shown} cannot be used: {error}"),
     }
+}
+
+/// What every access to a dead mount gives.
+fn is_not_connected(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::NOTCONN)
 }
 
 /// The root of a mount lies on another device than its parent, or is its own parent. A bind mount

@@ -4,12 +4,13 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant, SystemTime};
 
+use farwatch_guest::seconds;
 use farwatch_proto::host::{Figures, HandedOut, HostChange, HostEntry, Tree};
 use farwatch_proto::wire::control::Delivery;
 use farwatch_proto::{Entry, GuestEvent, Mask, Name, NodeId};
 
 use super::{Share, State};
-use crate::meter::{Kind, Part, Ranking, Reading, Record, seconds};
+use crate::meter::{Kind, Part, Ranking, Reading, Record};
 
 /// Directories above an entry that a path shows, at most.
 const DEPTH_MAX: usize = 64;

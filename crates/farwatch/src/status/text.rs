@@ -3,6 +3,8 @@
 
 use std::fmt::Write as _;
 
+use farwatch_guest::duration;
+
 use super::judge::{Finding, Severity};
 use crate::monitor::protocol::{Latency, RaisedBy, Report, ShareReport, Until};
 
@@ -117,19 +119,6 @@ fn latency(latency: &Latency) -> String {
     let [p50, p99] = [p50, p99].map(micros);
     let count = number(latency.count);
     format!("p50 {p50}, p99 {p99}, from reported to {until} ({count} events of the last minute)")
-}
-
-/// A duration in its two largest units.
-pub(super) fn duration(secs: f64) -> String {
-    // A clock may have been set back. What is over a day in seconds is far below 2^53.
-    let secs = std::time::Duration::try_from_secs_f64(secs).unwrap_or_default().as_secs();
-    let (minutes, hours, days) = (secs / 60, secs / 3600, secs / 86_400);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{secs} s"),
-        (0, 0, _) => format!("{minutes} min {} s", secs % 60),
-        (0, _, _) => format!("{hours} h {} min", minutes % 60),
-        _ => format!("{days} d {} h", hours % 24),
-    }
 }
 
 /// Three digits or so of a duration.
