@@ -385,15 +385,18 @@ mod tests {
 
     #[test]
     fn requests_wake_sleepers_again_when_no_thread_polls() {
-        let (kernel, direct, _driver) = connection(2);
+        let (kernel, direct, _driver) = connection(1);
+        let woken = || direct.epoll.wait(0, &mut [EpollEvent::default()]).unwrap();
         let (polls, also_polls) = (Poller::new(&direct), Poller::new(&direct));
-        let sleeper = {
-            let direct = Arc::clone(&direct);
-            thread::spawn(move || next(&direct).map(|taken| taken.complete(0)))
-        };
         send(&kernel, &message(Opcode::Statfs, 1), SendFlags::empty()).unwrap();
+        assert_eq!(woken(), 0);
         drop(polls);
+        assert_eq!(woken(), 0);
         drop(also_polls);
-        assert!(sleeper.join().unwrap().is_some());
+        assert_eq!(woken(), 1, "what has come meanwhile");
+        assert_eq!(woken(), 0, "a request wakes one thread");
+        next(&direct).unwrap().complete(0);
+        send(&kernel, &message(Opcode::Statfs, 2), SendFlags::empty()).unwrap();
+        assert_eq!(woken(), 1, "what comes afterwards");
     }
 }
