@@ -6,6 +6,7 @@
 //! are in `contrib`, and tested here.
 #![forbid(unsafe_code)]
 
+mod markdown;
 mod page;
 
 use std::fs;
@@ -42,6 +43,25 @@ pub fn write(dir: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Writes the reference of the command lines, a page of the site, to `path`.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_markdown(path: &Path) -> Result<()> {
+    let mut page =
+        "# Command line\n\nMade from the definitions of the command lines, as `--help` is.\n\n"
+            .to_owned();
+    let commands = [
+        farwatch::cli::command(),
+        farwatch_guest::agent::command(),
+        farwatch::cli::mount_helper_command(),
+    ];
+    for command in commands {
+        markdown::section(&built(command), &mut page)?;
+    }
+    fs::write(path, page).with_context(|| path.display().to_string())
 }
 
 /// A page for each name under which a program is called, and for each command of `farwatch`.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `farwatch-pages DIR`: writes manual pages and completions for shells, made from the definitions of the command
-//! lines, into `DIR/man` and `DIR/completions`.
+//! lines, into `DIR/man` and `DIR/completions`. `farwatch-pages --markdown FILE` writes the page for the site.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
@@ -21,6 +21,11 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
-    let dir = std::env::args_os().nth(1).context("usage: farwatch-pages DIR")?;
-    packaging::write(dir.as_ref())
+    let usage = "usage: farwatch-pages DIR, or farwatch-pages --markdown FILE";
+    let mut args = std::env::args_os().skip(1);
+    let first = args.next().context(usage)?;
+    if first == "--markdown" {
+        return packaging::write_markdown(args.next().context(usage)?.as_ref());
+    }
+    packaging::write(first.as_ref())
 }

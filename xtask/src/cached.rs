@@ -35,3 +35,12 @@ fn remove(dir: &Path) -> Result<()> {
     }
     Ok(())
 }
+
+/// Where all of it is: `farwatch` in the user's cache directory.
+pub(crate) fn dir() -> Result<PathBuf> {
+    let cache = match std::env::var_os("XDG_CACHE_HOME") {
+        Some(cache) => PathBuf::from(cache),
+        None => PathBuf::from(std::env::var_os("HOME").context("$HOME")?).join(".cache"),
+    };
+    Ok(cache.join("farwatch"))
+}

@@ -13,7 +13,7 @@ use tempfile::NamedTempFile;
 
 use crate::tally::Tally;
 use crate::tidy;
-use crate::{guest, package};
+use crate::{docs, guest, package};
 
 /// How much to run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,6 +38,7 @@ pub(crate) fn run(root: &Path, length: Length) -> Result<bool> {
     tally.gate("build", built);
     if built {
         tally.gate("guest", guest::run(root)?);
+        tally.gate("docs", docs::run(root)?);
         tests(root, &mut tally)?;
     }
     if length == Length::Long {

@@ -6,6 +6,7 @@
 mod bench;
 mod cached;
 mod ci;
+mod docs;
 mod guest;
 mod kernel;
 mod module;
@@ -24,6 +25,7 @@ usage: cargo xtask <task>
   ci        all that must pass before a commit: fmt, tidy, clippy, doc, every test; with --long, then also what takes too long
             for each commit: packages built for each architecture, tried, booted, and built again to the same
   tidy      the house rules that no other tool checks
+  docs      the site of the documents, built with mdBook into target/docs/book; the first time also mdBook, into the cache
   guest     the programs that run in a virtual machine, linked statically, into target/guest
   vm-image  KERNEL DIR: an initial file system with these programs for a stock kernel that ./test or
             ./demo has fetched, into DIR/initrd; standard input says what to run in it
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         ["ci"] => ci::run(root, ci::Length::Usual),
         ["ci", "--long"] => ci::run(root, ci::Length::Long),
         ["tidy"] => tidy::run(root),
+        ["docs"] => docs::run(root),
         ["guest"] => guest::run(root),
         ["module"] => module::run(root),
         ["kernel", ref versions @ ..] => kernel::run(root, versions),

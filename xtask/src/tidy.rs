@@ -5,6 +5,7 @@
 
 mod documents;
 mod edges;
+pub(crate) mod links;
 mod source;
 
 use std::fs;
@@ -26,19 +27,26 @@ pub(crate) struct File {
 
 /// Checks the tree and prints what is wrong with it; `Ok(false)` when something is.
 pub(crate) fn run(root: &Path) -> Result<bool> {
-    let mut files = Vec::new();
-    read_tree(root, root, &mut files)?;
-    files.sort_by(|a, b| a.path.cmp(&b.path));
+    let files = files(root)?;
     let mut complaints = edges::check(&files);
     complaints.extend(files.iter().flat_map(source::check));
     complaints.extend(source::check_orphans(&files));
     complaints.extend(documents::check(&files));
     complaints.extend(documents::check_glossary(&files));
+    complaints.extend(links::check(&files));
     for complaint in &complaints {
         println!("tidy: {complaint}");
     }
     println!("tidy: {} files, {} complaints", files.len(), complaints.len());
     Ok(complaints.is_empty())
+}
+
+/// The text files of the repository, sorted by path.
+pub(crate) fn files(root: &Path) -> Result<Vec<File>> {
+    let mut files = Vec::new();
+    read_tree(root, root, &mut files)?;
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(files)
 }
 
 fn read_tree(root: &Path, dir: &Path, files: &mut Vec<File>) -> Result<()> {

@@ -105,7 +105,7 @@ impl Root {
 
     fn make(name: &str, suite: &str, architectures: &str, packages: &str) -> Result<Self> {
         let version = hash_of_parts(&[suite, architectures, packages]);
-        let cache = cache_dir()?;
+        let cache = cached::dir()?;
         fs::create_dir_all(&cache)?;
         let built = cache.join(format!("{name}-{suite}-{version}"));
         let is_there = built.is_dir();
@@ -160,12 +160,4 @@ fn cargo_home() -> Result<PathBuf> {
         Some(home) => Ok(home.into()),
         None => Ok(PathBuf::from(std::env::var_os("HOME").context("$HOME")?).join(".cargo")),
     }
-}
-
-fn cache_dir() -> Result<PathBuf> {
-    let cache = match std::env::var_os("XDG_CACHE_HOME") {
-        Some(cache) => PathBuf::from(cache),
-        None => PathBuf::from(std::env::var_os("HOME").context("$HOME")?).join(".cache"),
-    };
-    Ok(cache.join("farwatch"))
 }
