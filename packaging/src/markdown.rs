@@ -10,9 +10,9 @@ use clap::{Arg, Command};
 /// # Errors
 /// Those of `out`.
 pub(crate) fn section(command: &Command, out: &mut impl Write) -> fmt::Result {
-    let name = command.get_bin_name().unwrap_or(command.get_name());
+    let name = command.get_bin_name().unwrap_or_else(|| command.get_name());
     writeln!(out, "## `{name}`\n")?;
-    if let Some(about) = command.get_long_about().or(command.get_about()) {
+    if let Some(about) = command.get_long_about().or_else(|| command.get_about()) {
         writeln!(out, "{}\n", escaped(&about.to_string()))?;
     }
     let usage = command.clone().render_usage().to_string();
@@ -28,7 +28,7 @@ pub(crate) fn section(command: &Command, out: &mut impl Write) -> fmt::Result {
     for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
         section(below, out)?;
     }
-    if let Some(after) = command.get_after_long_help().or(command.get_after_help()) {
+    if let Some(after) = command.get_after_long_help().or_else(|| command.get_after_help()) {
         writeln!(out, "```text\n{}\n```\n", after.to_string().trim())?;
     }
     Ok(())
@@ -55,7 +55,7 @@ fn name_of(arg: &Arg) -> String {
 
 /// The help of an argument, with the values that it may have, its default and its variable.
 fn meaning(arg: &Arg) -> String {
-    let help = arg.get_long_help().or(arg.get_help()).map(ToString::to_string);
+    let help = arg.get_long_help().or_else(|| arg.get_help()).map(ToString::to_string);
     let mut meaning = escaped(help.unwrap_or_default().trim_end_matches('.'));
     meaning.push('.');
     if arg.get_action().takes_values() {

@@ -104,6 +104,9 @@ pub fn main() -> ExitCode {
     // Of a line that cannot be written it would say so on standard error, and panic where that is what failed.
     let format = format.log_internal_errors(false);
     tracing_subscriber::registry().with(cli.log.clone()).with(format).init();
+    if let Err(error) = rustix::thread::set_no_new_privs(true) {
+        tracing::warn!(%error, "prctl(PR_SET_NO_NEW_PRIVS)");
+    }
     let timeout = Duration::from_secs(cli.server_timeout);
     let result = match (cli.worker, &*cli.targets) {
         (true, [target]) => {

@@ -19,7 +19,7 @@ mod sync;
 mod times;
 
 pub use error::Error;
-pub use link::Link;
+pub use link::{CAPABILITIES, Link};
 pub use progress::Progress;
 pub use reads::Reads;
 pub use replay::{Outcome, Replayer};

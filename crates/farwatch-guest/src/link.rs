@@ -10,12 +10,28 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use farwatch_proto::wire::abi::{FARWATCH_VERSION_MIN, MARKER_UID};
 use farwatch_proto::wire::control::{Delivery, Hello, Welcome};
 use farwatch_proto::{Generation, Mask, Node, NodeId};
+use farwatch_sys::thread::CapabilitySet;
 use farwatch_sys::{handle, thread};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use crate::error::Error;
 use crate::root::MountRoot;
+
+/// The capabilities that a thread keeps which replays. The others are gone when [`Link::open`] returns, for good.
+///
+/// - DAC_READ_SEARCH: `open_by_handle_at(2)`, by which it finds directories and files, and `linkat(2)` of a descriptor
+/// - DAC_OVERRIDE: directories and files of all users
+/// - FOWNER: to set times, to remove and rename in a sticky directory, and to link what is not its own
+///   (`protected_hardlinks`)
+/// - MKNOD: CREATE of a device node
+/// - SETUID and SETGID: its marks, the fsuid, and the fsgid of each event
+pub const CAPABILITIES: CapabilitySet = CapabilitySet::DAC_READ_SEARCH
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::MKNOD)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::SETGID);
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -35,7 +51,7 @@ impl Link {
             // The number of a notification: whether it can be changed at all shows now, or never.
             .and_then(|()| thread::set_fsgid(1))
             .and_then(|()| thread::set_fsgid(0))
-            .and_then(|()| thread::raise_capabilities())
+            .and_then(|()| thread::keep_capabilities(CAPABILITIES))
             .map_err(Error::Marks)?;
         let control = open_control(root)?;
         // An agent needs nothing of what version 2 has.

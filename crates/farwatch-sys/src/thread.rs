@@ -9,14 +9,18 @@
 //!
 //! A fsuid that changes "from 0 to nonzero" clears CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH,
 //! CAP_FOWNER, CAP_FSETID, CAP_LINUX_IMMUTABLE, CAP_MAC_OVERRIDE and CAP_MKNOD from the effective set
-//! (capabilities(7)). They stay permitted, and [`raise_capabilities`] makes them effective again.
+//! (capabilities(7)). They stay permitted, and [`keep_capabilities`] makes them effective again.
 
 // UNSAFETY: rustix has no setfsuid; unsharing descriptors is unsafe there for the reason that
 // unshare_files() documents.
 #![expect(unsafe_code, reason = "setfsuid, setfsgid and unshare")]
 
+use rustix::io::Errno;
 pub use rustix::thread::CapabilitySet;
-use rustix::thread::{UnshareFlags, capabilities, set_capabilities, unshare_unsafe};
+use rustix::thread::{
+    CapabilitySets, UnshareFlags, capabilities, remove_capability_from_bounding_set,
+    set_capabilities, unshare_unsafe,
+};
 
 use crate::error::Error;
 
@@ -52,15 +56,27 @@ pub fn set_fsgid(gid: u32) -> Result<(), Error> {
     if now.cast_unsigned() == gid { Ok(()) } else { Err(Error::SetFsgid(gid)) }
 }
 
-/// Makes every permitted capability of the calling thread effective (`capset(2)`).
+/// Takes from the calling thread, and from what it starts, every capability that is not in `keep`, for good: a program
+/// that it executes does not get them back. Those of `keep` that it has become effective (`capset(2)`). Called in a
+/// thread before it starts others.
 ///
 /// # Errors
 /// Only where a seccomp filter or security module forbids the calls.
-pub fn raise_capabilities() -> Result<(), Error> {
-    let mut sets = capabilities(None).map_err(Error::Capget)?;
-    sets.effective = sets.permitted;
-    let effective = sets.effective;
-    set_capabilities(None, sets).map_err(|source| Error::Capset { effective, source })
+pub fn keep_capabilities(keep: CapabilitySet) -> Result<(), Error> {
+    let has = capabilities(None).map_err(Error::Capget)?;
+    if has.effective.contains(CapabilitySet::SETPCAP) {
+        for capability in CapabilitySet::all().difference(keep) {
+            // EINVAL: this kernel does not have it yet.
+            match remove_capability_from_bounding_set(capability) {
+                Ok(()) | Err(Errno::INVAL) => {}
+                Err(source) => return Err(Error::Capset { effective: keep, source }),
+            }
+        }
+    }
+    let effective = has.permitted.intersection(keep);
+    let inheritable = CapabilitySet::empty();
+    set_capabilities(None, CapabilitySets { effective, permitted: effective, inheritable })
+        .map_err(|source| Error::Capset { effective, source })
 }
 
 /// True when all of `wanted` are effective in the calling thread (`capget(2)`).

@@ -11,7 +11,7 @@ use std::thread::spawn;
 
 use farwatch_sys::Error;
 use farwatch_sys::thread::{
-    CapabilitySet, has_capability, raise_capabilities, set_fsgid, set_fsuid, tid, unshare_files,
+    CapabilitySet, has_capability, keep_capabilities, set_fsgid, set_fsuid, tid, unshare_files,
     unshare_fs,
 };
 use farwatch_testkit::skip_without;
@@ -68,7 +68,7 @@ fn a_marked_thread_gets_its_file_capabilities_back() {
     spawn(move || {
         set_fsuid(0xffff_fffd).unwrap();
         assert!(!has_capability(wanted).unwrap());
-        raise_capabilities().unwrap();
+        keep_capabilities(CapabilitySet::all()).unwrap();
         assert!(has_capability(wanted).unwrap());
         assert_eq!(status("CapEff"), status("CapPrm"));
     })

@@ -21,3 +21,4 @@ pub(crate) mod state_dir;
 pub(crate) use listener::{Listeners, StatusSocket};
 pub(crate) use server::Monitor;
 pub(crate) use shared::{Process, ServedShare, Source};
+pub(crate) use state_dir::remove_status_socket;

@@ -14,6 +14,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
+use farwatch_sys::thread::{CapabilitySet, keep_capabilities};
 
 use crate::driver::{Driver, Ended, Endpoint, Options};
 use crate::monitor::Process;
@@ -23,6 +24,10 @@ use crate::signals;
 use agent::{Agent, Raised};
 use device::{Connection, Device};
 use report::Mounted;
+
+/// What this process keeps once the device is started: what mounting and unmounting take, and reaching a mount point in
+/// a directory of another user. The agent's thread keeps [`farwatch_guest::CAPABILITIES`].
+const CAPABILITIES: CapabilitySet = CapabilitySet::SYS_ADMIN.union(CapabilitySet::DAC_READ_SEARCH);
 
 /// Runs until the mount ends.
 ///
@@ -43,11 +48,12 @@ pub(crate) fn run(mut args: MountArgs, log: &LogArgs) -> anyhow::Result<()> {
     place::check(shared.as_deref(), &mount_point)?;
     let mount_point = mount_point.canonicalize().context("the mount point")?;
     let options = Options { notification_buffers: args.notification_buffers, ..Options::default() };
+    let on_report: Box<dyn Fn() + Send>;
     let (source, driver, device) = match (shared, socket) {
         (Some(shared), _) => {
             let shared = shared.canonicalize().context("the shared directory")?;
             let (device, Connection { stream, handoff }) = Device::start(&shared, &args, log)?;
-            signals::on_report(device.report()?).context("SIGUSR1 cannot be waited for")?;
+            on_report = Box::new(device.report()?);
             let driver = Driver::connect_direct(stream, handoff, device.kill()?, &options);
             (shared, driver, Some(device))
         }
@@ -55,15 +61,18 @@ pub(crate) fn run(mut args: MountArgs, log: &LogArgs) -> anyhow::Result<()> {
             let socket = socket.unwrap_or_default();
             let driver = Driver::connect(Endpoint::Path(socket.clone()), &options)?;
             let counts = driver.counts();
-            signals::on_report(move || tracing::info!("requests: {counts}"))
-                .context("SIGUSR1 cannot be waited for")?;
+            on_report = Box::new(move || tracing::info!("requests: {counts}"));
             (socket, Ok(driver), None)
         }
     };
+    rustix::thread::set_no_new_privs(true).context("prctl(PR_SET_NO_NEW_PRIVS)")?;
+    // Each thread gives up the rest, and SETPCAP with it, as soon as the agent's is there.
+    let of_threads = CAPABILITIES.union(farwatch_guest::CAPABILITIES);
+    keep_capabilities(of_threads.union(CapabilitySet::SETPCAP))?;
     let report = report::of(&mount_point, device.as_ref().map(Device::pid), &source);
     let ended = driver
         .map_err(Into::into)
-        .and_then(|driver| serve(&mount_point, &source, driver, &args, report));
+        .and_then(|driver| serve(&mount_point, &source, driver, &args, report, on_report));
     let device_ended = device.map_or(Ok(()), Device::join);
     // A device that failed is the better explanation of a mount that did.
     device_ended.and(ended)
@@ -75,14 +84,17 @@ fn serve(
     mut driver: Driver,
     args: &MountArgs,
     report: MountReport,
+    on_report: Box<dyn Fn() + Send>,
 ) -> anyhow::Result<()> {
     let process = Process::this(Command::Mount);
     let counts = driver.counts();
     let stopper = driver.stopper();
-    signals::on_end(move || stopper.stop()).context("signals cannot be waited for")?;
     // Before /dev/fuse is opened: the agent's thread must not hold it.
     let queue = driver.notification_queue().filter(|_| !args.no_agent);
     let agent = queue.map(Agent::prepare).transpose()?;
+    keep_capabilities(CAPABILITIES)?;
+    signals::on_report(on_report).context("SIGUSR1 cannot be waited for")?;
+    signals::on_end(move || stopper.stop()).context("signals cannot be waited for")?;
     let session = driver.mount(mount_point, &source.to_string_lossy())?;
     let raised = match agent {
         Some(agent) => agent.attach(mount_point, &session.stopper())?,

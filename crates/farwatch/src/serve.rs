@@ -196,10 +196,12 @@ fn shared_dir(args: &ServeArgs) -> anyhow::Result<String> {
 /// Gives up what serving does not need. `watching` are the system calls of the watch backend.
 fn shut_in(args: &ServeArgs, watching: &[&str]) -> anyhow::Result<()> {
     let isolation = &args.isolation;
-    seccomp::load(isolation.seccomp, watching, args.compat.syslog)?;
+    rustix::thread::set_no_new_privs(true).context("prctl(PR_SET_NO_NEW_PRIVS)")?;
+    let sends_messages = args.compat.syslog || args.connection.handoff_fd.is_some();
+    seccomp::load(isolation.seccomp, watching, sends_messages)?;
     // An ordinary user has none, or in a user namespace all, but over nothing outside.
     let has_some = geteuid().is_root() || isolation.sandbox != SandboxMode::None;
-    if has_some && !isolation.keep_capabilities {
+    if has_some {
         let file_handles = args.files.inode_file_handles != InodeFileHandles::Never;
         capabilities::restrict(isolation.modcaps.as_ref(), file_handles)?;
     }

@@ -127,6 +127,13 @@ pub(super) fn remove_stale(dir: &Path) {
     }
 }
 
+/// Removes the status socket that a process of this user has left which has ended, if there is one. `command` is what
+/// [`Listeners::bind`](super::Listeners::bind) was called with there.
+pub(crate) fn remove_status_socket(command: &str, pid: u32) {
+    // An error means that there is none.
+    drop(own().and_then(|dir| std::fs::remove_file(dir.join(socket_name(command, pid)))));
+}
+
 /// Waits for nobody: the queue of a live process may be full.
 fn is_stale(path: &Path) -> bool {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;

@@ -14,6 +14,7 @@ use anyhow::{Context as _, bail};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::dev_fuse::Handoff;
+use crate::monitor::remove_status_socket;
 use crate::options::{LOG_FORMAT_VARIABLE, LOG_VARIABLE, LogArgs, MountArgs};
 
 /// The running child.
@@ -42,8 +43,7 @@ impl Device {
         let mut command = Command::new(program);
         command
             .args(["serve", "--once", "--fd", "0", "--handoff-fd", "1", "--no-announce-submounts"])
-            // It serves this machine's own programs, as the user who mounts.
-            .args(["--sandbox", "none", "--seccomp", "none", "--keep-capabilities"])
+            .args(args.device.to_args())
             .args(args.sharing.to_args())
             .args(args.syslog.then_some("--syslog"))
             .arg("--shared-dir")
@@ -87,6 +87,8 @@ impl Device {
     /// Waits for its end: it ends by itself when its client has gone.
     pub(super) fn join(mut self) -> anyhow::Result<()> {
         let status = self.0.wait().context("the device")?;
+        // From its sandbox it cannot reach the name.
+        remove_status_socket("serve", self.pid());
         match (status.code(), status.signal()) {
             (Some(0), _) => Ok(()),
             (_, Some(signal)) => bail!("the device was killed by signal {signal}"),

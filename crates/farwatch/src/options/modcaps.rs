@@ -2,6 +2,7 @@
 //! `--modcaps`: changes to the set of capabilities that the daemon keeps. `serve::capabilities` applies
 //! them.
 
+use std::fmt;
 use std::str::FromStr;
 
 use rustix::thread::CapabilitySet;
@@ -33,9 +34,28 @@ impl FromStr for CapabilityChanges {
     }
 }
 
+/// The list that parses to the same.
+impl fmt::Display for CapabilityChanges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let changes = [('+', self.added), ('-', self.dropped)];
+        let changes = changes.into_iter().flat_map(|(sign, set)| {
+            set.iter_names().map(move |(name, _)| format!("{sign}{}", name.to_lowercase()))
+        });
+        f.write_str(&changes.collect::<Vec<_>>().join(":"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_that_is_written_parses_to_the_same() {
+        for list in ["+sys_admin:-chown:+sys_resource", "-mknod"] {
+            let changes: CapabilityChanges = list.parse().unwrap();
+            assert_eq!(changes.to_string().parse(), Ok(changes));
+        }
+    }
 
     #[test]
     fn a_malformed_list_is_rejected_with_the_offending_item() {

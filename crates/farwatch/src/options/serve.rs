@@ -153,9 +153,6 @@ pub(crate) struct IsolationArgs {
     /// `+sys_admin:-chown`
     #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
     pub(crate) modcaps: Option<CapabilityChanges>,
-    /// Keep all capabilities: for the device of `farwatch mount`
-    #[arg(long, hide = true)]
-    pub(crate) keep_capabilities: bool,
     /// Limit of open files; 0 leaves it unchanged [default: 1000000, or the kernel's maximum]
     #[arg(long, value_name = "N")]
     pub(crate) rlimit_nofile: Option<u64>,

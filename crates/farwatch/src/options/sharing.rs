@@ -88,7 +88,7 @@ impl SharingArgs {
 }
 
 /// The name of a value on the command line.
-fn value_name(value: &impl ValueEnum) -> String {
+pub(super) fn value_name(value: &impl ValueEnum) -> String {
     let value = value.to_possible_value().expect("no value is hidden from the command line");
     value.get_name().to_owned()
 }

@@ -7,10 +7,8 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, bail};
-use rustix::thread::{
-    CapabilitySet, CapabilitySets, capabilities, remove_capability_from_bounding_set,
-    set_capabilities,
-};
+use farwatch_sys::thread::{self, CapabilitySet};
+use rustix::thread::capabilities;
 
 use crate::options::CapabilityChanges;
 
@@ -35,18 +33,7 @@ pub(super) fn restrict(
 ) -> anyhow::Result<()> {
     let has = capabilities(None).context("the capabilities of this process")?;
     let keep = wanted(has.permitted, changes, file_handles)?;
-    if has.effective.contains(CapabilitySet::SETPCAP) {
-        for capability in CapabilitySet::all() {
-            // EINVAL: this kernel does not have it yet.
-            match remove_capability_from_bounding_set(capability) {
-                Ok(()) | Err(rustix::io::Errno::INVAL) => {}
-                Err(errno) => return Err(errno).context("capabilities cannot be given up"),
-            }
-        }
-    }
-    let inheritable = CapabilitySet::empty();
-    set_capabilities(None, CapabilitySets { effective: keep, permitted: keep, inheritable })
-        .context("capabilities cannot be dropped")
+    thread::keep_capabilities(keep).context("capabilities cannot be given up")
 }
 
 fn wanted(

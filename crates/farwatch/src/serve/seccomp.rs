@@ -126,6 +126,10 @@ const FILES: &[&str] = &[
     "utimensat",
 ];
 
+/// Of the socket over which the driver of `farwatch mount` gives its device the FUSE connection, with MSG_NOSIGNAL, and
+/// of the one to syslog. Both are connected before the filter is loaded, and no other can be opened.
+const MESSAGES: &[&str] = &["sendto"];
+
 /// Of a panic that tells where it was. It ends one request, and must not end the process.
 const BACKTRACE: &[&str] = &["getcwd"];
 
@@ -153,34 +157,36 @@ const OLD: &[&str] = if cfg!(target_arch = "x86_64") {
 const REQUESTS: [u64; 2] = [0x5421, 0x541b];
 
 /// Loads the filter into all threads of this process, for good. `watching` are the system calls of the
-/// watch backend in use.
+/// watch backend in use; `messages` says whether there is a socket to syslog or to a driver of this machine.
 ///
 /// # Errors
 /// When the kernel has no seccomp, or the architecture no list.
-pub(super) fn load(action: Seccomp, watching: &[&str], syslog: bool) -> anyhow::Result<()> {
+pub(super) fn load(action: Seccomp, watching: &[&str], messages: bool) -> anyhow::Result<()> {
     let action = match action {
         Seccomp::None => return Ok(()),
         Seccomp::Kill => "kill_process",
         Seccomp::Log => "log",
         Seccomp::Trap => "trap",
     };
-    let program = compile(action, watching, syslog).context("the seccomp filter cannot be made")?;
+    let program =
+        compile(action, watching, messages).context("the seccomp filter cannot be made")?;
     seccompiler::apply_filter_all_threads(&program)
         .context("the seccomp filter cannot be loaded (`--seccomp none` runs without)")
 }
 
-fn compile(action: &str, watching: &[&str], syslog: bool) -> anyhow::Result<BpfProgram> {
+fn compile(action: &str, watching: &[&str], messages: bool) -> anyhow::Result<BpfProgram> {
     let filter = json!({
-        "serve": { "mismatch_action": action, "match_action": "allow", "filter": rules(watching, syslog) }
+        "serve": { "mismatch_action": action, "match_action": "allow", "filter": rules(watching, messages) }
     });
     let arch = std::env::consts::ARCH.try_into()?;
     let mut programs = seccompiler::compile_from_json(filter.to_string().as_bytes(), arch)?;
     programs.remove("serve").context("a filter that was named is there")
 }
 
-fn rules(watching: &[&str], syslog: bool) -> Vec<Value> {
-    let syslog: &[&str] = if syslog { &["sendto"] } else { &[] };
-    let all = [PROCESS, CONNECTION, FILES, watching, BACKTRACE, OLD, syslog].into_iter().flatten();
+fn rules(watching: &[&str], messages: bool) -> Vec<Value> {
+    let messages = if messages { MESSAGES } else { &[] };
+    let all =
+        [PROCESS, CONNECTION, FILES, watching, BACKTRACE, OLD, messages].into_iter().flatten();
     let mut rules: Vec<_> = all.map(|name| json!({ "syscall": name })).collect();
     for request in REQUESTS {
         let request = json!({ "index": 1, "type": "dword", "op": "eq", "val": request });
@@ -210,10 +216,10 @@ mod tests {
     #[test]
     fn every_call_of_the_list_is_known_and_named_once() {
         let backends = [FanotifyBackend::SYSTEM_CALLS, InotifyBackend::SYSTEM_CALLS];
-        for (watching, syslog) in backends.into_iter().zip([false, true]) {
-            assert!(!compile("kill_process", watching, syslog).unwrap().is_empty());
+        for (watching, messages) in backends.into_iter().zip([false, true]) {
+            assert!(!compile("kill_process", watching, messages).unwrap().is_empty());
             let mut names: Vec<_> =
-                rules(watching, syslog).iter().map(ToString::to_string).collect();
+                rules(watching, messages).iter().map(ToString::to_string).collect();
             let len = names.len();
             names.sort();
             names.dedup();
