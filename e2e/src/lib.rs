@@ -7,6 +7,7 @@
 
 pub mod hostile;
 pub mod oracle;
+pub mod transcript;
 
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};

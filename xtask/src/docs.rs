@@ -5,6 +5,8 @@
 //! links is relative to its own directory there, and to the root of the pages on the site. The program that builds it is
 //! `book`, kept in the cache under a name made of its source, its dependencies and the compiler.
 
+pub(crate) mod picture;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;

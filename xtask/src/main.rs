@@ -26,6 +26,8 @@ usage: cargo xtask <task>
             for each commit: packages built for each architecture, tried, booted, and built again to the same
   tidy      the house rules that no other tool checks
   docs      the site of the documents, built with mdBook into target/docs/book; the first time also mdBook, into the cache
+  docs picture
+            the picture of the README, recorded in a real run (needs root)
   guest     the programs that run in a virtual machine, linked statically, into target/guest
   vm-image  KERNEL DIR: an initial file system with these programs for a stock kernel that ./test or
             ./demo has fetched, into DIR/initrd; standard input says what to run in it
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         ["ci", "--long"] => ci::run(root, ci::Length::Long),
         ["tidy"] => tidy::run(root),
         ["docs"] => docs::run(root),
+        ["docs", "picture"] => docs::picture::run(root),
         ["guest"] => guest::run(root),
         ["module"] => module::run(root),
         ["kernel", ref versions @ ..] => kernel::run(root, versions),

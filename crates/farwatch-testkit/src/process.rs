@@ -41,7 +41,7 @@ impl Process {
     }
 
     /// The same with the standard input that the command has.
-    pub(crate) fn start_with_input(mut command: Command) -> Result<Self> {
+    pub fn start_with_input(mut command: Command) -> Result<Self> {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
         let (sender, lines) = channel();
