@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A program in the mount that has had a file open, or mapped, since before it was changed: the
 //! pages that its kernel keeps of the old content must be gone when the event comes. The new content
-//! has the length of the old one, so that nothing but the event tells them apart.
+//! has the length of the old one, so that nothing but the event tells them apart. And one that has a file in another
+//! way than by its name, when the host deletes or replaces it.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
@@ -13,6 +15,8 @@ use anyhow::{Context as _, Result, ensure};
 use e2e::{Need, trial};
 use farwatch_testkit::{Kind, Mount, PATIENCE, Recorder, Share};
 use libtest_mimic::Trial;
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{UnmountFlags, mount_bind, unmount};
 
 const ROUNDS: u8 = 30;
 /// More than one page.
@@ -30,7 +34,9 @@ for line in sys.stdin:
 type Promise = fn(&Mount) -> Result<()>;
 
 fn main() -> ExitCode {
-    let promises: [(&str, Option<Need>, Promise); 3] = [
+    // Where something is mounted on a file.
+    e2e::enter_own_mount_namespace();
+    let promises: [(&str, Option<Need>, Promise); 4] = [
         ("a_program_with_the_file_open_reads_the_new_content", None, open_before_the_write),
         (
             "a_program_with_the_file_mapped_sees_the_new_content",
@@ -41,6 +47,11 @@ fn main() -> ExitCode {
             "the_watch_of_a_deleted_file_ends_when_the_last_program_closes_it",
             None,
             closed_after_the_delete,
+        ),
+        (
+            "a_file_that_is_mounted_alone_or_held_by_path_is_what_it_was_after_the_host_deletes_or_replaces_it",
+            Some(Need::Mount),
+            deleted_while_mounted_alone,
         ),
     ];
     e2e::run(promises.into_iter().flat_map(on_both).collect())
@@ -130,5 +141,35 @@ fn closed_after_the_delete(mount: &Mount) -> Result<()> {
     drop(reader);
     recorder.wait_until(PATIENCE, |recorder| recorder.events().len() >= 2)?;
     ensure!(kinds(&mut recorder) == [Kind::DeleteSelf, Kind::Ignored], "the end of the watch");
+    Ok(())
+}
+
+/// As a container has a file of the mount (`docker run -v ./app.yml:/app.yml`).
+fn deleted_while_mounted_alone(mount: &Mount) -> Result<()> {
+    let share = mount.share("alone")?;
+    let (host, mounted) = (share.host().join("f"), share.mount().join("f"));
+    let target = mount.outside().join("target");
+    fs::write(&target, "")?;
+    let mut recorder = Recorder::new(&share, Recorder::CHANGES)?;
+    recorder.watch(Path::new("."))?;
+    for change in ["rm f", "echo new > g; mv g f", "rm f; echo new > f"] {
+        fs::write(&host, "old")?;
+        recorder.barrier()?;
+        mount_bind(&mounted, &target)?;
+        let by_path = rustix::fs::open(&mounted, OFlags::PATH, Mode::empty())?;
+        share.run_on_host(change)?;
+        recorder.barrier()?;
+        let of_mount = fs::read_to_string(&target);
+        let of_descriptor = fs::read_to_string(format!("/proc/self/fd/{}", by_path.as_raw_fd()));
+        let of_name = fs::read_to_string(&mounted).ok();
+        unmount(&target, UnmountFlags::empty())?;
+        drop(by_path);
+        for (way, content) in [("mounted", of_mount), ("held by path", of_descriptor)] {
+            let content = content.with_context(|| format!("{change}: {way}"))?;
+            ensure!(content == "old", "{change}: {way}: {content:?}");
+        }
+        let expected = (change != "rm f").then(|| "new\n".to_owned());
+        ensure!(of_name == expected, "{change}: {of_name:?}");
+    }
     Ok(())
 }

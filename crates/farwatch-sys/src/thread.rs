@@ -65,7 +65,7 @@ pub fn set_fsgid(gid: u32) -> Result<(), Error> {
 pub fn keep_capabilities(keep: CapabilitySet) -> Result<(), Error> {
     let has = capabilities(None).map_err(Error::Capget)?;
     if has.effective.contains(CapabilitySet::SETPCAP) {
-        for capability in CapabilitySet::all().difference(keep) {
+        for capability in CapabilitySet::all() {
             // EINVAL: this kernel does not have it yet.
             match remove_capability_from_bounding_set(capability) {
                 Ok(()) | Err(Errno::INVAL) => {}

@@ -66,9 +66,8 @@ pub(crate) fn run(mut args: MountArgs, log: &LogArgs) -> anyhow::Result<()> {
         }
     };
     rustix::thread::set_no_new_privs(true).context("prctl(PR_SET_NO_NEW_PRIVS)")?;
-    // Each thread gives up the rest, and SETPCAP with it, as soon as the agent's is there.
-    let of_threads = CAPABILITIES.union(farwatch_guest::CAPABILITIES);
-    keep_capabilities(of_threads.union(CapabilitySet::SETPCAP))?;
+    // Each thread gives up the rest as soon as the agent's is there.
+    keep_capabilities(CAPABILITIES.union(farwatch_guest::CAPABILITIES))?;
     let report = report::of(&mount_point, device.as_ref().map(Device::pid), &source);
     let ended = driver
         .map_err(Into::into)
