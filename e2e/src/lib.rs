@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod hostile;
+pub mod limited;
 pub mod oracle;
 pub mod transcript;
 

@@ -11,13 +11,11 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::Need;
-use farwatch_testkit::{Mount, PATIENCE, Process, Recorder, Share, Submount, render};
+use e2e::limited::{USER, as_user};
+use farwatch_testkit::{Mount, Process, Recorder, Share, Submount, render};
 use rustix::fs::XattrFlags;
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::process::Signal;
-
-/// An ordinary user; it needs no entry in the password file.
-const USER: u32 = 1000;
 
 fn main() -> ExitCode {
     let mut trials = e2e::trials![
@@ -45,9 +43,6 @@ fn main() -> ExitCode {
         events_come_from_an_ordinary_user_without_a_sandbox,
         a_user_who_cannot_have_namespaces_is_told_what_to_do,
         events_come_by_inotify_from_an_ordinary_user,
-        fanotify_is_chosen_where_inotify_cannot_be_had_and_the_log_says_so,
-        a_limit_of_watches_is_told_once_with_what_to_raise,
-        without_an_inotify_instance_the_user_is_told_what_to_raise,
     ]);
     trials.extend(e2e::trials![
         &[Need::Mount, Need::Python];
@@ -89,85 +84,6 @@ fn events_come_by_inotify_from_an_ordinary_user() -> Result<()> {
         let served = start_as_user(&["--sandbox", sandbox, "--watch", "inotify"])?;
         both_sides_are_told(&served).with_context(|| sandbox)?;
     }
-    Ok(())
-}
-
-/// In a user namespace in which a limit is `value`, `user.max_*` (namespaces(7)).
-fn limited(limit: &str, value: usize) -> [String; 6] {
-    let script = format!("echo {value} > /proc/sys/user/{limit} && exec \"$@\"");
-    ["unshare", "--user", "--map-root-user", "sh", "-c", &script].map(str::to_owned)
-}
-
-fn start_limited(limit: &str, value: usize, options: &[&str]) -> Result<Mount> {
-    Mount::start_through_socket(|served, socket| {
-        as_user_limited(served, socket, limit, value, options)
-    })
-}
-
-fn as_user_limited(
-    served: &Mount,
-    socket: &Path,
-    limit: &str,
-    value: usize,
-    options: &[&str],
-) -> Result<Command> {
-    let before = limited(limit, value);
-    let before: Vec<&str> = before.iter().map(String::as_str).chain(["sh"]).collect();
-    as_user(served, socket, &before, &[&["--sandbox", "none"], options].concat())
-}
-
-fn fanotify_is_chosen_where_inotify_cannot_be_had_and_the_log_says_so() -> Result<()> {
-    let mut served = start_limited("max_inotify_instances", 0, &[])?;
-    both_sides_are_told(&served)?;
-    served.device().wait_for_line(|line| {
-        line.contains("the host is watched by fanotify, which merges events")
-            && line.contains("raise fs.inotify.max_user_instances")
-    })?;
-    Ok(())
-}
-
-fn a_limit_of_watches_is_told_once_with_what_to_raise() -> Result<()> {
-    const ROOM: usize = 8;
-    let mut served =
-        start_limited("max_inotify_watches", ROOM, &["--watch", "inotify", "--cache", "never"])?;
-    let (share, mut recorder) = watched(&served, "share")?;
-    for i in 0..2 * ROOM {
-        fs::create_dir(share.host().join(format!("d{i}")))?;
-    }
-    recorder.barrier()?;
-    // The guest's kernel gives up what nobody holds, with that cache at once.
-    for i in 0..2 * ROOM {
-        recorder.watch(Path::new(&format!("d{i}")))?;
-    }
-    recorder.take_events();
-    served.device().wait_for_line(|line| line.contains("raise fs.inotify.max_user_watches"))?;
-    // Once, however many there are.
-    let said = served.device().log();
-    ensure!(said.matches("cannot be watched").count() == 1, "{said}");
-
-    // A directory that had no room is told of when there is some again, and what happened in it.
-    let last = format!("d{}", 2 * ROOM - 1);
-    fs::create_dir(share.host().join(&last).join("unseen"))?;
-    for i in 0..2 * ROOM - 1 {
-        fs::remove_dir(share.host().join(format!("d{i}")))?;
-    }
-    let told = |recorder: &mut Recorder, wanted: &str| {
-        recorder.wait_until(PATIENCE, |recorder| render(recorder.events()).contains(wanted))
-    };
-    told(&mut recorder, &format!("CREATE,ISDIR {last}/unseen"))?;
-    fs::create_dir(share.host().join(&last).join("seen"))?;
-    told(&mut recorder, &format!("CREATE,ISDIR {last}/seen"))
-}
-
-fn without_an_inotify_instance_the_user_is_told_what_to_raise() -> Result<()> {
-    let served = Mount::unmounted()?;
-    let options = ["--watch", "inotify"];
-    let command = as_user_limited(&served, &served.socket(), "max_inotify_instances", 0, &options)?;
-    let mut device = Process::start(command)?;
-    let status = device.wait()?;
-    let said = device.log().lines().skip(1).collect::<Vec<_>>().join("\n");
-    ensure!(status.code() == Some(1) && said.lines().count() == 1, "{status}: {said}");
-    ensure!(said.contains("raise fs.inotify.max_user_instances"), "{said}");
     Ok(())
 }
 
@@ -409,27 +325,6 @@ fn start(options: &[&str]) -> Result<Mount> {
 /// The same, served by an ordinary user.
 fn start_as_user(options: &[&str]) -> Result<Mount> {
     Mount::start_through_socket(|served, socket| as_user(served, socket, &[], options))
-}
-
-/// `farwatch serve` as an ordinary user, to whom the directories belong, behind the command `before`.
-fn as_user(served: &Mount, socket: &Path, before: &[&str], options: &[&str]) -> Result<Command> {
-    let dir = socket.parent().context("a socket is in a directory")?;
-    let program = dir.join("farwatch");
-    let farwatch = served.farwatch()?;
-    // Where anybody may start it.
-    fs::copy(farwatch.get_program(), &program)?;
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
-    for path in [dir, &served.host()] {
-        chown(path, Some(USER), Some(USER))?;
-    }
-    let mut command = Command::new("setpriv");
-    for (name, value) in farwatch.get_envs() {
-        command.env(name, value.unwrap_or_default());
-    }
-    command.args([format!("--reuid={USER}"), format!("--regid={USER}")]);
-    command.args(["--clear-groups", "--"]).args(before).arg(&program).arg("serve");
-    command.arg("--socket").arg(socket).arg("--shared-dir").arg(served.host()).args(options);
-    Ok(command)
 }
 
 /// The program by a link called `name`, and the number of a listening socket that it inherits.

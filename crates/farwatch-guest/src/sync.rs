@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// What the exit code is when the time was over.
 const TIMED_OUT: u8 = 3;
 
-/// What it is when directories are not watched.
+/// What it is when directories are neither watched nor compared.
 const UNWATCHED: u8 = 4;
 
 /// Arguments of the command.
@@ -81,17 +81,19 @@ pub enum SyncError {
     /// It made no sense.
     #[error("the answer makes no sense: use the same version of farwatch on both sides")]
     Answer,
-    /// All that the host has reported has been told. There are directories of which it reports nothing.
+    /// There are directories that the host cannot watch, and could not compare in time or at all.
     #[error(
-        "{directories} director{} of {} cannot be watched, so what happened there may not have been told: \
-        `farwatch status` on the host, or its log, says which limit to raise",
-        if *directories == 1 { "y" } else { "ies" }, .path.display()
+        "{directories} director{} of {} cannot be watched, and could not be compared with the host in {} s, so what \
+        happened there may not have been delivered: `farwatch status` on the host names some, and says what to do",
+        if *directories == 1 { "y" } else { "ies" }, .path.display(), .waited.as_secs()
     )]
     Unwatched {
         /// What was asked about.
         path: PathBuf,
         /// How many.
         directories: u32,
+        /// How long it was waited.
+        waited: Duration,
     },
     /// The time was over.
     #[error("not all has been told after {} s: {}", .waited.as_secs(), lacks(*.state))]
@@ -125,7 +127,7 @@ fn lacks(state: State) -> &'static str {
         State::Reached => "nothing lacks",
         State::Unread => "the host has changed more than the server could read, see its log",
         State::Stale => {
-            "directories of which single events were given up are still compared, see the server's log"
+            "directories of which events were dropped, or that cannot be watched, are still compared, see the server's log"
         }
         State::Sent => "the agent has not come so far; `--timeout` gives it longer",
     }
@@ -144,6 +146,7 @@ pub fn sync(path: &Path, timeout: Duration) -> Result<(), SyncError> {
     let mut ticket: Option<Ticket> = None;
     let mut asked_before = false;
     let mut state = State::Unread;
+    let mut unwatched = 0;
     loop {
         let asked = Instant::now();
         let mut argument = sync::ask(ticket);
@@ -151,9 +154,10 @@ pub fn sync(path: &Path, timeout: Duration) -> Result<(), SyncError> {
             Ok(()) => {
                 let answer = Answer::decode(argument).ok_or(SyncError::Answer)?;
                 if answer.state == State::Reached {
-                    return reached(path, answer.unwatched);
+                    return reached(path, answer.unwatched, begun.elapsed());
                 }
                 (ticket, state) = (Some(answer.ticket), answer.state);
+                unwatched = answer.unwatched;
             }
             // The agent is another one, or the machine is on another host: what is asked for now is
             // more than was asked for then.
@@ -166,6 +170,7 @@ pub fn sync(path: &Path, timeout: Duration) -> Result<(), SyncError> {
         asked_before = true;
         let waited = begun.elapsed();
         if waited >= timeout {
+            reached(path, if state == State::Stale { unwatched } else { 0 }, waited)?;
             return Err(SyncError::TimedOut { waited, state });
         }
         if asked.elapsed() < WAIT_MIN {
@@ -174,11 +179,11 @@ pub fn sync(path: &Path, timeout: Duration) -> Result<(), SyncError> {
     }
 }
 
-/// All that was reported has been told. What is not watched has not been reported.
-fn reached(path: &Path, unwatched: u32) -> Result<(), SyncError> {
+/// All that was reported has been delivered. What is not watched has been compared, but for so many directories.
+fn reached(path: &Path, unwatched: u32, waited: Duration) -> Result<(), SyncError> {
     match unwatched {
         0 => Ok(()),
-        directories => Err(SyncError::Unwatched { path: path.to_owned(), directories }),
+        directories => Err(SyncError::Unwatched { path: path.to_owned(), directories, waited }),
     }
 }
 
@@ -208,12 +213,14 @@ mod tests {
     }
 
     #[test]
-    fn directories_that_are_not_watched_are_an_error_of_their_own() {
-        assert!(reached(Path::new("/mnt"), 0).is_ok());
-        let error = reached(Path::new("/mnt"), 1).unwrap_err();
+    fn directories_that_are_neither_watched_nor_compared_are_an_error_of_their_own() {
+        const WAITED: Duration = Duration::from_secs(10);
+        let reached = |unwatched| reached(Path::new("/mnt"), unwatched, WAITED);
+        assert!(reached(0).is_ok());
+        let error = reached(1).unwrap_err();
         assert!(error.to_string().starts_with("1 directory of /mnt cannot be watched"), "{error}");
         assert_eq!(error.exit_code(), UNWATCHED);
-        assert!(reached(Path::new("/mnt"), 20).unwrap_err().to_string().contains("20 directories"));
+        assert!(reached(20).unwrap_err().to_string().contains("20 directories"));
     }
 
     #[test]

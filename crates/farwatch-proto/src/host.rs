@@ -17,6 +17,7 @@ mod interest;
 mod ledger;
 mod net;
 mod order;
+mod poll;
 pub mod split;
 mod state;
 mod tree;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Random histories with lost events, a tiny backlog and listings that are out of date when they are
-//! handed in: in the end a program that believes what it is told is right about every file. The test
+//! Random histories with lost events, a directory that cannot always be watched, a tiny backlog and listings that are
+//! out of date when they are handed in: in the end a program that believes what it is told is right about every file. The test
 //! plays the host, the file server and the guest's kernel. The program reads a file whenever it is told
 //! that there is something, whichever way.
 
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use farwatch_proto::host::{
     Answer, Engine, HostChange, HostEntry, Input, Learned, Listed, Listing, MarkedRequest, Output,
-    Rescan,
+    Progress, Rescan,
 };
 use farwatch_proto::wire::Notification;
 use farwatch_proto::{Fid, FileKind, Mask, Name, NodeId, Seq};
@@ -47,6 +47,8 @@ enum Op {
     Replay,
     /// From here to the next one the kernel loses events.
     Lose,
+    /// The limit of watches is reached or lifted for the second directory.
+    Limit,
     /// A directory is listed, and one thing happens on the host before the listing is handed in.
     Rescan(usize, u8, bool),
 }
@@ -63,6 +65,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => place.clone().prop_map(|(d, n)| Op::Forget(d, n)),
         4 => Just(Op::Replay),
         1 => Just(Op::Lose),
+        1 => Just(Op::Limit),
         1 => (dir, n, any::<bool>()).prop_map(|(d, n, b)| Op::Rescan(d, n, b)),
     ]
 }
@@ -73,6 +76,14 @@ struct File {
     version: u64,
     changed: u64,
     born: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Watch {
+    Set,
+    Missing,
+    /// It would be set if somebody tried.
+    Possible,
 }
 
 /// Two directories of files on the host, the guest's kernel as far as it replays, and a program that
@@ -87,6 +98,8 @@ struct World {
     /// What the program believes to be there, and which version it has read.
     believed: [BTreeMap<u8, u64>; 2],
     losing: bool,
+    /// Of the second directory.
+    watch: Watch,
     clock: u64,
 }
 
@@ -103,7 +116,18 @@ impl World {
         engine.learn(sub, ROOT, &name("sub"));
         let (dirs, believed) = Default::default();
         let now = Instant::now();
-        Self { engine, seq: None, now, wakes_at: None, dirs, believed, losing: false, clock: 100 }
+        let watch = Watch::Set;
+        Self {
+            engine,
+            seq: None,
+            now,
+            wakes_at: None,
+            dirs,
+            believed,
+            losing: false,
+            watch,
+            clock: 100,
+        }
     }
 
     fn next(&mut self) -> Option<Notification> {
@@ -131,7 +155,14 @@ impl World {
         }
     }
 
+    fn is_watched(&self, dir: usize) -> bool {
+        dir == 0 || self.watch == Watch::Set
+    }
+
     fn entry_changed(&mut self, dir: usize, n: u8, mask: Mask, object: u64) {
+        if !self.is_watched(dir) {
+            return;
+        }
         let (entry, object) = (host_entry(dir, n), Some(fid(object)));
         self.observed(HostChange::Entry { entry, mask, object });
     }
@@ -163,9 +194,11 @@ impl World {
                 if let Some(mut file) = self.dirs[from.0].remove(&from.1) {
                     file.changed = now;
                     self.dirs[to.0].insert(to.1, file);
-                    let (from, to) = (host_entry(from.0, from.1), host_entry(to.0, to.1));
-                    let (from, to, object) = (Some(from), Some(to), Some(fid(file.object)));
-                    self.observed(HostChange::Move { from, to, object, directory: false });
+                    let seen = |(dir, n)| self.is_watched(dir).then(|| host_entry(dir, n));
+                    let (from, to, object) = (seen(from), seen(to), Some(fid(file.object)));
+                    if from.is_some() || to.is_some() {
+                        self.observed(HostChange::Move { from, to, object, directory: false });
+                    }
                 }
             }
             Op::Rename(..) => {}
@@ -185,6 +218,16 @@ impl World {
                     self.engine.input(self.now, Input::Change(HostChange::Overflow));
                 }
                 self.losing = !self.losing;
+            }
+            Op::Limit => {
+                self.watch = match self.watch {
+                    Watch::Set => {
+                        self.engine.input(self.now, Input::Unwatched(id(2)));
+                        Watch::Missing
+                    }
+                    Watch::Missing => Watch::Possible,
+                    Watch::Possible => Watch::Missing,
+                }
             }
             Op::Rescan(dir, n, create) => {
                 let between = if create { Op::Create(dir, n) } else { Op::Delete(dir, n) };
@@ -213,9 +256,14 @@ impl World {
     }
 
     fn rescan(&mut self, between: Option<Op>) -> bool {
-        let Some(Rescan { dir, after, upto, len_max, .. }) = self.next_rescan() else {
-            return false;
-        };
+        let Some(rescan) = self.next_rescan() else { return false };
+        let Rescan { dir, after, upto, len_max, is_polled, .. } = rescan;
+        if is_polled && self.watch == Watch::Possible {
+            self.watch = Watch::Set;
+            self.engine.input(self.now, Input::Watched(dir));
+            self.engine.input(self.now, Input::Unlisted);
+            return true;
+        }
         let wanted = |name: &Name| {
             after.as_ref().is_none_or(|after| name > after)
                 && upto.as_ref().is_none_or(|upto| name <= upto)
@@ -323,14 +371,18 @@ impl World {
         if self.losing {
             self.step(Op::Lose);
         }
+        let ticket = self.engine.ask_barrier().expect("an agent listens");
         for _ in 0..10_000 {
+            if let Some(mark) = self.engine.to_read() {
+                self.engine.input(self.now, Input::ReadUpTo(mark));
+            }
+            if self.engine.progress(ticket) == Progress::Reached {
+                return;
+            }
             let replayed = self.replay();
             // A probe may have been put behind what was sent.
             if !self.rescan(None) && !replayed && !self.engine.has_next() {
-                match self.wakes_at {
-                    Some(again) => self.now = again,
-                    None => return,
-                }
+                self.now = self.wakes_at.expect("it is not over");
             }
         }
         panic!("no end: {} directories are stale", self.engine.stale_len());

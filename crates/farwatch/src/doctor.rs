@@ -14,6 +14,8 @@ mod probe;
 use std::io;
 use std::path::Path;
 
+use crate::limits::Values;
+
 /// How good one thing is, or the worst of all. Only [`Verdict::Missing`] is a failure.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Verdict {
@@ -107,7 +109,7 @@ const OF_A_DIRECTORY: [&str; 3] = [
 
 /// What [`run`] would complain about in `dir`, which is about to be shared: a sentence each.
 pub(crate) fn complaints(dir: &Path) -> Vec<String> {
-    sentences(&judge::shared_dir(&probe::shared_dir(dir)))
+    sentences(&judge::shared_dir(&probe::shared_dir(dir), &Values::read()))
 }
 
 fn sentences(findings: &[Finding]) -> Vec<String> {

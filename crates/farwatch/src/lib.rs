@@ -16,6 +16,7 @@ pub mod device;
 pub mod doctor;
 pub mod driver;
 pub mod fs;
+mod limits;
 mod logging;
 mod meter;
 mod monitor;

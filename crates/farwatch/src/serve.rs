@@ -20,6 +20,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use farwatch_sys::{handle, mountinfo};
@@ -89,15 +90,8 @@ pub(crate) fn run(args: &ServeArgs, defaults: Defaults) -> anyhow::Result<()> {
     let socket = args.connection.socket.as_deref().and_then(|path| path.canonicalize().ok());
 
     let mut inside = sandbox::enter(args, shared.clone(), listener)?;
-    let share = Arc::new(Share::new(watching::open(args, &inside.root_dir)?));
+    let share = Arc::new(share(args, defaults, &inside.root_dir)?);
     shut_in(args, share.backend().map_or(&[], Backend::system_calls))?;
-
-    if args.announces_submounts(defaults) {
-        share.announce_submounts();
-    }
-    if let Some(len_max) = args.sharing.backlog_events_max {
-        share.limit_backlog(len_max);
-    }
     let inner = inner(args, defaults, &mut inside, guest_fd_limit)?;
     let adopts = args.files.inode_file_handles != InodeFileHandles::Never
         && has_file_handles(&inside.root_dir)?;
@@ -138,6 +132,19 @@ pub(crate) fn run(args: &ServeArgs, defaults: Defaults) -> anyhow::Result<()> {
     let ended = device::serve(&inside.listener, &device, once, &stop)?;
     tracing::info!(?ended, stats = ?device.stats(), "the device ends");
     Ok(())
+}
+
+/// The share, with its way to watch the host.
+fn share(args: &ServeArgs, defaults: Defaults, root_dir: &str) -> anyhow::Result<Share> {
+    let share = Share::new(watching::open(args, root_dir)?);
+    share.poll_every(Duration::from_secs(args.sharing.poll_interval));
+    if args.announces_submounts(defaults) {
+        share.announce_submounts();
+    }
+    if let Some(len_max) = args.sharing.backlog_events_max {
+        share.limit_backlog(len_max);
+    }
+    Ok(share)
 }
 
 /// The name of the status socket, if it can be removed at the end: in a sandbox its path means something else.

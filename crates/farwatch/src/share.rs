@@ -28,9 +28,9 @@ mod unmarked;
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use farwatch_proto::host::{Engine, State as Moved};
 use farwatch_proto::wire::control::Delivery;
@@ -54,8 +54,6 @@ use unmarked::Unmarked;
 pub struct Share {
     state: Mutex<State>,
     backend: Option<Box<dyn Backend>>,
-    /// How often a known directory could not be marked: the first time is a warning.
-    unwatched: AtomicU64,
     /// The shared directory was found to be deleted.
     lost_root: AtomicBool,
     /// The thread of the attached agent, 0 for none: what the engine has, readable without the lock.
@@ -77,6 +75,8 @@ struct State {
     dirs: Dirs,
     /// Known directories that could not be marked.
     unmarked: Unmarked,
+    /// How often these are compared.
+    poll_interval: Duration,
     /// Those of known directories.
     file_systems: FileSystems,
     /// The guest mounts what is mounted in the share as file systems of their own.
@@ -112,6 +112,7 @@ impl State {
             engine,
             dirs: Dirs::default(),
             unmarked: Unmarked::default(),
+            poll_interval: Engine::POLL_INTERVAL,
             file_systems: FileSystems::default(),
             announces_submounts: false,
             pace: Pace::default(),
@@ -134,7 +135,6 @@ impl Share {
         Self {
             state: Mutex::new(State::new(engine)),
             backend,
-            unwatched: AtomicU64::new(0),
             lost_root: AtomicBool::new(false),
             agent_tid: AtomicU32::new(0),
             flags: kernel::Flags::default(),
@@ -194,6 +194,13 @@ impl Share {
     /// Sets a limit to the events that wait for a sink, instead of the default.
     pub(crate) fn limit_backlog(&self, len_max: usize) {
         self.lock().engine.limit_backlog(len_max);
+    }
+
+    /// Has directories that cannot be watched compared so often, instead of each second.
+    pub(crate) fn poll_every(&self, interval: Duration) {
+        let state = &mut *self.lock();
+        state.poll_interval = interval;
+        state.engine.poll_every(interval);
     }
 
     /// The engine, locked. A panic elsewhere does not make its state unusable: every change to it is

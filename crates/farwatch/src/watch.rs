@@ -6,8 +6,8 @@
 //! for `--events all`, where inotify cannot be had, and on request. It reads as fast as it can, since
 //! fanotify merges events that wait in its queue. In between it does what the engine asks for and what needs the
 //! host's file system (`carry_out`): it looks up what an event needs before it can be sent (`look`), compares
-//! contested entries (`check`), and rescans the directories of which events were dropped (`rescan`), a piece at a
-//! time.
+//! contested entries (`check`), and rescans the directories of which events were dropped or that cannot be watched
+//! (`rescan`), a piece at a time.
 //!
 //! This room knows the share as [`Intake`] only.
 

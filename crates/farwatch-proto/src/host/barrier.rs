@@ -44,6 +44,8 @@ impl Ticket {
 pub(super) struct Owed {
     pub(super) stale: u64,
     pub(super) contested: u64,
+    /// As the mark of [`Polls`](super::poll::Polls).
+    pub(super) polled: u64,
 }
 
 /// How far a barrier is.

@@ -12,7 +12,7 @@ mod native;
 mod probes;
 
 use std::num::NonZeroU32;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use thiserror::Error;
 
@@ -27,6 +27,7 @@ use super::contested::Contested;
 use super::interest::Interest;
 use super::ledger::{Answer, Ending, Ledger, MarkedRequest, Object, Refusal};
 use super::net::Nets;
+use super::poll::Polls;
 use super::split::{Split, split};
 use super::state::State;
 use super::tree::Tree;
@@ -82,6 +83,8 @@ pub struct Engine {
     queue: Queue,
     /// There may be something to send that the sinks do not know of.
     has_news: bool,
+    /// The watch thread does not know when the next directory is to be polled.
+    polls_unseen: bool,
     /// When the report that is being taken in was read.
     observed: Option<Instant>,
 }
@@ -118,6 +121,7 @@ impl Default for Engine {
             stuck: None,
             queue: Queue::default(),
             has_news: false,
+            polls_unseen: false,
             observed: None,
             agent: None,
             interest: None,
@@ -134,6 +138,9 @@ impl Default for Engine {
 }
 
 impl Engine {
+    /// How often a directory is compared that cannot be watched, unless [`Engine::poll_every`] says otherwise.
+    pub const POLL_INTERVAL: Duration = Polls::INTERVAL;
+
     /// A session begins (FUSE_INIT) or ends: nothing of the one before is left. The file system room calls this.
     pub fn reset(&mut self, root: Option<Fid>) {
         let generation = Generation(self.tree.generation().0.wrapping_add(1).max(1));
@@ -173,7 +180,9 @@ impl Engine {
                 self.nets.lost_track(self.in_step, &self.tree);
             } else {
                 self.in_step = now;
+                self.nets.polls.begin(now);
             }
+            self.polls_unseen = true;
             // Otherwise it is in step when it has replayed the difference and asks for more: if it goes before
             // that, the next one is owed the same.
             self.nets.drained(now);
@@ -185,6 +194,7 @@ impl Engine {
     pub fn detach(&mut self) {
         if self.is_listening() {
             self.nets.lost_track(self.in_step, &self.tree);
+            self.nets.polls.unsee_all();
             self.owes = true;
         }
         self.drop_link();
@@ -254,7 +264,7 @@ impl Engine {
 
     /// See [`Input::Asked`].
     fn handle_asked(&mut self) {
-        if !self.has_next() && self.nets.len() == 0 {
+        if !self.has_next() && self.nets.stale_len() == 0 {
             self.in_step = self.in_step.max(self.nets.drained_at());
         }
         if self.is_native() {
@@ -287,7 +297,7 @@ impl Engine {
     /// How many directories are stale: single events about them were given up, and what became of
     /// them has not been told yet.
     pub fn stale_len(&self) -> usize {
-        self.nets.len()
+        self.nets.stale_len()
     }
 
     /// How many single events were given up since the daemon started.

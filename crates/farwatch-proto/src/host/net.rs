@@ -26,6 +26,7 @@ use std::ops::Bound::{Excluded, Unbounded};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::ledger::{Ledger, Step};
+use super::poll::{Polls, Seen};
 use super::state::StaleState;
 use super::tree::Tree;
 use crate::{Fid, FileKind, Mask, Name, NodeId};
@@ -44,6 +45,9 @@ pub struct Rescan {
     /// Directories that the guest knows under these names. [`Listing::removed`] says which of them
     /// there are no more.
     pub subdirs: Vec<NodeId>,
+    /// The directory is not watched. A watch is to be tried first; if one can be had, that is said by
+    /// [`Input::Watched`](super::Input::Watched), and it need not be listed.
+    pub is_polled: bool,
 }
 
 /// What [`Rescan`] asked for.
@@ -85,6 +89,10 @@ pub(super) struct Nets {
     drained: SystemTime,
     /// How many directories have become stale.
     count: u64,
+    /// How many of those that are to be compared are [`Stale::is_polled`].
+    polled_len: usize,
+    /// The directories that are compared again and again.
+    pub(super) polls: Polls,
 }
 
 #[derive(Debug)]
@@ -99,6 +107,8 @@ struct Stale {
     itself: Mask,
     /// Not to be asked for before.
     retry_at: Option<Instant>,
+    /// Nothing was dropped: it is compared since it is not watched, or was not up to now.
+    is_polled: bool,
 }
 
 /// The piece that is being listed.
@@ -140,7 +150,9 @@ struct Held {
 impl Default for Nets {
     fn default() -> Self {
         let drained = SystemTime::UNIX_EPOCH;
-        Self { stale: BTreeMap::new(), asked: None, last: None, drained, count: 0 }
+        let polls = Polls::default();
+        let stale = BTreeMap::new();
+        Self { stale, asked: None, last: None, drained, count: 0, polled_len: 0, polls }
     }
 }
 
@@ -163,7 +175,9 @@ impl Nets {
 
     /// Nobody is to be told anything.
     pub(super) fn clear(&mut self) {
-        *self = Self { drained: self.drained, count: self.count, ..Self::default() };
+        let mut polls = std::mem::take(&mut self.polls);
+        polls.clear();
+        *self = Self { drained: self.drained, count: self.count, polls, ..Self::default() };
     }
 
     /// The stale directories, each as a whole, for another host.
@@ -179,8 +193,8 @@ impl Nets {
         self.clear();
         for (dir, StaleState { since, itself }) in stale {
             self.count += 1;
-            let nth = self.count;
-            self.stale.insert(dir, Stale { nth, since, after: None, itself, retry_at: None });
+            let stale = Stale { itself, ..Stale::new(self.count, since) };
+            self.stale.insert(dir, stale);
         }
     }
 
@@ -189,9 +203,19 @@ impl Nets {
         self.stale.contains_key(&dir)
     }
 
-    /// How many directories are stale.
-    pub(super) fn len(&self) -> usize {
-        self.stale.len()
+    /// How many directories are stale, beside those that are compared since they are or were polled.
+    pub(super) fn stale_len(&self) -> usize {
+        self.stale.len() - self.polled_len
+    }
+
+    /// Whether there is nothing to compare but what is to be polled later.
+    pub(super) fn is_empty(&self) -> bool {
+        self.stale.is_empty()
+    }
+
+    fn remove(&mut self, dir: NodeId) {
+        let removed = self.stale.remove(&dir);
+        self.polled_len -= usize::from(removed.is_some_and(|stale| stale.is_polled));
     }
 
     /// What is stale now, for [`Nets::has_before`].
@@ -205,9 +229,10 @@ impl Nets {
         self.stale.values().any(|stale| stale.nth <= mark)
     }
 
-    /// When a directory is to be tried again.
-    pub(super) fn retry_at(&self) -> Option<Instant> {
-        self.stale.values().filter_map(|stale| stale.retry_at).min()
+    /// When a directory is to be tried again, or is to be polled.
+    pub(super) fn retry_at(&self, now: Instant) -> Option<Instant> {
+        let retries = self.stale.values().filter_map(|stale| stale.retry_at);
+        retries.chain(self.polls.due_at(now)).min()
     }
 
     /// Whether an event about this name is left to the net.
@@ -221,24 +246,63 @@ impl Nets {
 
     /// An event about an entry of `dir` was given up, or `itself` about the directory.
     pub(super) fn gave_up(&mut self, dir: NodeId, itself: Mask, tree: &Tree) {
+        self.polls.unsee(dir);
         self.lost_since(self.drained, dir, itself, tree);
+    }
+
+    /// A directory could not be watched.
+    pub(super) fn unwatched(&mut self, dir: NodeId) {
+        self.polls.insert(dir, self.drained);
+    }
+
+    /// A directory is watched that was not. What happens in it from now on is reported.
+    pub(super) fn watched(&mut self, dir: NodeId) {
+        if self.polls.watched(dir) {
+            self.asked.take_if(|asked| asked.dir == dir);
+            self.compare_polled(dir);
+        }
     }
 
     fn lost_since(&mut self, in_step: SystemTime, dir: NodeId, itself: Mask, tree: &Tree) {
         if self.asked.as_ref().is_some_and(|asked| asked.dir == dir) {
             self.asked = None;
         }
+        let in_step = self.polls.in_step(dir).map_or(in_step, |polled| polled.min(in_step));
         let since = in_step.checked_sub(Self::GRANULARITY).unwrap_or(SystemTime::UNIX_EPOCH);
         let stale = self.stale.entry(dir).or_insert_with(|| {
             self.count += 1;
-            let nth = self.count;
-            Stale { nth, since, after: None, itself: Mask::empty(), retry_at: None }
+            Stale::new(self.count, since)
         });
         stale.after = None;
         stale.itself |= itself;
+        if std::mem::take(&mut stale.is_polled) {
+            stale.retry_at = None;
+            self.polled_len -= 1;
+        }
         if self.stale.len() > tree.len() {
             self.stale.retain(|dir, _| tree.knows(*dir));
+            self.polled_len = self.stale.values().filter(|stale| stale.is_polled).count();
+            self.polls.retain(|dir| tree.knows(dir));
         }
+    }
+
+    /// Has the directory compared that is to be polled now, if any is.
+    fn poll(&mut self, now: Instant, tree: &Tree) {
+        if let Some(dir) = self.polls.next(now, |dir| tree.knows(dir)) {
+            self.compare_polled(dir);
+        }
+    }
+
+    fn compare_polled(&mut self, dir: NodeId) {
+        let in_step = self.polls.in_step(dir).unwrap_or(self.drained);
+        let since = in_step.checked_sub(Self::GRANULARITY).unwrap_or(SystemTime::UNIX_EPOCH);
+        let stale = self.stale.entry(dir).or_insert_with(|| {
+            self.count += 1;
+            self.polled_len += 1;
+            Stale { is_polled: true, ..Stale::new(self.count, since) }
+        });
+        // What is compared already, for another reason, may have changed behind the comparison.
+        (stale.after, stale.retry_at) = (None, None);
     }
 
     /// Leaves `itself`, which happened to a directory, to its net if it is stale.
@@ -265,6 +329,7 @@ impl Nets {
         tree: &Tree,
         ledger: &Ledger,
     ) -> Option<Rescan> {
+        self.poll(now, tree);
         let dir = loop {
             let before =
                 self.last.map_or((Unbounded, Unbounded), |last| (Unbounded, Excluded(last)));
@@ -276,24 +341,32 @@ impl Nets {
             if tree.knows(dir) {
                 break dir;
             }
-            self.stale.remove(&dir);
+            self.remove(dir);
+            self.polls.remove(dir);
         };
-        let after = self.stale.get(&dir)?.after.clone();
+        let Stale { after, is_polled, .. } = self.stale.get(&dir)?;
+        let (after, is_polled) = (after.clone(), *is_polled);
+        self.polls.asked(now, dir, after.is_none(), self.drained);
         let told = tree.told_after(dir, after.as_ref());
         let upto = told.map(|(name, ..)| name).nth(len_max.saturating_sub(1)).cloned();
         let held = held(dir, after.as_ref(), upto.as_ref(), tree, ledger);
         let directory = |held: &Held| held.node.filter(|_| held.kind == FileKind::Directory);
         let subdirs = held.values().flatten().filter_map(directory).collect();
         self.asked = Some(Asked { dir, upto: upto.clone() });
-        Some(Rescan { dir, after, upto, len_max, subdirs })
+        let is_polled = is_polled && self.polls.current() == Some(dir);
+        Some(Rescan { dir, after, upto, len_max, subdirs, is_polled })
     }
 
     /// The directory could not be listed, for a reason that may pass.
     pub(super) fn postpone(&mut self, now: Instant) {
+        self.polls.listed(now);
         if let Some(asked) = self.asked.take()
             && let Some(stale) = self.stale.get_mut(&asked.dir)
         {
             stale.retry_at = now.checked_add(Self::RETRY);
+            if stale.itself.is_empty() && self.polls.unlisted(asked.dir) {
+                self.remove(asked.dir);
+            }
         }
     }
 
@@ -307,6 +380,7 @@ impl Nets {
         tree: &Tree,
         ledger: &Ledger,
     ) -> Option<(NodeId, Net)> {
+        let rest_until = self.polls.listed(now);
         let Asked { dir, upto } = self.asked.take()?;
         let stale = self.stale.get_mut(&dir)?;
         let upto = [upto, listing.upto].into_iter().flatten().min();
@@ -322,9 +396,12 @@ impl Nets {
             let name = listed.name.clone();
             names.entry(name).or_default().1 = Some(listed);
         }
+        for name in self.polls.names_seen(dir, stale.after.as_ref(), upto.as_ref()) {
+            names.entry(name.clone()).or_default();
+        }
         let mut net = Net { itself: stale.itself, changes: Vec::new() };
         stale.itself = Mask::empty();
-        stale.retry_at = None;
+        stale.retry_at = rest_until.filter(|_| stale.is_polled);
         let mut done = None;
         for (name, (held, listed)) in names {
             if touched.is_some_and(|touched| *touched <= name) {
@@ -335,14 +412,68 @@ impl Nets {
                 }
                 return Some((dir, net));
             }
-            difference(&name, held, listed, stale.since, &listing.removed, &mut net.changes);
+            let before = match self.polls.seen(dir) {
+                Some(seen) => Before::Known(seen.get(&name)),
+                None => Before::InStep(stale.since),
+            };
+            let found = listed.clone();
+            difference(&name, held, listed, before, &listing.removed, &mut net.changes);
+            self.polls.note(dir, &name, found.as_ref());
             done = Some(name);
         }
         match upto {
             Some(upto) => stale.after = Some(upto),
-            None => drop(self.stale.remove(&dir)),
+            None => {
+                self.remove(dir);
+                self.polls.done(dir);
+            }
         }
         Some((dir, net))
+    }
+}
+
+impl Stale {
+    fn new(nth: u64, since: SystemTime) -> Self {
+        let (itself, is_polled) = (Mask::empty(), false);
+        Self { nth, since, after: None, itself, retry_at: None, is_polled }
+    }
+}
+
+/// What a name had before.
+#[derive(Clone, Copy)]
+enum Before<'a> {
+    /// It is not known. Events about it may be missing since then.
+    InStep(SystemTime),
+    /// This, or nothing.
+    Known(Option<&'a Seen>),
+}
+
+impl Before<'_> {
+    /// Whether a listed entry is new. `same` says that the guest knows the object under the name.
+    fn is_new(&self, listed: &Listed, same: bool) -> bool {
+        match self {
+            Self::InStep(since) if same => listed.born.is_some_and(|at| at >= *since),
+            Self::InStep(since) => listed.changed >= *since,
+            Self::Known(seen) => seen.is_none_or(|seen| !same && seen.is_other(listed)),
+        }
+    }
+
+    /// Whether the object has changed in any way.
+    fn has_changed(&self, listed: &Listed) -> bool {
+        match self {
+            Self::InStep(since) => listed.changed >= *since,
+            Self::Known(seen) => seen.is_none_or(|seen| seen.changed != Some(listed.changed)),
+        }
+    }
+
+    /// What is not there any more, of which the guest knows nothing.
+    fn gone(&self, listed: Option<&Listed>) -> Option<&Seen> {
+        match self {
+            Self::Known(Some(seen)) => {
+                Some(*seen).filter(|seen| listed.is_none_or(|listed| seen.is_other(listed)))
+            }
+            Self::Known(None) | Self::InStep(_) => None,
+        }
     }
 }
 
@@ -394,25 +525,32 @@ fn difference(
     name: &Name,
     held: Vec<Held>,
     listed: Option<Listed>,
-    since: SystemTime,
+    before: Before<'_>,
     removed: &[NodeId],
     changes: &mut Vec<Change>,
 ) {
     let (same, gone): (Vec<_>, Vec<_>) =
         held.into_iter().partition(|held| listed.as_ref().is_some_and(|listed| held.is(listed)));
-    let replaced = !gone.is_empty();
+    let mut replaced = !gone.is_empty();
+    if let Some(seen) = before.gone(listed.as_ref()).filter(|_| same.is_empty() && !replaced) {
+        let (object, kind) = (seen.object.clone(), seen.kind);
+        changes.push(Change { name: name.clone(), mask: Mask::DELETE, object, node: None, kind });
+        replaced = true;
+    }
     for Held { object, node, kind } in gone {
         // A replayed rmdir(2) leaves a dead directory behind, wherever it was moved.
         let moved = kind == FileKind::Directory && node.is_some_and(|id| !removed.contains(&id));
         let mask = if moved { Mask::MOVED_FROM } else { Mask::DELETE };
         changes.push(Change { name: name.clone(), mask, object, node, kind });
     }
-    let Some(Listed { name, object, kind, changed, born }) = listed else { return };
-    let new = if same.is_empty() { changed >= since } else { born.is_some_and(|at| at >= since) };
-    let mask = match (replaced || new, kind) {
+    let Some(listed) = listed else { return };
+    let is_new = before.is_new(&listed, !same.is_empty());
+    let has_changed = before.has_changed(&listed);
+    let Listed { name, object, kind, .. } = listed;
+    let mask = match (replaced || is_new, kind) {
         (true, FileKind::Regular) => Mask::CREATE | Mask::MODIFY | Mask::CLOSE_WRITE,
         (true, _) => Mask::CREATE,
-        (false, _) if changed < since => return,
+        (false, _) if !has_changed => return,
         (false, FileKind::Regular) => Mask::CONTENT,
         (false, _) => Mask::ATTRIB,
     };

@@ -6,6 +6,8 @@ use farwatch_sys::kernel::KernelRelease;
 use farwatch_sys::thread::CapabilitySet;
 use rustix::io::Errno;
 
+use crate::limits::Values;
+
 /// All that the report is made from.
 #[derive(Clone, Debug)]
 pub(super) struct Facts {
@@ -23,6 +25,8 @@ pub(super) struct Facts {
     pub(super) capabilities: CapabilitySet,
     /// `/proc/sys/fs/...` in the order of [`SYSCTLS`]; `None` for one that is not there.
     pub(super) sysctls: [Option<u64>; SYSCTLS.len()],
+    /// The limits of which one may have been reached.
+    pub(super) limits: Values,
     /// RLIMIT_NOFILE.
     pub(super) nofile: NoFile,
     /// The directory to be shared.

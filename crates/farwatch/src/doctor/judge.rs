@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use super::facts::{Dir, Facts, NoFile, RoundTripError, SYSCTLS, Sysctl};
 use super::{Finding, Verdict};
+use crate::limits::{Limit, Values};
 
 /// Has all that farwatch asks of a kernel: FAN_REPORT_TARGET_FID and FAN_RENAME.
 const KERNEL_FULL: KernelRelease = KernelRelease { major: 5, minor: 17 };
@@ -38,9 +39,9 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
 
 /// inotify, which `--watch auto` takes, and fanotify, which it takes where inotify cannot be had.
 fn watching(facts: &Facts) -> Vec<Finding> {
-    let mut findings = fanotify(facts.fanotify);
+    let mut findings = fanotify(facts.fanotify, &facts.limits);
     findings.push(round_trip(facts.round_trip));
-    findings.extend(facts.dir.iter().flat_map(shared_dir));
+    findings.extend(facts.dir.iter().flat_map(|dir| shared_dir(dir, &facts.limits)));
     let no_directory = matches!(facts.dir, Some(Err(_)));
     if facts.inotify.is_ok() && !no_directory {
         for finding in findings.iter_mut().filter(|it| it.verdict == Verdict::Missing) {
@@ -48,22 +49,22 @@ fn watching(facts: &Facts) -> Vec<Finding> {
         }
     }
     let fanotify = !findings.iter().any(|finding| finding.verdict == Verdict::Missing);
-    findings.push(inotify(facts.inotify, fanotify));
+    findings.push(inotify(facts.inotify, fanotify, &facts.limits));
     findings
 }
 
 /// `fanotify` says whether that can take inotify's place.
-fn inotify(inotify: Result<(), Errno>, fanotify: bool) -> Finding {
+fn inotify(inotify: Result<(), Errno>, fanotify: bool, limits: &Values) -> Finding {
     const SUBJECT: &str = "inotify";
     let (reason, remedy) = match inotify {
         Ok(()) => return Finding::ok(SUBJECT, "reports every change in its order"),
         Err(Errno::MFILE) => (
             "this user has too many instances already".to_owned(),
-            Some("raise fs.inotify.max_user_instances, or `ulimit -n`"),
+            Some(Limit::InotifyInstances.reached_at(limits).to_string()),
         ),
         Err(Errno::NOSPC) => (
             "this user has too many watches already".to_owned(),
-            Some("raise fs.inotify.max_user_watches"),
+            Some(Limit::InotifyWatches.reached_at(limits).to_string()),
         ),
         Err(errno) => (format!("cannot be had: {errno}"), None),
     };
@@ -89,7 +90,7 @@ fn kernel(release: Option<KernelRelease>) -> Finding {
     }
 }
 
-fn fanotify(group: Result<Level, Errno>) -> Vec<Finding> {
+fn fanotify(group: Result<Level, Errno>, limits: &Values) -> Vec<Finding> {
     const SUBJECT: &str = "fanotify";
     let no_group = |meaning: &str| Finding::missing(SUBJECT, meaning);
     match group {
@@ -103,7 +104,7 @@ fn fanotify(group: Result<Level, Errno>) -> Vec<Finding> {
         ],
         Err(Errno::MFILE) => vec![
             no_group("this user or process has too many groups or descriptors already")
-                .remedy("raise fs.fanotify.max_user_groups, or `ulimit -n`"),
+                .remedy(Limit::FanotifyGroups.reached_at(limits).to_string()),
         ],
         Err(errno) => vec![no_group(&format!("cannot be opened: {errno}"))],
     }
@@ -152,11 +153,11 @@ fn round_trip(result: Result<(), RoundTripError>) -> Finding {
 }
 
 /// The lines about the directory to be shared.
-pub(super) fn shared_dir(dir: &Result<Dir, Errno>) -> Vec<Finding> {
+pub(super) fn shared_dir(dir: &Result<Dir, Errno>, limits: &Values) -> Vec<Finding> {
     match dir {
         Ok(dir) => {
             let mut findings = vec![file_system(dir.fs_type.as_deref()), handle(dir.handle)];
-            findings.extend(dir.mark.map(mark));
+            findings.extend(dir.mark.map(|marked| mark(marked, limits)));
             findings
         }
         Err(errno) => vec![Finding::missing("directory", format!("cannot be opened: {errno}"))],
@@ -200,7 +201,7 @@ fn handle(handle: Result<(), Errno>) -> Finding {
     }
 }
 
-fn mark(mark: Result<(), Errno>) -> Finding {
+fn mark(mark: Result<(), Errno>, limits: &Values) -> Finding {
     const SUBJECT: &str = "watching";
     let missing = |meaning: &str| Finding::missing(SUBJECT, meaning);
     match mark {
@@ -208,7 +209,7 @@ fn mark(mark: Result<(), Errno>) -> Finding {
         Err(Errno::ACCESS) => missing("the directory is not readable for this user")
             .remedy("give read and search permission, or run as its owner"),
         Err(Errno::NOSPC) => missing("this user has too many marks already")
-            .remedy("raise fs.fanotify.max_user_marks"),
+            .remedy(Limit::FanotifyMarks.reached_at(limits).to_string()),
         // fanotify_mark(2): an fsid that differs from that of the file system's root, or none.
         Err(Errno::XDEV) => missing("this kernel cannot watch a btrfs subvolume by fanotify")
             .remedy("Linux 6.8 or newer, or share a directory outside of subvolumes"),
@@ -303,6 +304,7 @@ mod tests {
             fuse_device: Ok(()),
             capabilities: CapabilitySet::all(),
             sysctls: SYSCTLS.map(|sysctl| Some(sysctl.floor)),
+            limits: Values::default(),
             nofile: NoFile { soft: Some(NOFILE_FLOOR), hard: None },
             dir: Some(Ok(Dir {
                 fs_type: Some("ext4".to_owned()),
@@ -417,7 +419,7 @@ mod tests {
         let marks = [Errno::ACCESS, Errno::NOSPC, Errno::XDEV, Errno::NODEV, Errno::OPNOTSUPP];
         let all = marks.map(|errno| with_dir("9p", Err(Errno::OPNOTSUPP), Err(errno)));
         for facts in all {
-            let complaints = facts.dir.iter().flat_map(shared_dir);
+            let complaints = facts.dir.iter().flat_map(|dir| shared_dir(dir, &facts.limits));
             let remedies: Vec<_> = complaints.map(|finding| finding.remedy).collect();
             assert!(remedies.len() == 3 && remedies.iter().all(Option::is_some), "{remedies:?}");
         }
@@ -445,9 +447,13 @@ mod tests {
 
     #[test]
     fn whatever_is_missing_comes_with_words_on_what_it_means() {
+        let limits = Values::default();
         for errno in [Errno::NOSYS, Errno::PERM, Errno::MFILE, Errno::NOMEM, Errno::ACCESS] {
-            let findings =
-                [fanotify(Err(errno)), vec![fuse_device(Err(errno)), mark(Err(errno))]].concat();
+            let findings = [
+                fanotify(Err(errno), &limits),
+                vec![fuse_device(Err(errno)), mark(Err(errno), &limits)],
+            ]
+            .concat();
             for finding in findings {
                 assert_eq!(finding.verdict, Verdict::Missing, "{errno}");
                 assert!(!finding.meaning.is_empty(), "{errno}");

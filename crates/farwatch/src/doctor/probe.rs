@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit};
 
 use super::facts::{Dir, Facts, NoFile, RoundTripError, SYSCTLS};
+use crate::limits::Values;
 use crate::watch::{FanotifyBackend, InotifyBackend};
 
 /// Looks at everything, and at `dir` if there is one.
@@ -34,6 +35,7 @@ pub(super) fn facts(dir: Option<&Path>) -> Facts {
         fuse_device: open("/dev/fuse", OFlags::RDWR).map(drop),
         capabilities: sets.map_or(CapabilitySet::empty(), |sets| sets.effective),
         sysctls: SYSCTLS.map(|sysctl| read_sysctl(sysctl.name)),
+        limits: Values::read(),
         nofile: NoFile { soft, hard },
         dir: dir.map(shared_dir),
     }

@@ -69,9 +69,11 @@ const METRICS: [Metric; 23] = [
     gauge("farwatch_known_directories", "Directories that the guest knows.", |share| {
         count(share.watch.directories)
     }),
-    gauge("farwatch_unwatched_directories", "Known directories without a watch.", |share| {
-        count(share.watch.unwatched)
-    }),
+    gauge(
+        "farwatch_unwatched_directories",
+        "Known directories that cannot be watched and are polled.",
+        |share| count(share.watch.unwatched),
+    ),
     gauge("farwatch_watching", "1 while the host's reports are read.", |share| {
         flag(share.watch.is_running)
     }),

@@ -137,8 +137,17 @@ pub(crate) struct Watching {
     pub(crate) known: usize,
     /// Directories among them.
     pub(crate) directories: usize,
-    /// Those that are not watched and should be.
+    /// Those that cannot be watched, and are compared again and again instead.
     pub(crate) unwatched: usize,
+    /// Some of them, from the shared directory on.
+    #[serde(default)]
+    pub(crate) unwatched_paths: Vec<String>,
+    /// Why there are any, and what to do: the limit that was reached.
+    #[serde(default)]
+    pub(crate) unwatched_why: Option<String>,
+    /// How often they are compared, in seconds.
+    #[serde(default)]
+    pub(crate) poll_interval_s: u64,
     /// The shared directory has been deleted.
     #[serde(default)]
     pub(crate) deleted: bool,
@@ -290,6 +299,9 @@ pub(crate) mod tests {
                     known: 5210,
                     directories: 1204,
                     unwatched: 0,
+                    unwatched_paths: Vec::new(),
+                    unwatched_why: None,
+                    poll_interval_s: 1,
                     deleted: false,
                 },
                 driver_since: Some(1_000_001.0),

@@ -34,6 +34,10 @@ pub(crate) struct SharingArgs {
     /// each file that is read on the host
     #[arg(long, value_name = "EVENTS", value_enum, default_value_t = Events::Changes)]
     pub(crate) events: Events,
+    /// How often to compare directories that cannot be watched, since a limit is reached or their file system refuses
+    #[arg(long, value_name = "SECONDS", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) poll_interval: u64,
     /// With inotify: report a rename as two unrelated events, instead of waiting for the second half
     #[arg(long)]
     pub(crate) no_join_renames: bool,
@@ -65,6 +69,7 @@ impl SharingArgs {
             lease,
             watch,
             events,
+            poll_interval,
             no_join_renames,
             no_xattr,
             request_queues,
@@ -76,6 +81,7 @@ impl SharingArgs {
             format!("--lease={lease}"),
             format!("--watch={}", value_name(watch)),
             format!("--events={}", value_name(events)),
+            format!("--poll-interval={poll_interval}"),
             format!("--request-queues={request_queues}"),
         ];
         args.extend(readonly.then(|| "--readonly".to_owned()));
@@ -168,6 +174,7 @@ mod tests {
             lease: 60,
             watch: WatchBackend::Auto,
             events: Events::Changes,
+            poll_interval: 1,
             no_join_renames: false,
             no_xattr: false,
             request_queues: 1,
@@ -179,6 +186,7 @@ mod tests {
         all = vary(&all, &[1, 86_400], |args| &mut args.lease);
         all = vary(&all, WatchBackend::value_variants(), |args| &mut args.watch);
         all = vary(&all, Events::value_variants(), |args| &mut args.events);
+        all = vary(&all, &[1, 86_400], |args| &mut args.poll_interval);
         all = vary(&all, &[false, true], |args| &mut args.no_join_renames);
         all = vary(&all, &[false, true], |args| &mut args.no_xattr);
         all = vary(&all, &[1, 2, 8], |args| &mut args.request_queues);
@@ -203,7 +211,7 @@ mod tests {
     #[test]
     fn sharing_args_turned_into_a_command_line_parse_to_the_same() {
         let all = all_sharing_args();
-        assert_eq!(all.len(), 2 * 5 * 2 * 3 * 2 * 2 * 2 * 3 * 3 * 3);
+        assert_eq!(all.len(), 2 * 5 * 2 * 3 * 2 * 2 * 2 * 2 * 3 * 3 * 3);
         for sharing in all {
             let fixed = ["serve", "--fd=0", "--shared-dir=/srv"].map(str::to_owned);
             let line = fixed.into_iter().chain(sharing.to_args());

@@ -9,20 +9,22 @@ use virtiofsd::passthrough::{CachePolicy, Config, InodeFileHandlesMode};
 
 use super::sandbox::Inside;
 use crate::fs::FILES_HELD_MAX;
+use crate::limits;
 use crate::options::{Cache, Defaults, InodeFileHandles, ServeArgs};
 use crate::share::DIRS_OPEN_MAX;
 
 /// Descriptors that the library leaves to the device: one for each of 509 memory regions, as many as
 /// a vhost-user client can have, and some.
 const DEVICE_FDS: u64 = 509 + 100;
-/// Sets RLIMIT_NOFILE. Returns how many descriptors the guest's files may have, and how many files that it
-/// has not open are held.
+/// Sets RLIMIT_NOFILE, the last limit that is set here. Returns how many descriptors the guest's files may have, and how
+/// many files that it has not open are held.
 ///
 /// # Errors
 /// When the limit that was asked for cannot be set, or leaves nothing for the guest.
 pub(super) fn limit_files(args: &ServeArgs) -> anyhow::Result<(u64, usize)> {
     let limit = setup_rlimit_nofile(args.isolation.rlimit_nofile)
         .map_err(|error| anyhow!("the limit of open files cannot be set: {error}"))?;
+    limits::hold();
     let reserve = DEVICE_FDS + u64::from(args.sharing.request_queues);
     let left = limit.checked_sub(reserve).filter(|left| *left > 0).with_context(|| {
         format!("{limit} open files are not enough: the device alone needs {reserve}")

@@ -13,10 +13,12 @@ use std::sync::Arc;
 use std::{panic, process};
 
 use anyhow::{Context as _, bail};
+use rustix::io::Errno;
 use rustix::process::geteuid;
 use vhost::vhost_user::Listener;
 use virtiofsd::sandbox::{Error, Sandbox, SandboxMode};
 
+use crate::limits::Limit;
 use crate::options::ServeArgs;
 
 /// What is where, inside.
@@ -83,8 +85,12 @@ pub(super) fn enter(
 
 fn told(error: Error) -> anyhow::Error {
     let error = if let Error::Unshare(source) = error {
-        anyhow::Error::from(source)
-            .context("this user cannot have namespaces (see user_namespaces(7))")
+        let why = match Errno::from_io_error(&source) {
+            // user_namespaces(7); or of another kind, with a file of the same name beside it.
+            Some(Errno::NOSPC) => format!(": {}", Limit::UserNamespaces.reached()),
+            _ => " (see user_namespaces(7))".to_owned(),
+        };
+        anyhow::Error::from(source).context(format!("this user cannot have namespaces{why}"))
     } else {
         error.into()
     };

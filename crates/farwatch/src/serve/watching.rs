@@ -4,6 +4,7 @@
 use anyhow::{Context as _, anyhow, bail};
 use rustix::io::Errno;
 
+use crate::limits::Limit;
 use crate::options::{Events, InodeFileHandles, ServeArgs, WatchBackend};
 use crate::watch::{Backend, FanotifyBackend, InotifyBackend};
 
@@ -68,13 +69,13 @@ fn choose(args: &ServeArgs, shared: &str) -> Option<Box<dyn Backend>> {
 fn open_inotify(args: &ServeArgs) -> anyhow::Result<InotifyBackend> {
     let handles = args.files.inode_file_handles != InodeFileHandles::Never;
     InotifyBackend::open(handles, !args.sharing.no_join_renames).map_err(|error| {
-        if error.raw_os_error() == Some(Errno::MFILE.raw_os_error()) {
-            anyhow!(error).context(
-                "this user has too many inotify instances: raise fs.inotify.max_user_instances by \
-                 sysctl(8), and in a user namespace user.max_inotify_instances",
-            )
-        } else {
-            anyhow!(error).context("inotify cannot be had")
+        let limit = match Errno::from_io_error(&error) {
+            Some(Errno::MFILE) => Some(Limit::InotifyInstances),
+            errno => errno.and_then(Limit::of_files),
+        };
+        match limit {
+            Some(limit) => anyhow!("inotify cannot be had: {}", limit.reached()),
+            None => anyhow!(error).context("inotify cannot be had"),
         }
     })
 }

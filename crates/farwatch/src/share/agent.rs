@@ -43,6 +43,7 @@ impl Share {
     ) -> Option<u64> {
         state.engine.want(events.intersection(self.events()));
         state.engine.listen(SystemTime::now());
+        self.wake_for_work(state);
         state.delivery = Some(delivery);
         state.client_since = Some(SystemTime::now());
         self.publish_agent(state);

@@ -36,8 +36,9 @@ impl Share {
         self.wake();
         loop {
             let locked = self.lock();
-            let unwatched = u32::try_from(locked.unmarked.len()).unwrap_or(u32::MAX);
             let progress = locked.engine.progress(ticket);
+            let unwatched = locked.engine.uncompared_len(progress == Progress::Reached);
+            let unwatched = u32::try_from(unwatched).unwrap_or(u32::MAX);
             drop(locked);
             let state = match progress {
                 Progress::Void => return Err(Errno::STALE),

@@ -15,6 +15,9 @@ use crate::meter::{Kind, Part, Ranking, Reading, Record};
 /// Directories above an entry that a path shows, at most.
 const DEPTH_MAX: usize = 64;
 
+/// The most directories that are named which could not be marked.
+const UNWATCHED_PATHS_MAX: usize = 5;
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Shown {
@@ -23,8 +26,14 @@ pub(crate) struct Shown {
     /// Since when the guest has the share mounted.
     pub(crate) session_since: Option<SystemTime>,
     pub(crate) client: Option<Client>,
-    /// Known directories that could not be marked.
+    /// Known directories that could not be marked, and are polled.
     pub(crate) unwatched: usize,
+    /// Some of them.
+    pub(crate) unwatched_paths: Vec<String>,
+    /// Why there are any.
+    pub(crate) unwatched_why: Option<String>,
+    /// How often they are compared.
+    pub(crate) poll_interval: Duration,
     /// The shared directory has been deleted.
     pub(crate) has_lost_root: bool,
     /// The watch thread runs.
@@ -72,7 +81,15 @@ impl Share {
             reading: state.meter.read(Instant::now()),
             session_since: state.session_since,
             client: state.client(),
-            unwatched: state.unmarked.len(),
+            unwatched: state.engine.figures().polled,
+            unwatched_paths: state
+                .unmarked
+                .iter()
+                .take(UNWATCHED_PATHS_MAX)
+                .map(|dir| path(state.engine.tree(), dir, None))
+                .collect(),
+            unwatched_why: state.unmarked.why().map(ToOwned::to_owned),
+            poll_interval: state.poll_interval,
             is_watched: state.looks,
         }
     }

@@ -59,6 +59,11 @@ impl Intake for Share {
         self.open_known_dir(id)
     }
 
+    fn mark_again(&self, id: NodeId) -> bool {
+        let Some(fd) = self.open_known_dir(id) else { return false };
+        self.mark_late(&mut self.lock(), id, &fd)
+    }
+
     fn dir_at_hand(&self, id: NodeId) -> Option<Arc<OwnedFd>> {
         self.lock().dirs.at_hand(id)
     }

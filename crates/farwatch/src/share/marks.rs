@@ -4,7 +4,6 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use farwatch_proto::host::Input;
@@ -14,51 +13,52 @@ use super::{Share, State};
 use crate::watch::{Marked, NotMarked};
 
 impl Share {
-    /// Marks a directory. `false` when it is not watched and should be. Called with the lock held, which
+    /// Marks a directory. An error when it is not watched and should be. Called with the lock held, which
     /// keeps the node from being forgotten in the meantime.
-    pub(super) fn mark(&self, dir: &OwnedFd, fid: &Fid) -> bool {
-        let Some(backend) = &self.backend else { return true };
-        match backend.mark(dir.as_fd(), fid) {
-            Ok(Marked::InKnownQueue) => true,
-            Ok(Marked::InNewQueue) => {
-                self.wake();
-                true
-            }
-            Err(NotMarked { error, remedy }) => {
-                let before = self.unwatched.fetch_add(1, Ordering::Relaxed);
-                if before == 0 {
-                    tracing::warn!(%error, "a directory cannot be watched: changes in it will not be \
-                        seen by the guest ({remedy})");
-                }
-                false
-            }
+    fn mark(&self, dir: &OwnedFd, fid: &Fid) -> Result<(), NotMarked> {
+        let Some(backend) = &self.backend else { return Ok(()) };
+        if backend.mark(dir.as_fd(), fid)? == Marked::InNewQueue {
+            self.wake();
         }
+        Ok(())
     }
 
     /// A directory becomes known, which is open as `fd`: it is marked, and its descriptor kept.
     pub(super) fn mark_known(&self, state: &mut State, id: NodeId, fd: OwnedFd, fid: &Fid) {
         state.file_systems.note(fid, &fd);
-        if !self.mark(&fd, fid) {
-            state.unmarked.insert(id);
+        if let Err(NotMarked { why }) = self.mark(&fd, fid) {
+            state.not_marked(id, why);
+            self.wake_for_work(state);
         }
         state.dirs.insert(id, fd);
     }
 
     /// Something was forgotten, so there may be room for the mark of a directory that has none.
-    pub(super) fn mark_late(&self, state: &mut State, open: impl Fn(NodeId) -> Option<OwnedFd>) {
-        while let Some(id) = state.unmarked.pop() {
-            let Some(fid) = state.engine.tree().fid(id) else { continue };
+    pub(super) fn mark_others(&self, state: &mut State, open: impl Fn(NodeId) -> Option<OwnedFd>) {
+        while let Some(id) = state.unmarked.next() {
             let dir = state.dirs.at_hand(id).or_else(|| open(id).map(Arc::new));
-            let Some(dir) = dir else { continue };
-            if !self.mark(&dir, &fid) {
-                state.unmarked.insert(id);
+            let Some(dir) = dir else { return };
+            if !self.mark_late(state, id, &dir) {
                 return;
             }
-            // What has happened in it in the meantime.
-            state.engine.input(Instant::now(), Input::Lost(fid));
-            self.wake_for_work(state);
-            tracing::info!(%id, "a directory is watched at last");
         }
+    }
+
+    /// Tries to mark a directory again that could not be. `true` when it is.
+    pub(super) fn mark_late(&self, state: &mut State, id: NodeId, dir: &OwnedFd) -> bool {
+        let fid = state.engine.tree().fid(id).filter(|_| state.unmarked.contains(id));
+        let Some(fid) = fid else { return false };
+        if let Err(NotMarked { why }) = self.mark(dir, &fid) {
+            state.unmarked.insert(id, why);
+            return false;
+        }
+        state.unmarked.remove(id);
+        state.engine.input(Instant::now(), Input::Watched(id));
+        self.wake_for_work(state);
+        if state.unmarked.is_empty() {
+            tracing::info!("every directory that the guest knows is watched again");
+        }
+        true
     }
 
     /// Removes the mark of a directory, which `dir` opens if that is needed.
@@ -67,5 +67,20 @@ impl Share {
             let mut dir = Some(dir);
             backend.unmark(fid, &mut || dir.take().and_then(|dir| dir()));
         }
+    }
+}
+
+impl State {
+    /// A directory could not be marked, and is polled.
+    fn not_marked(&mut self, id: NodeId, why: String) {
+        if self.unmarked.is_empty() {
+            let interval_s = self.poll_interval.as_secs();
+            tracing::warn!(
+                "a directory cannot be watched: {why}. Such directories are compared with what the guest knows every \
+                 {interval_s} s: events of theirs are late, and what comes and goes in between has none"
+            );
+        }
+        self.unmarked.insert(id, why);
+        self.engine.input(Instant::now(), Input::Unwatched(id));
     }
 }

@@ -4,14 +4,14 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::time::Instant;
 
-use farwatch_proto::host::{Learned, State as Moved};
+use farwatch_proto::host::{Input, Learned, State as Moved};
 use farwatch_proto::{Fid, FileKind, Generation, Name, Node, NodeId};
 use rustix::fs::{Mode, OFlags};
 use virtiofsd::fuse::Attr;
 
-use super::{Identity, Keep, Share};
+use super::{Identity, Keep, Share, State};
 
 /// What the guest's kernel holds under a name.
 #[derive(Debug)]
@@ -102,9 +102,14 @@ impl Share {
         }
     }
 
-    /// A directory that was loaded could not be found: nothing in it is seen.
+    /// A directory that was loaded could not be found: it cannot be watched, and not be listed as long as that is so.
     pub(crate) fn unidentified(&self, id: NodeId) {
-        self.unwatched.fetch_add(1, Ordering::Relaxed);
+        self.not_identified(&mut self.lock(), id);
+    }
+
+    fn not_identified(&self, state: &mut State, id: NodeId) {
+        state.engine.input(Instant::now(), Input::Unwatched(id));
+        self.wake_for_work(state);
         tracing::debug!(%id, "a directory could not be identified and is not watched");
     }
 
@@ -204,7 +209,7 @@ impl Share {
         }
         match identity.and_then(|identity| identity.fd.zip(Some(identity.fid))) {
             Some((fd, fid)) => self.mark_known(&mut state, id, fd, &fid),
-            None => self.unidentified(id),
+            None => self.not_identified(&mut state, id),
         }
         self.keeps(&mut state, dir, id, attr.nlink)
     }
@@ -226,6 +231,7 @@ impl Share {
         let mut state = self.lock();
         let forgotten = state.engine.forget(id, count);
         for node in &forgotten {
+            state.unmarked.remove(node.id);
             let dir = state.dirs.remove(node.id);
             let Some(fid) = node.fid.as_ref().filter(|_| node.kind == FileKind::Directory) else {
                 continue;
@@ -236,7 +242,7 @@ impl Share {
             }
         }
         if !forgotten.is_empty() && !state.unmarked.is_empty() {
-            self.mark_late(&mut state, open);
+            self.mark_others(&mut state, open);
         }
         forgotten.into_iter().map(|node| (node.id, node.borrowed)).collect()
     }

@@ -58,7 +58,7 @@ impl Backend for NoHost {
     }
 
     fn mark(&self, _dir: BorrowedFd<'_>, _fid: &Fid) -> Result<Marked, NotMarked> {
-        let full = NotMarked { error: "no room".into(), remedy: "none" };
+        let full = NotMarked { why: "no room".to_owned() };
         if self.is_full { Err(full) } else { Ok(Marked::InKnownQueue) }
     }
 
@@ -169,7 +169,7 @@ fn agent_thread_is_known_while_the_lock_is_held() {
 }
 
 #[test]
-fn a_barrier_says_how_many_directories_are_not_watched() {
+fn a_barrier_says_how_many_directories_that_are_not_watched_have_not_been_compared() {
     for (is_full, unwatched) in [(false, 0), (true, 1)] {
         let share = Share::new(Some(Box::new(NoHost { is_full })));
         let work = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
@@ -178,6 +178,9 @@ fn a_barrier_says_how_many_directories_are_not_watched() {
         share.reset(Some(Identity { fd: Some(root), fid: fid(1), mounted: false }));
         share.attach(AGENT).unwrap();
         share.listen(Delivery::Queue, Mask::DEFAULT, false).unwrap();
-        assert_eq!(share.progress(None, None).unwrap().unwatched, unwatched);
+        let ticket = share.progress(None, None).unwrap().ticket;
+        share.input(Input::ReadUpTo(share.to_read().unwrap()));
+        assert_eq!(share.progress(Some(ticket), None).unwrap().unwatched, unwatched);
+        assert_eq!(share.shown().unwatched_why.is_some(), is_full);
     }
 }

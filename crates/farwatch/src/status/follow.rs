@@ -78,7 +78,7 @@ fn preface(
     let shown = if dir.is_empty() { "the shared directory" } else { &dir };
     lines.push(match known {
         Known::Watched => format!("# watching {shown}; Ctrl-C ends"),
-        Known::Unwatched => format!("# {shown} could not be watched: nothing is reported of it"),
+        Known::Unwatched => format!("# {shown} cannot be watched: it is polled, so its events come late"),
         Known::Unknown => format!(
             "# nothing on the other side has looked into {shown}, so it is not watched: a program that watches it \
              there makes it known"

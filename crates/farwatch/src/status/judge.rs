@@ -78,9 +78,19 @@ fn watching(share: &ShareReport) -> Vec<Finding> {
     }
     let unwatched = share.watch.unwatched;
     if unwatched > 0 {
+        let named = match &*share.watch.unwatched_paths {
+            [] => String::new(),
+            paths if paths.len() < unwatched => format!(" ({}, …)", paths.join(", ")),
+            paths => format!(" ({})", paths.join(", ")),
+        };
+        let interval = count(share.watch.poll_interval_s, "second");
         findings.push(problem(
-            format!("{} could not be watched: no events there", directories(unwatched)),
-            "raise fs.inotify.max_user_watches with sysctl(8); they are tried again when others are forgotten",
+            format!(
+                "{} cannot be watched{named}: polled every {interval}, so their events come late, and what comes and \
+                 goes in between has none",
+                directories(unwatched)
+            ),
+            share.watch.unwatched_why.clone().unwrap_or_default(),
         ));
     }
     if share.events.overflows > 0 {
@@ -230,7 +240,10 @@ mod tests {
         );
         assert_eq!(
             found(|share| share.watch.unwatched = 3),
-            problem("3 directories could not be watched: no events there")
+            problem(
+                "3 directories cannot be watched: polled every 1 second, so their events come late, and what comes and \
+                 goes in between has none"
+            )
         );
     }
 

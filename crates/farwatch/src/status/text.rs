@@ -64,7 +64,7 @@ fn watched(share: &ShareReport) -> String {
     let known = directories(watch.directories);
     let unwatched = match watch.unwatched {
         0 => String::new(),
-        unwatched => format!(", {} of them not watched", number(unwatched)),
+        unwatched => format!(", {} of them polled", number(unwatched)),
     };
     format!("{backend}; known: {known}{unwatched}, {} objects in all", number(watch.known))
 }

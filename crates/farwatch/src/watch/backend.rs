@@ -16,6 +16,7 @@ use farwatch_proto::host::inotify::{CallId, Expected};
 use farwatch_proto::{Fid, Mask};
 
 use super::intake::Intake;
+use crate::limits::Limit;
 
 /// See the module's documentation.
 ///
@@ -95,16 +96,21 @@ pub enum Marked {
 /// A directory could not be marked.
 #[derive(Debug)]
 pub struct NotMarked {
-    /// Why.
-    pub error: Box<dyn Error + Send + Sync>,
-    /// What the user can do.
-    pub remedy: &'static str,
+    /// Why, and what the user can do: one sentence.
+    pub why: String,
 }
 
 impl NotMarked {
-    /// For an error without a remedy of its own.
-    pub(super) fn new(error: impl Error + Send + Sync + 'static) -> Self {
-        Self { error: Box::new(error), remedy: "`farwatch doctor` shows the limits" }
+    /// For a limit that was reached, or another error of the call.
+    pub(super) fn new(limit: Option<Limit>, error: impl Error) -> Self {
+        let why = match limit {
+            Some(limit) => limit.reached().to_string(),
+            None => {
+                let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+                format!("{error}{cause} (`farwatch doctor DIRECTORY` says more)")
+            }
+        };
+        Self { why }
     }
 }
 

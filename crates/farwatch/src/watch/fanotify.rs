@@ -22,10 +22,12 @@ use farwatch_proto::{Fid, Mask};
 use farwatch_sys::fanotify::{FAN_EVENT_ON_CHILD, FAN_ONDIR, FAN_RENAME, Fanotify, Level};
 use farwatch_sys::handle;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use self::groups::Groups;
 use self::reader::FanotifyReader;
 use super::{Backend, Marked, NotMarked, OwnCalls, Reader};
+use crate::limits::Limit;
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -53,15 +55,27 @@ impl FanotifyBackend {
             Some(source) => format!("{error}: {source}"),
             None => error.to_string(),
         };
-        let group = Fanotify::open().map_err(|error| {
-            format!("fanotify cannot be had here (`farwatch doctor` says why): {}", cause(&error))
+        let group = Fanotify::open().map_err(|error| match limit(&error) {
+            Some(limit) => format!("fanotify cannot be had here: {}", limit.reached()),
+            None => format!(
+                "fanotify cannot be had here (`farwatch doctor` says why): {}",
+                cause(&error)
+            ),
         })?;
         let path_only = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(shared, path_only, Mode::empty())
             .map_err(|error| format!("the shared directory: {error}"))?;
         let marked = Self::probe(&group, root.as_fd(), events);
-        marked.and_then(|()| handle::fid(root.as_fd())).map_err(|error| {
-            format!("fanotify cannot watch the shared directory's file system: {}", cause(&error))
+        marked.and_then(|()| handle::fid(root.as_fd())).map_err(|error| match limit(&error) {
+            Some(limit) => {
+                format!("fanotify cannot watch the shared directory: {}", limit.reached())
+            }
+            None => {
+                format!(
+                    "fanotify cannot watch the shared directory's file system: {}",
+                    cause(&error)
+                )
+            }
         })?;
         tracing::info!(level = ?group.level(), "fanotify");
         Ok(Self::new(group, events))
@@ -79,6 +93,16 @@ impl FanotifyBackend {
         let mask = mark_mask(group.level(), events);
         group.mark(dir, mask)?;
         group.unmark(dir, mask)
+    }
+}
+
+/// The limit that a call has reached.
+fn limit(error: &farwatch_sys::Error) -> Option<Limit> {
+    use farwatch_sys::Error::{FanotifyInit, FanotifyMark};
+    match (error, error.errno()) {
+        (FanotifyInit { .. }, Errno::MFILE) => Some(Limit::FanotifyGroups),
+        (FanotifyMark { .. }, Errno::NOSPC) => Some(Limit::FanotifyMarks),
+        (_, errno) => Limit::of_files(errno),
     }
 }
 
@@ -124,7 +148,7 @@ impl Backend for FanotifyBackend {
     }
 
     fn mark(&self, dir: BorrowedFd<'_>, _fid: &Fid) -> Result<Marked, NotMarked> {
-        self.groups.mark(dir).map_err(NotMarked::new)
+        self.groups.mark(dir).map_err(|error| NotMarked::new(limit(&error), error))
     }
 
     fn unmark(&self, _fid: &Fid, dir: &mut dyn FnMut() -> Option<Arc<OwnedFd>>) {

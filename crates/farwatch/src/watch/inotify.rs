@@ -27,10 +27,7 @@ use rustix::io::Errno;
 use self::instance::Instance;
 use self::reader::InotifyReader;
 use super::{Backend, Marked, NotMarked, OwnCalls, Reader};
-
-/// What to do when there is no room for another watch (`inotify_add_watch(2)`, ENOSPC).
-const MORE_WATCHES: &str = "raise fs.inotify.max_user_watches by sysctl(8), and in a user namespace \
-    user.max_inotify_watches";
+use crate::limits::Limit;
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -108,8 +105,7 @@ impl Backend for InotifyBackend {
     fn mark(&self, dir: BorrowedFd<'_>, fid: &Fid) -> Result<Marked, NotMarked> {
         let watch = self.instance.add(dir).map_err(|error| {
             let no_space = error.raw_os_error() == Some(Errno::NOSPC.raw_os_error());
-            let not_marked = NotMarked::new(error);
-            if no_space { NotMarked { remedy: MORE_WATCHES, ..not_marked } } else { not_marked }
+            NotMarked::new(no_space.then_some(Limit::InotifyWatches), error)
         })?;
         self.observer().watch(watch, fid.clone());
         Ok(Marked::InKnownQueue)

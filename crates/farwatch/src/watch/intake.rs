@@ -38,6 +38,9 @@ pub trait Intake: Send + Sync {
     /// knows it, and taken only if it is found there.
     fn open_dir(&self, id: NodeId) -> Option<Arc<OwnedFd>>;
 
+    /// Tries to have a directory watched that could not be. If it is now, the engine knows.
+    fn mark_again(&self, id: NodeId) -> bool;
+
     /// A descriptor of a known directory, if one is at hand.
     fn dir_at_hand(&self, id: NodeId) -> Option<Arc<OwnedFd>>;
 

@@ -21,6 +21,10 @@ const READ: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEX
 
 /// Lists a directory. Returns what the engine is to know.
 pub(super) fn run(intake: &dyn Intake, backend: &dyn Backend, rescan: &Rescan) -> Input {
+    // First of all: what happens from then on is reported.
+    if rescan.is_polled && intake.mark_again(rescan.dir) {
+        return Input::Unlisted;
+    }
     match list(intake, backend, rescan) {
         Ok(listing) => {
             let (dir, entries, upto) = (rescan.dir, listing.entries.len(), listing.upto.as_ref());

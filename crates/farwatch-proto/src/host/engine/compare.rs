@@ -2,7 +2,7 @@
 //! Comparisons with the host: the directories of which events were dropped, and contested entries. What
 //! watchers were told and is not so becomes events.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::super::backlog::Pending;
 use super::super::contested::{Check, Checked, Difference, Reported};
@@ -14,17 +14,43 @@ use crate::{Entry, FileKind, GuestEvent, Mask, Name, NodeId};
 impl Engine {
     /// Whether a directory is to be listed, as soon as it may be tried.
     pub(super) fn wants_rescan(&self) -> bool {
-        self.is_listening() && self.nets.len() > 0 && self.backlog.is_empty()
+        self.may_rescan() && !self.nets.is_empty()
+    }
+
+    /// Whether the watch thread has to find out when a directory is to be polled.
+    pub(super) fn wants_poll(&self) -> bool {
+        self.polls_unseen && self.nets.polls.len() > 0 && self.may_rescan()
+    }
+
+    pub(super) fn may_rescan(&self) -> bool {
+        self.is_listening() && self.backlog.is_empty()
     }
 
     /// When to call [`Engine::next_rescan`] again, after it gave nothing.
-    pub(super) fn rescan_timeout(&self) -> Option<Instant> {
-        if self.wants_rescan() { self.nets.retry_at() } else { None }
+    pub(super) fn rescan_timeout(&self, now: Instant) -> Option<Instant> {
+        if self.may_rescan() { self.nets.retry_at(now) } else { None }
+    }
+
+    /// See [`Input::Watched`](super::Input::Watched).
+    pub(super) fn handle_watched(&mut self, dir: NodeId) {
+        self.nets.watched(dir);
+    }
+
+    /// Has each directory that cannot be watched compared with the host so often, instead of each second.
+    pub fn poll_every(&mut self, interval: Duration) {
+        self.nets.polls.every(interval);
+    }
+
+    /// Directories that are not watched, of which it cannot be said that all has been told: they could not be listed, or
+    /// have not been compared since the last barrier was asked for. `is_reached` leaves the latter out.
+    pub fn uncompared_len(&self, is_reached: bool) -> usize {
+        let polls = &self.nets.polls;
+        polls.unlisted_len() + if is_reached { 0 } else { polls.demanded_len() }
     }
 
     /// The directory to list now. There is none while events wait: the client is told of the overflow first.
     pub(super) fn next_rescan(&mut self, now: Instant) -> Option<Rescan> {
-        if !self.wants_rescan() {
+        if !self.may_rescan() {
             return None;
         }
         let rescan = self.nets.ask(now, self.backlog.piece_len(), &self.tree, &self.ledger)?;
@@ -145,6 +171,7 @@ impl Engine {
 
     pub(super) fn push_difference(&mut self, difference: Difference) {
         let Difference { dir, name, reported, checked: Checked { found, removed } } = difference;
+        self.nets.polls.note(dir, &name, found.as_ref());
         let gone = match reported {
             Reported::Absent => Vec::new(),
             Reported::Present(shown) => {

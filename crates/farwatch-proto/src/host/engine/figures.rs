@@ -28,6 +28,10 @@ pub struct Figures {
     pub dropped: u64,
     /// Directories that are marked for rescan.
     pub stale: usize,
+    /// Directories that cannot be watched and are polled.
+    pub polled: usize,
+    /// Those among them that could not be listed the last time.
+    pub unlisted: usize,
 }
 
 /// A notification that was handed out.
@@ -53,7 +57,9 @@ impl Engine {
             in_replay: self.ledger.undone_len(),
             unreplayed: self.ledger.unreplayed(),
             dropped: self.backlog.forgotten(),
-            stale: self.nets.len(),
+            stale: self.nets.stale_len(),
+            polled: self.nets.polls.len(),
+            unlisted: self.nets.polls.unlisted_len(),
         }
     }
 

@@ -199,6 +199,7 @@ impl Engine {
         }
         let shown =
             |id| Shown { object: self.tree.fid(id), kind: self.tree.kind(id).unwrap_or_default() };
+        self.nets.polls.own(dir, name, id.map(shown));
         let reported = match id {
             _ if self.is_order_unknown(dir, name) => Reported::Unknown,
             Some(id) => Reported::Present(shown(id)),

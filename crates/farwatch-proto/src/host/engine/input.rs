@@ -26,7 +26,7 @@ use super::super::change::HostChange;
 use super::super::contested::{Check, Checked};
 use super::super::net::{Listing, Rescan};
 use super::{Engine, ReadMark};
-use crate::{Fid, FileKind};
+use crate::{Fid, FileKind, NodeId};
 
 /// Something that happened, or was found out.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,6 +35,10 @@ pub enum Input {
     Change(HostChange),
     /// A change in this directory was missed, and it is not known which. Any thread.
     Lost(Fid),
+    /// A known directory could not be watched: it is polled. Whoever makes it known.
+    Unwatched(NodeId),
+    /// It is watched now: what happens in it from now on is reported. Any thread.
+    Watched(NodeId),
     /// The kernel's queue was empty at this time of the host's clock or later, and everything read before has
     /// been handed in: an event that goes missing from now on happened after it. The watch thread.
     Drained(SystemTime),
@@ -98,6 +102,11 @@ impl Engine {
                 self.observed = None;
             }
             Input::Lost(dir) => self.handle_lost(&dir),
+            Input::Unwatched(dir) => {
+                self.nets.unwatched(dir);
+                self.polls_unseen = true;
+            }
+            Input::Watched(dir) => self.handle_watched(dir),
             Input::Drained(at) => self.nets.drained(at),
             Input::ReadUpTo(mark) => self.handle_read(mark),
             Input::ReadDone => self.queue = Queue::Empty,
@@ -146,13 +155,17 @@ impl Engine {
         if listed || self.to_read().is_some() {
             return Output::Timeout(Some(now));
         }
-        let next = [self.rescan_timeout(), self.probe_timeout(), self.contested.retry_at()];
+        self.polls_unseen = !self.may_rescan();
+        let next = [self.rescan_timeout(now), self.probe_timeout(), self.contested.retry_at()];
         Output::Timeout(next.into_iter().flatten().min())
     }
 
     /// Whether the watch thread is to call [`Engine::poll_output`] although it was given a later time. Whoever
     /// else gives an input, answers a request or takes a notification asks this afterwards.
     pub fn has_work(&self) -> bool {
-        self.wants_rescan() || self.contested.is_unseen() || self.to_read().is_some()
+        self.wants_rescan()
+            || self.wants_poll()
+            || self.contested.is_unseen()
+            || self.to_read().is_some()
     }
 }

@@ -30,6 +30,9 @@ impl Engine {
             assert!(nothing, "nothing is kept for an agent that does not listen");
         }
         self.barriers.assert_invariants();
+        if self.nets.polls.len() <= Self::ASSERTED_MAX {
+            self.nets.polls.assert_invariants();
+        }
         if self.tree.len() <= Self::ASSERTED_MAX {
             self.tree.assert_invariants();
             self.contested.assert_invariants();

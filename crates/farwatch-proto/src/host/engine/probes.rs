@@ -34,6 +34,7 @@ impl Engine {
     /// See [`Input::ReadUpTo`](super::Input::ReadUpTo).
     pub(super) fn handle_read(&mut self, ReadMark { ticket, touch }: ReadMark) {
         if let Some(ticket) = ticket {
+            self.nets.polls.demand();
             let owed = self.owed();
             self.barriers.handle_read(ticket, owed);
         }
@@ -52,8 +53,11 @@ impl Engine {
         }
         let mut sent = false;
         let (nets, contested) = (&self.nets, &self.contested);
-        let is_owed =
-            |owed: Owed| nets.has_before(owed.stale) || contested.has_before(owed.contested);
+        let is_owed = |owed: Owed| {
+            nets.has_before(owed.stale)
+                || contested.has_before(owed.contested)
+                || nets.polls.has_before(owed.polled)
+        };
         while self.barriers.is_due(is_owed) {
             let probe = probe(&mut self.phantoms, &mut self.backlog, self.tree.generation());
             self.barriers.handle_sent(probe);
@@ -118,7 +122,8 @@ impl Engine {
     }
 
     fn owed(&self) -> Owed {
-        Owed { stale: self.nets.mark(), contested: self.contested.mark() }
+        let polled = self.nets.polls.mark();
+        Owed { stale: self.nets.mark(), contested: self.contested.mark(), polled }
     }
 
     /// Replays that did not come to their end are in doubt, and barriers wait for the comparison. `true` when

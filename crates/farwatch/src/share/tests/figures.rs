@@ -95,7 +95,7 @@ fn path_leads_from_the_root_to_the_entry_and_begins_with_a_mark_where_it_is_not_
 fn directory_is_watched_if_it_is_known_and_could_be_marked() {
     let (share, _work) = listening(Delivery::Queue);
     learn_directories(&share);
-    share.lock().unmarked.insert(NodeId::new(3).unwrap());
+    share.lock().unmarked.insert(NodeId::new(3).unwrap(), "no room".to_owned());
     let known = |path: &[&str]| share.known(path.iter().map(|name| name.as_bytes()));
     assert_eq!(known(&[]), Known::Watched);
     assert_eq!(known(&["a"]), Known::Watched);
