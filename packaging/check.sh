@@ -106,7 +106,7 @@ if [[ $format == tar ]]; then
     tar --directory / --keep-directory-symlink -xzf /packages/farwatch-agent-*-linux-"$machine".tar.gz
     # As OpenRC leaves it when it has booted a system.
     mkdir -p /run/openrc/{exclusive,starting,started} /etc/conf.d && touch /run/openrc/softlevel
-    echo 'farwatch_agent_options="--fs-type fuse.farwatch"' >/etc/conf.d/farwatch-agent
+    echo 'farwatch_agent_options="--fs-type fuse.virtiofs"' >/etc/conf.d/farwatch-agent
     start "^mounted" farwatch mount --no-agent /src /mnt/src
     : >/var/log/farwatch-agent.log
     rc-service farwatch-agent start >>/tmp/log/openrc 2>&1
@@ -199,7 +199,7 @@ install farwatch-agent
 systemd-analyze verify --man=no --recursive-errors=no farwatch-agent.service || fail "systemd finds a fault"
 start "^mounted" farwatch mount --no-agent /src /mnt/src
 mounted=$started
-start "^events are delivered" farwatch-agent --all --fs-type fuse.farwatch
+start "^events are delivered" farwatch-agent --all --fs-type fuse.virtiofs
 events_come
 kill $started && wait $started
 kill $mounted && wait $mounted

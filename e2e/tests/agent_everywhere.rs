@@ -12,7 +12,7 @@ use farwatch_testkit::{Mount, Process, Recorder};
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
 use rustix::process::Signal;
 
-const FS_TYPE: &str = "fuse.farwatch";
+const FS_TYPE: &str = "fuse.virtiofs";
 
 static ALONE: Mutex<()> = Mutex::new(());
 

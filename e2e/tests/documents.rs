@@ -10,9 +10,10 @@ use e2e::transcript::Transcript;
 
 fn main() -> ExitCode {
     e2e::run(e2e::trials![
-        &[Need::Mount, Need::Inotifywait];
+        &[Need::Mount, Need::Inotifywait, Need::Program("getfattr")];
         the_commands_of_the_readme_print_what_it_shows,
         the_commands_of_the_tutorial_print_what_it_shows,
+        the_commands_of_the_page_on_types_print_what_it_shows,
         a_transcript_with_another_output_fails,
     ])
 }
@@ -38,6 +39,10 @@ fn the_commands_of_the_readme_print_what_it_shows() -> Result<()> {
 
 fn the_commands_of_the_tutorial_print_what_it_shows() -> Result<()> {
     run("docs/TUTORIAL.md", 10)
+}
+
+fn the_commands_of_the_page_on_types_print_what_it_shows() -> Result<()> {
+    run("docs/TYPES.md", 3)
 }
 
 fn a_transcript_with_another_output_fails() -> Result<()> {

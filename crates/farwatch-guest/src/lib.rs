@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+mod announcement;
 mod error;
 mod link;
 mod progress;
@@ -18,6 +19,7 @@ mod run;
 mod sync;
 mod times;
 
+pub use announcement::Announcement;
 pub use error::Error;
 pub use link::{CAPABILITIES, Link};
 pub use progress::Progress;

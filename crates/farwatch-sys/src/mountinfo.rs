@@ -22,7 +22,7 @@ pub struct Mount {
     pub device: (u32, u32),
     /// The mount point, as seen from the root directory of this process.
     pub mount_point: PathBuf,
-    /// The file system type, with the subtype if there is one: `fuse.farwatch`.
+    /// The file system type, with the subtype if there is one: `fuse.virtiofs`.
     pub fs_type: String,
 }
 

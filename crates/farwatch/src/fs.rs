@@ -21,6 +21,7 @@ mod marked;
 mod moved;
 mod own;
 mod privileges;
+mod probe;
 mod reconnect;
 mod reported;
 mod requests;

@@ -14,6 +14,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
+use farwatch_guest::Announcement;
 use farwatch_sys::thread::{CapabilitySet, keep_capabilities};
 
 use crate::driver::{Driver, Ended, Endpoint, Options};
@@ -120,6 +121,8 @@ fn serve(
         (None, Some(_)) => RaisedBy::Kernel,
         (None, None) => RaisedBy::Nothing,
     };
+    // The agent's thread announces its own.
+    let _announced = relay.as_ref().and_then(|_| announce(mount_point));
     let report = MountReport { raised_by, ..report };
     let _monitored = Mounted { process, report, counts }.monitored()?;
     let mut stdout = io::stdout().lock();
@@ -144,4 +147,11 @@ fn serve(
         }
         Err(error) => bail!(error),
     }
+}
+
+/// Announces the events that the kernel itself raises.
+fn announce(mount_point: &Path) -> Option<Announcement> {
+    let announced =
+        Announcement::prepare_at(mount_point).and_then(|made| made.publish().map(|()| made));
+    announced.inspect_err(|error| tracing::warn!(%error, "{}", agent::NOT_ANNOUNCED)).ok()
 }

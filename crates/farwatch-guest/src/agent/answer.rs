@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
 use super::state::State;
-use crate::{Progress, seconds};
+use crate::{Progress, announcement, seconds};
 
 /// What sockets of agents end with.
 const EXTENSION: &str = "agent";
@@ -94,8 +94,9 @@ pub(super) fn listen() -> io::Result<OwnedFd> {
     bind_own(&socket(std::process::id()))
 }
 
-/// Removes the socket of a worker that has ended.
+/// Removes the socket of a worker that has ended, and what it has announced.
 pub(super) fn forget(pid: u32) {
+    announcement::forget_dead();
     // It may have had none.
     drop(std::fs::remove_file(socket(pid)));
 }

@@ -18,7 +18,7 @@ use rustix::process::Signal;
 use rustix::time::{Itimerspec, TimerfdTimerFlags, Timespec};
 
 use super::answer::{self, Shared};
-use crate::{Error, Link, MountRoot, Reads, Replayer, Target};
+use crate::{Announcement, Error, Link, MountRoot, Reads, Replayer, Target};
 
 /// The line on standard output.
 pub(super) const WELCOME: &str = "welcome";
@@ -60,7 +60,16 @@ pub(super) fn run(target: &Target, timeout: Duration) -> anyhow::Result<()> {
 fn replay(target: &Target, shared: &Shared, timeout: Duration) -> anyhow::Result<()> {
     wind(timeout).context("standard input is no timer: this is not to be started by hand")?;
     let mut replayer = Replayer::new(target.open()?);
+    // Before the thread has the uid of its tags.
+    let announcement = Announcement::prepare(replayer.root());
     let mut link = open(replayer.root())?;
+    let announce = |step: fn(&Announcement) -> io::Result<()>| {
+        let done = announcement.as_ref().map_err(|error| error.to_string());
+        if let Err(error) = done.and_then(|it| step(it).map_err(|error| error.to_string())) {
+            tracing::warn!(%error, "/run/farwatch/events does not show whether events are delivered");
+        }
+    };
+    announce(Announcement::publish);
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{WELCOME}")
         .and_then(|()| stdout.flush())
@@ -77,12 +86,14 @@ fn replay(target: &Target, shared: &Shared, timeout: Duration) -> anyhow::Result
         let (seq, progress) = (link.welcome().next_seq, &shared.progress);
         crate::run(&mut reads, &mut replayer, seq, progress)?;
         shared.detached();
+        announce(Announcement::withdraw);
         let report = progress.report();
         tracing::info!(?report, "the virtual machine is on another host: the agent begins anew");
         replayer.close_files();
         drop(link);
         thread::sleep(BUSY_PAUSE);
         link = open(replayer.root())?;
+        announce(Announcement::publish);
         shared.attached();
     }
 }

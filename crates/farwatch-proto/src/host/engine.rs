@@ -244,6 +244,11 @@ impl Engine {
         self.wanted = events;
     }
 
+    /// The events that the client is sent.
+    pub fn wanted(&self) -> Mask {
+        self.wanted
+    }
+
     fn drop_link(&mut self) {
         self.agent = None;
         self.interest = None;

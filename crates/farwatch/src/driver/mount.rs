@@ -13,8 +13,9 @@ use super::error::Error;
 use super::mount_watch::{MountId, MountWatch};
 use crate::dev_fuse::{DATA_LEN_MAX, FuseDevice};
 
-/// The type of the mounts, in the mount table.
-pub const FS_TYPE: &str = "fuse.farwatch";
+/// The type of the mounts, in the mount table. Programs that do not trust FUSE mounts to raise events accept this subtype
+/// (docs/TYPES.md).
+pub const FS_TYPE: &str = "fuse.virtiofs";
 
 /// The mount of a [`FuseDevice`], unmounted when this goes.
 #[derive(Debug)]

@@ -76,7 +76,7 @@ mod tests {
     fn a_mount_is_found_by_id_and_device_number() {
         const TABLE: &[u8] = b"\
 22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
-77 22 0:43 / /mnt/a\\040b rw,nosuid,nodev shared:9 - fuse.farwatch /srv rw,user_id=0
+77 22 0:43 / /mnt/a\\040b rw,nosuid,nodev shared:9 - fuse.virtiofs /srv rw,user_id=0
 ";
         let find = |id, device| find(TABLE, MountId { id, device });
         assert_eq!(find(77, (0, 43)), Some(PathBuf::from("/mnt/a b")));

@@ -27,7 +27,9 @@ use super::ahead::later;
 use super::privileges::as_user;
 use super::reconnect::Entries;
 use super::reported::{Request, truncates};
-use super::{Handle, Inode, Interposer, attr, control, entry, identify, node, share_node, stale};
+use super::{
+    Handle, Inode, Interposer, attr, control, entry, identify, node, probe, share_node, stale,
+};
 
 /// The largest extended attribute or list of names that Linux has (`XATTR_SIZE_MAX`,
 /// `XATTR_LIST_MAX`): a guest that asks for more gets no more allocated.
@@ -499,6 +501,9 @@ impl FileSystem for Interposer {
         size: u32,
     ) -> io::Result<GetxattrReply> {
         self.check(&ctx, inode)?;
+        if let Some(reply) = probe::get(name, size, || self.share.delivered_events()) {
+            return reply;
+        }
         self.inner.getxattr(ctx, inode, name, size.min(XATTR_SIZE_MAX))
     }
 
@@ -555,11 +560,13 @@ impl FileSystem for Interposer {
         flags: u32,
         extra_flags: SetxattrFlags,
     ) -> io::Result<()> {
+        probe::check_change(name)?;
         let request = Request::SetXattr { node: self.check(&ctx, inode)?, name };
         self.own(&request, || self.inner.setxattr(ctx, inode, name, value, flags, extra_flags))
     }
 
     fn removexattr(&self, ctx: Context, inode: Inode, name: &CStr) -> io::Result<()> {
+        probe::check_change(name)?;
         let request = Request::RemoveXattr(self.check(&ctx, inode)?);
         self.own(&request, || self.inner.removexattr(ctx, inode, name))
     }

@@ -12,7 +12,9 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use anyhow::Context as _;
-use farwatch_guest::{Error, Link, MountRoot, Progress, Receive, Received, Replayer, Report};
+use farwatch_guest::{
+    Announcement, Error, Link, MountRoot, Progress, Receive, Received, Replayer, Report,
+};
 use farwatch_proto::wire::Notification;
 use farwatch_proto::wire::control::Delivery;
 
@@ -43,6 +45,10 @@ pub(super) enum Raised {
     /// Nobody: no farwatch is behind the mount.
     ByNobody,
 }
+
+/// Logged when the file that announces events cannot be made.
+pub(super) const NOT_ANNOUNCED: &str =
+    "/run/farwatch/events does not show that events are delivered";
 
 struct Queue(NotificationQueue);
 
@@ -108,9 +114,12 @@ impl Prepared {
 }
 
 fn run(mount_point: &Path, mut queue: Queue, attached: &Sender<Result<(), NotAttached>>) {
-    let linked = MountRoot::open(mount_point)
-        .and_then(|root| Link::open(&root, Delivery::Queue).map(|link| (root, link)));
-    let (root, link) = match linked {
+    let linked = MountRoot::open(mount_point).and_then(|root| {
+        // Before the thread has the uid of its tags.
+        let announcement = Announcement::prepare(&root);
+        Link::open(&root, Delivery::Queue).map(|link| (root, link, announcement))
+    });
+    let (root, link, announcement) = match linked {
         Ok(linked) => linked,
         Err(error) => {
             // Whoever waits for this has it, or has given up.
@@ -118,6 +127,10 @@ fn run(mount_point: &Path, mut queue: Queue, attached: &Sender<Result<(), NotAtt
             return;
         }
     };
+    let announced = announcement.and_then(|made| made.publish().map(|()| made));
+    if let Err(error) = &announced {
+        tracing::warn!(%error, "{}", NOT_ANNOUNCED);
+    }
     if attached.send(Ok(())).is_err() {
         return;
     }

@@ -60,6 +60,15 @@ impl Share {
         self.outbox.wake_waiters();
     }
 
+    /// The events that are delivered now, or none: no client is attached, the host is not watched, or the shared directory
+    /// has been deleted.
+    pub(crate) fn delivered_events(&self) -> Option<Mask> {
+        let has_lost_root = self.has_lost_root();
+        let state = self.lock();
+        let is_delivered = state.delivery.is_some() && state.looks && !has_lost_root;
+        is_delivered.then(|| state.engine.wanted())
+    }
+
     /// Makes the agent's thread readable without the lock. Called with the lock held after each change
     /// of it, so that the two agree whenever the lock is free.
     pub(super) fn publish_agent(&self, state: &State) {

@@ -20,18 +20,17 @@ struct Picky {
 }
 
 /// As read in their sources (`docs/TYPES.md`).
-const PICKY: [Picky; 5] = [
+const PICKY: [Picky; 4] = [
     Picky {
         name: "tail",
         does: "polls once a second, since it has FUSE among the file systems without events",
-        remedy: "nothing is lost; `inotifywait -m` or `less +F` if a second is too long",
+        remedy: "nothing is lost; use `inotifywait -m` if a second is too long",
     },
     Picky {
         name: "fsnotifier",
         does: "(of JetBrains' programs) watches nothing on types that begin with `fuse`",
         remedy: "share with a virtual machine, where the type is virtiofs",
     },
-    Picky { name: "zed-editor", does: "polls on FUSE", remedy: "set ZED_FILE_WATCHER_MODE=native" },
     Picky {
         name: "git",
         does: "has no fsmonitor on FUSE unless it is told to",
@@ -171,7 +170,7 @@ mod tests {
         let program = |pid, name: &str| Program { pid, name: name.to_owned() };
         Chain {
             mount_point: "/mnt/src".into(),
-            fs_type: "fuse.farwatch".to_owned(),
+            fs_type: "fuse.virtiofs".to_owned(),
             barrier: Ok(Duration::from_micros(2100)),
             report: None,
             probe: Probe::Done(vec![
