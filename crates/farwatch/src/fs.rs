@@ -176,6 +176,17 @@ impl Interposer {
         self.stamped(entry)
     }
 
+    /// A directory that is deleted while somebody lists it gives ENOENT, which getdents(2) takes for its end. The library
+    /// seeks first, and ext4 gives EINVAL for that (`ext4_dir_llseek()` to the end of a directory whose size is 0 now).
+    fn why_not_listed(&self, error: io::Error, ctx: Context, inode: Inode) -> io::Error {
+        let is_deleted =
+            || self.inner.getattr(ctx, inode, None).map_or(true, |(attr, _)| attr.nlink == 0);
+        match Errno::from_io_error(&error) {
+            Some(Errno::INVAL) if is_deleted() => Errno::NOENT.into(),
+            _ => error,
+        }
+    }
+
     /// With the generation of this session (S1).
     fn stamped(&self, mut entry: Entry) -> Entry {
         entry.generation = u64::from(self.share.generation().0);

@@ -477,7 +477,8 @@ impl FileSystem for Interposer {
         if control::is_ours(handle) {
             return Ok(Entries::One(self.reconnect.list(&self.share, node(inode)?, offset)));
         }
-        self.inner.readdir(ctx, inode, handle, size, offset).map(Entries::Listed)
+        let listed = self.inner.readdir(ctx, inode, handle, size, offset);
+        listed.map(Entries::Listed).map_err(|error| self.why_not_listed(error, ctx, inode))
     }
 
     fn releasedir(&self, ctx: Context, inode: Inode, flags: u32, handle: Handle) -> io::Result<()> {
