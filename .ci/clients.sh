@@ -5,9 +5,13 @@
 
 WATCHEXEC_VERSION=2.5.1
 
+# Services that would start when they are installed, or take the place of the system's own: unpacked, with what they need.
+UNPACKED=(rsyslog libestr0 libfastjson4 liblognorm5 incron)
+
 programs=e2e/tests/clients/programs
 clients=${XDG_CACHE_HOME:-$HOME/.cache}/farwatch/clients-$(
-    cat $programs/package-lock.json $programs/requirements.txt <(echo $WATCHEXEC_VERSION) | sha256sum | cut -c1-12
+    cat $programs/package-lock.json $programs/requirements.txt <(echo $WATCHEXEC_VERSION "${UNPACKED[@]}") |
+        sha256sum | cut -c1-12
 )
 
 need_clients() {
@@ -22,15 +26,22 @@ need_clients() {
     need setpriv util-linux
     need unshare util-linux
     need /usr/lib/systemd/systemd systemd
+    need gio libglib2.0-bin
+    need nvim neovim
+    need dnsmasq dnsmasq-base
+    need lsyncd lsyncd
+    need rsync rsync
+    need perl perl # git's hook for watchman
 }
 
-# fetch_clients: makes $clients/{node_modules,python,bin}. Says so and goes on when one cannot be had: then
+# fetch_clients: makes $clients/{node_modules,python,bin,debian}. Says so and goes on when one cannot be had: then
 # its tests are skipped, and counted.
 fetch_clients() {
     mkdir -p "$clients"
     [[ -d $clients/node_modules ]] || fetch_npm_clients || echo "no clients from npm" >&2
     [[ -d $clients/python ]] || fetch_python_clients || echo "no clients from PyPI" >&2
     [[ -x $clients/bin/watchexec ]] || fetch_watchexec || echo "no watchexec" >&2
+    [[ -d $clients/debian ]] || fetch_debian_clients || echo "no services from Debian" >&2
 }
 
 fetch_npm_clients() {
@@ -52,4 +63,16 @@ fetch_python_clients() {
 # Without optimisation it is built in a third of the time.
 fetch_watchexec() {
     cargo install --quiet --locked --debug watchexec-cli --version $WATCHEXEC_VERSION --root "$clients"
+}
+
+fetch_debian_clients() {
+    local new=$clients/debian.new package
+    rm -rf "$new" && mkdir -p "$new/packages" || return
+    "${as_root[@]}" apt-get update -qq || return
+    # apt warns that root downloads into a directory that its own user may not enter.
+    (cd "$new/packages" && apt-get download -qq "${UNPACKED[@]}" 2>/dev/null) || return
+    for package in "$new"/packages/*.deb; do
+        dpkg-deb -x "$package" "$new" || return
+    done
+    rm -r "$new/packages" && mv "$new" "$clients/debian"
 }

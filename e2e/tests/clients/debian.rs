@@ -41,6 +41,12 @@ pub(crate) fn trials() -> Vec<Trial> {
             "fsnotifywait_tells_what_it_tells_locally",
             fsnotifywait_tells_what_it_tells_locally,
         ),
+        trial(
+            "gio",
+            "gio_monitor_tells_what_it_tells_locally",
+            gio_monitor_tells_what_it_tells_locally,
+        ),
+        trial("nvim", "neovim_tells_what_it_tells_locally", neovim_tells_what_it_tells_locally),
         e2e::trial(
             "path_units_of_systemd_run_their_services",
             &[Need::Mount, Need::Python, Need::Program("/usr/lib/systemd/systemd")],
@@ -295,5 +301,51 @@ fn watchexec_tells_what_it_tells_locally() -> Result<()> {
             &["remove:d"],
             &["create:end"],
         ]),
+    )
+}
+
+/// GLib's monitor, which the programs of GNOME use.
+fn gio_monitor_tells_what_it_tells_locally() -> Result<()> {
+    let client = |room: &Room<'_>| -> Result<Process> {
+        let mut gio = Command::new("gio");
+        gio.args(["monitor", "-d", "."]).current_dir(room.share.mount());
+        start_silent(gio, 1)
+    };
+    same_as_locally(
+        "echo one > a",
+        client,
+        &[
+            Step::new("echo two > a", &[".: a: changed", ".: a: changes done"]),
+            Step::new("echo one > b", &[".: b: created", ".: b: changes done"]),
+            Step::new("mv b c", &[".: b: renamed to c"]),
+            Step::new("mv c a", &[".: c: renamed to a"]),
+            Step::new("chmod 600 a", &[".: a: attributes changed"]),
+            Step::new("mkdir d", &[".: d: created"]),
+            Step::new("rm a", &[".: a: deleted"]),
+            Step::new("mkfifo end", &[".: end: created"]),
+        ],
+    )
+}
+
+fn neovim_tells_what_it_tells_locally() -> Result<()> {
+    let client = |room: &Room<'_>| -> Result<Process> {
+        let mut nvim = Command::new("nvim");
+        nvim.args(["--headless", "-n", "-u", "NONE", "-i", "NONE", "-c"]);
+        nvim.arg(format!("luafile {}", program("neovim.lua").display()));
+        nvim.current_dir(room.share.mount());
+        start(nvim, |line| line == "ready")
+    };
+    same_as_locally(
+        "echo one > a",
+        client,
+        &[
+            Step::new("echo two > a", &["change a"]),
+            Step::new("echo one > b", &["rename b", "change b"]),
+            Step::new("mv b c", &["rename b", "rename c"]),
+            Step::new("mv c a", &["rename c", "rename a"]),
+            Step::new("mkdir d", &["rename d"]),
+            Step::new("rm a", &["rename a"]),
+            Step::new("touch end", &["rename end", "change end"]),
+        ],
     )
 }

@@ -7,11 +7,20 @@ mod debian;
 mod javascript;
 mod languages;
 mod recursive;
+mod services;
+mod tool;
+mod tools;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let trials = [debian::trials(), javascript::trials(), languages::trials()];
+    let trials = [
+        debian::trials(),
+        javascript::trials(),
+        languages::trials(),
+        services::trials(),
+        tools::trials(),
+    ];
     // Each needs a processor for a moment, while it starts.
     e2e::run(trials.into_iter().flatten().collect())
 }
