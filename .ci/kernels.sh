@@ -74,7 +74,7 @@ fetch_kernel_source() {
         "${as_root[@]}" apt-get update -qq || true
         unpack_kernel_source "$1" "" && return 0
     fi
-    echo "linux-source-$1 cannot be had from ${suite:-the suites that apt knows}: no kernel $1 is built" >&2
+    echo "linux-source-$1 is not available from ${suite:-the suites that apt knows}: no kernel $1 is built" >&2
 }
 
 unpack_kernel_source() {

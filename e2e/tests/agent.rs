@@ -147,7 +147,7 @@ fn an_agent_whose_server_does_not_answer_says_so_and_fails() -> Result<()> {
 fn an_agent_whose_mount_is_gone_says_so_and_fails() -> Result<()> {
     let mut mount = Mount::start_with_agent()?;
     mount.driver().signal(Signal::TERM)?;
-    failed(&mut mount, "notifications cannot be received any more")?;
+    failed(&mut mount, "receiving notifications failed")?;
     ensure!(mount.ended()?.success(), "the mount did not end cleanly");
     Ok(())
 }
@@ -192,18 +192,14 @@ fn an_agent_works_on_any_directory_of_the_mount_and_through_a_read_only_bind_mou
 fn a_read_only_superblock_is_refused_with_what_to_do() -> Result<()> {
     let mount = Mount::start_with(&["--no-agent"])?;
     rustix::mount::mount_remount(mount.mount_point(), MountFlags::RDONLY, c"")?;
-    refused(
-        &mount,
-        &mount.mount_point(),
-        "mounted read-only, and the kernel raises no events there",
-    )
+    refused(&mount, &mount.mount_point(), "mounted read-only, where the kernel raises no events")
 }
 
 fn what_is_no_mount_of_ours_is_refused_with_what_to_do() -> Result<()> {
     let mount = Mount::unmounted()?;
     let no_directory = mount.host().join("missing");
     refused(&mount, &no_directory, "no such directory: name a mount point, or a tag")?;
-    refused(&mount, &mount.host(), "this is no virtiofs mount: name the mount point of one")
+    refused(&mount, &mount.host(), "not a virtiofs mount: name the mount point of one")
 }
 
 fn an_agent_needs_root_and_says_so() -> Result<()> {

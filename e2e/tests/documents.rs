@@ -14,6 +14,7 @@ fn main() -> ExitCode {
         the_commands_of_the_readme_print_what_it_shows,
         the_commands_of_the_tutorial_print_what_it_shows,
         the_commands_of_the_page_on_types_print_what_it_shows,
+        the_commands_of_the_status_page_print_what_it_shows,
         a_transcript_with_another_output_fails,
     ])
 }
@@ -43,6 +44,10 @@ fn the_commands_of_the_tutorial_print_what_it_shows() -> Result<()> {
 
 fn the_commands_of_the_page_on_types_print_what_it_shows() -> Result<()> {
     run("docs/TYPES.md", 3)
+}
+
+fn the_commands_of_the_status_page_print_what_it_shows() -> Result<()> {
+    run("docs/STATUS.md", 6)
 }
 
 fn a_transcript_with_another_output_fails() -> Result<()> {

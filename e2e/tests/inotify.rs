@@ -50,14 +50,14 @@ fn a_client_is_told_that_it_can_have_both_names_of_a_rename() -> Result<()> {
     let mut mount = Mount::start_with(&["--log", "info", "--watch", "inotify"])?;
     let told = renamed(&mount)?;
     ensure!(told == "    MOVED_FROM a/old c1\n    MOVED_TO b/new c1\n", "{told}");
-    said(&mut mount, "the server tells both names of a rename")
+    said(&mut mount, "the server reports both names of a rename")
 }
 
 fn a_client_is_told_that_it_cannot_have_both_names_and_gets_two_halves() -> Result<()> {
     let mut mount = Mount::start_with(&["--watch", "inotify", "--no-join-renames"])?;
     let told = renamed(&mount)?;
     ensure!(told == "    MOVED_FROM a/old c1\n    MOVED_TO b/new c2\n", "{told}");
-    said(&mut mount, "the server cannot tell both names of a rename")
+    said(&mut mount, "the server cannot report both names of a rename")
 }
 
 /// fanotify reports it for the directory alone, without its name (e2e/differences).

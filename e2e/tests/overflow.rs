@@ -99,7 +99,7 @@ fn files(watch: &'static str) -> Result<()> {
         let wrong: Vec<_> = believed.difference(&expected).collect();
         anyhow::bail!("not told of {missing:?}, told wrongly of {wrong:?}");
     }
-    mount.device().wait_for_line(|line| line.contains("single events were given up"))?;
+    mount.device().wait_for_line(|line| line.contains("events were dropped (backlog full"))?;
 
     recorder.barrier()?;
     ensure!(is_true(&recorder), "true at first, and not any more");
@@ -170,7 +170,7 @@ fn what_inotify_had_no_room_for_is_told_in_the_end() -> Result<()> {
         .and_then(|()| fs::create_dir(share.host().join("last")));
     mount.device().signal(Signal::CONT)?;
     changed?;
-    mount.device().wait_for_line(|line| line.contains("single events were given up"))?;
+    mount.device().wait_for_line(|line| line.contains("events were dropped (backlog full"))?;
     told(&mut recorder, Kind::Create, "last")?;
     fs::remove_dir(share.host().join("last"))?;
     told(&mut recorder, Kind::Delete, "last")

@@ -257,7 +257,7 @@ fn reads_cannot_be_told_by_inotify() -> Result<()> {
     command.args(["mount", "--events", "all", "--watch", "inotify"]);
     let output = command.arg(mount.host()).arg(mount.mount_point()).output()?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let why = "--events all needs fanotify: inotify does not say who reads a file";
+    let why = "--events all needs fanotify: inotify does not report which process reads a file";
     ensure!(output.status.code() == Some(1) && said.contains(why), "{said}");
     Ok(())
 }

@@ -267,7 +267,7 @@ fn an_agent_that_does_not_go_on_is_said_when_the_time_is_over() -> Result<()> {
     let took = before.elapsed();
     signal_agent(&mut mount, Signal::CONT)?;
     let said = failed(&output?, 3)?;
-    ensure!(said.contains("not all has been told after 1 s: the agent"), "{said}");
+    ensure!(said.contains("timed out after 1 s: the agent"), "{said}");
     ensure!(took >= Duration::from_secs(1), "it took {took:?}");
     mount.sync()
 }
@@ -327,11 +327,11 @@ fn where_there_is_no_agent_or_no_farwatch_it_is_said_with_what_to_do() -> Result
     let mount = Mount::start_with(&["--no-agent"])?;
     let said = failed(&sync(&mount, &[], &mount.mount_point())?, 1)?;
     ensure!(
-        said.contains("nobody delivers events") && said.contains("start `farwatch-agent`"),
+        said.contains("no agent delivers events") && said.contains("start `farwatch-agent`"),
         "{said}"
     );
     let said = failed(&sync(&mount, &[], &mount.host())?, 1)?;
-    ensure!(said.contains("is on no mount of farwatch"), "{said}");
+    ensure!(said.contains("is not on a farwatch mount"), "{said}");
     let said = failed(&sync(&mount, &[], &mount.mount_point().join("missing"))?, 1)?;
     ensure!(said.contains("name a directory of the mount that you may read"), "{said}");
     let output = sync(&mount, &["--timeout", "0"], &mount.mount_point())?;

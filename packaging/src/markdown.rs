@@ -10,6 +10,10 @@ use clap::{Arg, Command};
 /// # Errors
 /// Those of `out`.
 pub(crate) fn section(command: &Command, out: &mut impl Write) -> fmt::Result {
+    written(command, out, Level::Top)
+}
+
+fn written(command: &Command, out: &mut impl Write, level: Level) -> fmt::Result {
     let name = command.get_bin_name().unwrap_or_else(|| command.get_name());
     writeln!(out, "## `{name}`\n")?;
     if let Some(about) = command.get_long_about().or_else(|| command.get_about()) {
@@ -17,7 +21,12 @@ pub(crate) fn section(command: &Command, out: &mut impl Write) -> fmt::Result {
     }
     let usage = command.clone().render_usage().to_string();
     writeln!(out, "```text\n{}\n```\n", usage.trim_start_matches("Usage: "))?;
-    let shown: Vec<&Arg> = command.get_arguments().filter(|arg| !arg.is_hide_set()).collect();
+    let is_repeated = |arg: &Arg| {
+        let of_every_command = ["help", "version"].contains(&arg.get_id().as_str());
+        level == Level::Below && (arg.is_global_set() || of_every_command)
+    };
+    let shown = command.get_arguments().filter(|arg| !arg.is_hide_set() && !is_repeated(arg));
+    let shown: Vec<&Arg> = shown.collect();
     if !shown.is_empty() {
         writeln!(out, "| argument | meaning |\n|---|---|")?;
         for arg in shown {
@@ -25,13 +34,20 @@ pub(crate) fn section(command: &Command, out: &mut impl Write) -> fmt::Result {
         }
         writeln!(out)?;
     }
-    for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
-        section(below, out)?;
-    }
     if let Some(after) = command.get_after_long_help().or_else(|| command.get_after_help()) {
         writeln!(out, "```text\n{}\n```\n", after.to_string().trim())?;
     }
-    Ok(())
+    let mut below = command.get_subcommands().filter(|below| !below.is_hide_set());
+    below.try_for_each(|below| written(below, out, Level::Below))
+}
+
+/// Where a command is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Level {
+    /// A program.
+    Top,
+    /// A command of a program, whose global options are not repeated.
+    Below,
 }
 
 /// `-o, --option <VALUE>`, or `<VALUE>`.

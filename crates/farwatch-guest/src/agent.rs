@@ -26,34 +26,34 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::{SyncArgs, Target};
 
-/// Raises the events of changes on the host in a guest's mounts of farwatch
+/// Raise events in the shares of a virtual machine for changes made on the host
 ///
 /// Run it as root in a virtual machine whose share is served by `farwatch serve`. Programs that watch
-/// the mount with inotify or fanotify then get the kernel's own events for what happens on the host.
-/// It stays in the foreground, and ends on Ctrl-C or SIGTERM.
+/// the mount with inotify or fanotify then receive the kernel's own events for changes made on the host.
+/// Stays in the foreground; exits on Ctrl-C or SIGTERM.
 #[derive(Debug, Parser)]
 #[command(name = "farwatch-agent", version)]
 #[command(after_help = "Examples:\n  \
-    farwatch-agent /mnt/src       the virtiofs that is mounted there\n  \
+    farwatch-agent /srv/src       the virtiofs that is mounted there\n  \
     farwatch-agent src            the one with this tag, mounted or not\n  \
-    farwatch-agent /mnt/src data  both\n  \
+    farwatch-agent /srv/src data  both\n  \
     farwatch-agent --all          every virtiofs, as it is mounted\n  \
     farwatch-agent status         what it is attached to, and what it has done\n  \
-    farwatch-agent sync /mnt/src  wait until all has been told there; needs no root")]
+    farwatch-agent sync /srv/src  wait until everything has been delivered there; does not need root")]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 #[command(disable_help_subcommand = true)]
 struct Cli {
-    /// A directory of a mounted share; or a tag, which is mounted where nobody sees it
+    /// A directory of a mounted share, or the tag of a share, which need not be mounted
     #[arg(value_name = "DIRECTORY|TAG", required_unless_present = "all", conflicts_with = "all")]
     targets: Vec<OsString>,
-    /// Serve every virtiofs that is mounted, now or later, until it is unmounted. One without a farwatch behind it is
+    /// Serve every virtiofs that is mounted, now or later, until it is unmounted. Shares without a farwatch server are
     /// left alone
     #[arg(long)]
     all: bool,
     /// The type of the mounts that --all serves
     #[arg(long, value_name = "TYPE", default_value = "virtiofs", hide = true)]
     fs_type: String,
-    /// How long the server may leave a request unanswered before it counts as dead, in seconds
+    /// Take the server for dead after this time without an answer, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     #[arg(value_parser = clap::value_parser!(u64).range(2..=86_400))]
     server_timeout: u64,
@@ -70,15 +70,14 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Wait until all that has happened on the host up to now has been told in the mount
+    /// Block until every change made on the host so far has been delivered in the mount
     ///
-    /// Then whoever watches there has every event. Any user may ask; an agent must be running. Exit code 3
-    /// says that the time was over. A tag that is called `sync` is named behind `--`.
+    /// Any user may run it; an agent must be running. Exits with 3 on timeout, and with 4 if there are directories that
+    /// the host cannot watch. To name a tag `sync`, put it after `--`.
     Sync(SyncArgs),
-    /// Show what the agents on this machine are attached to, since when, and what they have done
+    /// Show the shares that agents on this machine serve, since when, and what they have replayed
     ///
-    /// As root. Exit codes: 0 nothing is wrong, 3 something is, 4 no agent runs. A tag that is called `status` is named
-    /// behind `--`.
+    /// Needs root. Exit codes: 0 no problem, 3 a problem, 4 no agent runs. To name a tag `status`, put it after `--`.
     Status,
 }
 

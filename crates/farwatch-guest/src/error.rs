@@ -13,13 +13,13 @@ use thiserror::Error;
 #[non_exhaustive]
 pub enum Error {
     /// No mount root could be had.
-    #[error("the mount cannot be opened for replay (this needs root)")]
+    #[error("cannot open the mount for replay (this needs root)")]
     Root(#[source] Errno),
     /// There is nothing at the path.
     #[error("no such directory: name a mount point, or a tag without a slash")]
     NoDirectory(#[source] Errno),
     /// Another file system.
-    #[error("this is no virtiofs mount: name the mount point of one, or its tag without a slash")]
+    #[error("not a virtiofs mount: name the mount point of one, or its tag without a slash")]
     NotFuse,
     /// The kernel has no virtiofs.
     #[error("this kernel has no virtiofs: load the module `virtiofs`")]
@@ -32,12 +32,12 @@ pub enum Error {
     NoTag(#[source] Errno),
     /// Every replay would fail with EROFS.
     #[error(
-        "this is mounted read-only, and the kernel raises no events there: mount it read-write, \
+        "mounted read-only, where the kernel raises no events: mount it read-write, \
         and share it with `farwatch serve --readonly` or bind-mount it read-only for programs"
     )]
     ReadOnly,
     /// The thread could not take on the marks.
-    #[error("the thread cannot take on the agent's marks (this needs root)")]
+    #[error("cannot set the tags of the agent's thread (this needs root)")]
     Marks(#[source] farwatch_sys::Error),
     /// The control node cannot be opened.
     #[error(
@@ -55,12 +55,14 @@ pub enum Error {
     #[error("the server does not answer on the control node")]
     Control(#[source] io::Error),
     /// The server speaks another version.
-    #[error("the server's welcome makes no sense: use the same version on both sides")]
+    #[error(
+        "the server's welcome message is malformed: use the same version of farwatch on both sides"
+    )]
     Welcome(#[source] FrameError),
     /// The proof failed.
-    #[error("the server does not see the agent's marks on its requests: nothing is replayed")]
+    #[error("the server does not see the agent's tags on its requests: nothing is replayed")]
     NotProved,
     /// The notifications end with an error.
-    #[error("notifications cannot be received any more")]
+    #[error("receiving notifications failed")]
     Receive(#[source] io::Error),
 }

@@ -70,11 +70,11 @@ impl Link {
         }
         // S12: who wants FAN_RENAME has to know that there is none.
         if welcome.rename_pairs {
-            tracing::info!("the server tells both names of a rename");
+            tracing::info!("the server reports both names of a rename");
         } else {
             tracing::warn!(
-                "the server cannot tell both names of a rename: each is two events that nothing \
-                    joins, and nobody gets FAN_RENAME"
+                "the server cannot report both names of a rename: its halves are separate \
+                 events, and there is no FAN_RENAME"
             );
         }
         Ok(Self { control, welcome })

@@ -87,7 +87,7 @@ pub fn run(
             if joined.event == farwatch_proto::GuestEvent::Overflow {
                 report.overflows += 1;
                 tracing::warn!(
-                    "too much happened at once on the host: single events are missing, the difference follows"
+                    "events were dropped: too many changes on the host at once; the difference follows"
                 );
             }
             let outcome = replayer.replay(&joined);

@@ -56,30 +56,30 @@ pub enum SyncError {
     Open(PathBuf, #[source] Errno),
     /// Another file system, or another server.
     #[error(
-        "{} is on no mount of farwatch: name one of `farwatch mount`, or in a virtual machine one \
-        that `farwatch serve` serves in place of virtiofsd", .0.display()
+        "{} is not on a farwatch mount: name a mount of `farwatch mount`, or in a virtual \
+         machine a share that `farwatch serve` serves in place of virtiofsd", .0.display()
     )]
     NotFarwatch(PathBuf),
     /// There is no agent.
-    #[error("nobody delivers events on {}: start `farwatch-agent` there", .0.display())]
+    #[error("no agent delivers events on {}: start `farwatch-agent` there", .0.display())]
     NoAgent(PathBuf),
     /// The host is not watched.
     #[error(
-        "the host of {} is not watched, so there are no events: its log, and `farwatch doctor` \
-        there, say why", .0.display()
+        "changes on the host of {} are not watched, so there are no events: see the server's \
+         log, or run `farwatch doctor` there", .0.display()
     )]
     NotWatched(PathBuf),
     /// There is nothing to be told of any more.
     #[error(
-        "the directory that {} shares has been deleted on the host, and what is made in its place is not shared: mount \
-        it again", .0.display()
+        "the directory shared as {} has been deleted on the host; a new directory of the same \
+         name is not shared: mount it again", .0.display()
     )]
     Deleted(PathBuf),
     /// The call failed.
     #[error("the server of {} does not answer", .0.display())]
     Call(PathBuf, #[source] Errno),
     /// It made no sense.
-    #[error("the answer makes no sense: use the same version of farwatch on both sides")]
+    #[error("the server's answer is malformed: use the same version of farwatch on both sides")]
     Answer,
     /// There are directories that the host cannot watch, and could not compare in time or at all.
     #[error(
@@ -96,7 +96,7 @@ pub enum SyncError {
         waited: Duration,
     },
     /// The time was over.
-    #[error("not all has been told after {} s: {}", .waited.as_secs(), lacks(*.state))]
+    #[error("timed out after {} s: {}", .waited.as_secs(), lacks(*.state))]
     TimedOut {
         /// How long it was waited.
         waited: Duration,
@@ -124,12 +124,13 @@ impl SyncError {
 
 fn lacks(state: State) -> &'static str {
     match state {
-        State::Reached => "nothing lacks",
-        State::Unread => "the host has changed more than the server could read, see its log",
+        State::Reached => "nothing pending",
+        State::Unread => "the server has not read all changes of the host; see its log",
         State::Stale => {
-            "directories of which events were dropped, or that cannot be watched, are still compared, see the server's log"
+            "directories of which events were dropped, or that cannot be watched, are still \
+             being compared; see the server's log"
         }
-        State::Sent => "the agent has not come so far; `--timeout` gives it longer",
+        State::Sent => "the agent has not replayed everything yet; `--timeout` allows more time",
     }
 }
 
@@ -226,7 +227,7 @@ mod tests {
     #[test]
     fn when_the_time_is_over_it_says_what_lacks() {
         let error = SyncError::TimedOut { waited: Duration::from_secs(10), state: State::Sent };
-        assert!(error.to_string().starts_with("not all has been told after 10 s: the agent"));
+        assert!(error.to_string().starts_with("timed out after 10 s: the agent"));
         assert_eq!(error.exit_code(), TIMED_OUT);
     }
 }

@@ -25,15 +25,15 @@ use crate::{doctor, logging, mount, mount_helper, serve, status};
 #[derive(Debug, Parser)]
 #[command(name = "farwatch", version, propagate_version = true)]
 #[command(after_help = "Examples:\n  \
-    farwatch mount ~/src /mnt/src      changes in ~/src are events in /mnt/src\n  \
+    farwatch mount ~/src /srv/src      changes in ~/src raise events in /srv/src\n  \
     farwatch serve --socket /run/src.sock --shared-dir ~/src\n                                     \
     the same for a virtual machine, in place of virtiofsd\n  \
-    farwatch sync /mnt/src             wait until all changes so far are delivered there\n  \
-    farwatch status                    what runs, and what is wrong with it\n  \
-    farwatch watch /mnt/src            what is reported and delivered there, as it happens\n  \
-    farwatch top                       what is busy, as it changes\n  \
-    farwatch doctor ~/src              what this machine and directory support\n  \
-    farwatch doctor /mnt/src           whether changes on the host are events there")]
+    farwatch sync /srv/src             wait until all changes so far are delivered there\n  \
+    farwatch status                    show what is shared, and its problems\n  \
+    farwatch watch /srv/src            print reports and deliveries there, as they happen\n  \
+    farwatch top                       show the busiest shares and paths, updated\n  \
+    farwatch doctor ~/src              check what this machine and directory support\n  \
+    farwatch doctor /srv/src           check that changes on the host raise events there")]
 struct Cli {
     #[command(flatten)]
     log: LogArgs,
@@ -55,22 +55,22 @@ enum Command {
     /// Any user may run it. Exits with 3 on timeout, and with 4 if there are directories that the host cannot watch. In a
     /// virtual machine, use `farwatch-agent sync`.
     Sync(SyncArgs),
-    /// Show every mount and every `serve` on this machine: what it does, and what is wrong
+    /// Show every mount and every `serve` on this machine, with its activity and problems
     ///
-    /// One's own without root; those of others as root.
+    /// Shows those of other users only to root.
     Status(StatusArgs),
-    /// Print what the host reports of a path, what is delivered of it, and how long that took
+    /// Print the reports of the host about a path, the events delivered for them, and the delay
     ///
-    /// For the question why a program did not notice a change. Ctrl-C ends it.
+    /// Shows why a program did not notice a change. Ctrl-C ends it.
     Watch(WatchArgs),
     /// Show rates, queues and the busiest paths of every share, and keep them up to date
     ///
     /// Arrow keys choose a share; q ends it.
     Top,
-    /// Check what this kernel and user support; of a mount, whether changes on the host become events in it
+    /// Check what this kernel and user support, or whether changes on the host raise events in a mount
     ///
-    /// Each line says what to do. On the host's side of a mount a directory `.farwatch-doctor-PID` is made, changed and
-    /// removed. Exits with 1 if something is missing.
+    /// Problems come with a remedy. To test a mount, a directory `.farwatch-doctor-PID` is created, changed and removed on
+    /// its host side. Exits with 1 if something is missing.
     Doctor {
         /// The directory to share, or a mount
         path: Option<PathBuf>,

@@ -30,7 +30,7 @@ pub(crate) use self::slot::{MESSAGE_AT, MESSAGE_LEN_MAX, PAGE_LEN, SLOT_LEN, rep
 #[derive(Debug, Error)]
 pub enum Error {
     /// `/dev/fuse` cannot be opened.
-    #[error("/dev/fuse cannot be opened: is the fuse module loaded, and is this root?")]
+    #[error("cannot open /dev/fuse: load the module `fuse`, and run as root")]
     Open(#[source] io::Error),
     /// The kernel has a message that fits no buffer of ours: the device asked for larger ones.
     #[error("the device negotiated FUSE messages larger than {0} bytes")]

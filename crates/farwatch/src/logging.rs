@@ -48,7 +48,7 @@ pub(crate) fn start(args: &LogArgs, syslog: bool) -> Result<Log, Box<dyn Error>>
             Ok(syslog) => to_syslog(filter, syslog)?,
             Err(error) => {
                 to_standard_error(filter, LogFormat::Text)?;
-                tracing::warn!(%error, "there is no syslog");
+                tracing::warn!(%error, "cannot connect to syslog");
                 return Ok(Log::StandardError);
             }
         },
@@ -60,7 +60,7 @@ pub(crate) fn start(args: &LogArgs, syslog: bool) -> Result<Log, Box<dyn Error>>
             }
             Err(error) => {
                 to_standard_error(filter, LogFormat::Text)?;
-                tracing::warn!(%error, "there is no journal");
+                tracing::warn!(%error, "cannot connect to the journal");
                 return Ok(Log::StandardError);
             }
         },
@@ -86,7 +86,7 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
         String::new()
     };
     let thread = std::thread::current();
-    tracing::error!(at, thread = thread.name(), "a panic, which is a bug: {message}{backtrace}");
+    tracing::error!(at, thread = thread.name(), "panic (a bug): {message}{backtrace}");
 }
 
 fn filter(text: &str) -> Result<EnvFilter, Box<dyn Error>> {

@@ -43,7 +43,7 @@ pub(crate) fn run(mut args: MountArgs, log: &LogArgs) -> anyhow::Result<()> {
     let (shared, socket) = match (shared, args.socket.take()) {
         (Some(shared), None) => (Some(shared), None),
         (None, Some(socket)) => (None, Some(socket)),
-        (Some(_), Some(_)) => bail!("--socket says what to mount: name no shared directory"),
+        (Some(_), Some(_)) => bail!("--socket cannot be combined with a shared directory"),
         (None, None) => bail!("name the directory to share and the mount point, in this order"),
     };
     place::check(shared.as_deref(), &mount_point)?;
@@ -103,7 +103,7 @@ fn serve(
     let (agent, relay) = match raised {
         Raised::By(agent) => (Some(agent), None),
         Raised::ByAnother(queue) if session.kernel_raises() => {
-            tracing::info!("this kernel raises the events itself: there is no agent");
+            tracing::info!("this kernel raises the events itself: no agent is started");
             (None, Some(session.relay(queue)?))
         }
         Raised::ByAnother(_) => {
@@ -114,7 +114,7 @@ fn serve(
     };
     let has_events = agent.is_some() || relay.is_some();
     if !has_events && !args.no_agent {
-        tracing::warn!("no events: there is no farwatch behind this mount");
+        tracing::warn!("no events: the device is not farwatch");
     }
     let raised_by = match (&agent, &relay) {
         (Some(_), _) => RaisedBy::Agent,
@@ -143,7 +143,7 @@ fn serve(
     match ended {
         Ok(Ended::Stopped | Ended::Unmounted) => Ok(()),
         Ok(Ended::DeviceGone) => {
-            bail!("the device has gone: {} is unmounted", mount_point.display())
+            bail!("the device exited: {} is unmounted", mount_point.display())
         }
         Err(error) => bail!(error),
     }

@@ -130,7 +130,7 @@ pub(crate) fn run(args: &ServeArgs, defaults: Defaults) -> anyhow::Result<()> {
     }
     let once = args.connection.once || defaults == Defaults::Virtiofsd;
     let ended = device::serve(&inside.listener, &device, once, &stop)?;
-    tracing::info!(?ended, stats = ?device.stats(), "the device ends");
+    tracing::info!(?ended, stats = ?device.stats(), "the device exits");
     Ok(())
 }
 

@@ -39,7 +39,7 @@ impl Caught {
         thread::Builder::new().name("signals".into()).spawn(move || {
             // Each signal is a byte; those that come together may be read together.
             while self.0.read(&mut [0; 16]).is_ok_and(|len| len > 0) {
-                tracing::info!("a signal: ending");
+                tracing::info!("exiting on a signal");
                 end();
             }
         })?;

@@ -3,7 +3,7 @@
 //! the engine. `share` decides what to mark, and the engine what a change means.
 //!
 //! What it reads from is a [`Backend`]: inotify, which reports every change in its order, or fanotify
-//! for `--events all`, where inotify cannot be had, and on request. It reads as fast as it can, since
+//! for `--events all`, where inotify is not available, and on request. It reads as fast as it can, since
 //! fanotify merges events that wait in its queue. In between it does what the engine asks for and what needs the
 //! host's file system (`carry_out`): it looks up what an event needs before it can be sent (`look`), compares
 //! contested entries (`check`), and rescans the directories of which events were dropped or that cannot be watched
@@ -96,7 +96,7 @@ impl Drop for Watcher {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("the watch thread had panicked");
+            tracing::error!("the watch thread panicked");
         }
     }
 }
@@ -142,8 +142,7 @@ fn run(
             tracing::warn!(
                 stale = dropped.dirs,
                 forgotten = dropped.events,
-                "single events were given up, since too much changed at once or the agent was away: \
-                    the directories concerned are listed again"
+                "events were dropped (backlog full, or no agent attached): rescanning the directories concerned"
             );
             in_step = false;
         }
@@ -151,7 +150,7 @@ fn run(
         let next = carry_out(intake, backend);
         let dropped = intake.dropped();
         if !in_step && dropped.dirs == 0 {
-            tracing::info!(forgotten = dropped.events, "no directory is stale any more");
+            tracing::info!(forgotten = dropped.events, "all rescans are done");
             in_step = true;
         }
         let next = [next, reader.poll_timeout()].into_iter().flatten().min();

@@ -249,7 +249,7 @@ pub(super) fn end(workers: impl IntoIterator<Item = Worker>) {
         if matches!(poll(&mut fds, Some(&left)), Ok(1)) {
             drop(worker.child.wait());
         } else {
-            tracing::warn!(target = %worker.target, "the server does not answer: a process stays");
+            tracing::warn!(target = %worker.target, "the server does not answer: a worker process cannot be ended");
         }
     }
 }

@@ -53,12 +53,12 @@ pub(super) fn run(target: &Target, timeout: Duration) -> anyhow::Result<()> {
     }
     match worker.join() {
         Ok(result) => result.with_context(|| target.to_string()),
-        Err(_) => bail!("{target}: the agent has a bug and has panicked"),
+        Err(_) => bail!("{target}: the agent panicked (a bug)"),
     }
 }
 
 fn replay(target: &Target, shared: &Shared, timeout: Duration) -> anyhow::Result<()> {
-    wind(timeout).context("standard input is no timer: this is not to be started by hand")?;
+    wind(timeout).context("standard input is not a timer: `--worker` is internal")?;
     let mut replayer = Replayer::new(target.open()?);
     // Before the thread has the uid of its tags.
     let announcement = Announcement::prepare(replayer.root());
@@ -78,7 +78,7 @@ fn replay(target: &Target, shared: &Shared, timeout: Duration) -> anyhow::Result
     let answered = || {
         shared.answered();
         if let Err(error) = wind(timeout) {
-            tracing::error!(%error, "the timer cannot be wound");
+            tracing::error!(%error, "cannot set the timer for the server's answers");
         }
     };
     loop {
@@ -88,7 +88,7 @@ fn replay(target: &Target, shared: &Shared, timeout: Duration) -> anyhow::Result
         shared.detached();
         announce(Announcement::withdraw);
         let report = progress.report();
-        tracing::info!(?report, "the virtual machine is on another host: the agent begins anew");
+        tracing::info!(?report, "the virtual machine has moved to another host: attaching again");
         replayer.close_files();
         drop(link);
         thread::sleep(BUSY_PAUSE);

@@ -137,7 +137,7 @@ impl Direct {
     pub(super) fn stop(&self) {
         self.over.store(true, Ordering::SeqCst);
         if let Err(error) = self.end.write(1) {
-            tracing::debug!(%error, "the threads have been told before");
+            tracing::debug!(%error, "the threads have been stopped before");
         }
     }
 

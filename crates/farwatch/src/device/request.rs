@@ -348,7 +348,7 @@ impl<F: FileSystem + SerializableFileSystem + Sync> Requests<F> {
         let [low, high] = agreed.granted;
         let header = InHeader::from_slice(request.get(..HEADER_LEN).unwrap_or_default());
         if !header.is_some_and(|header| is(header, Opcode::Init)) {
-            return Err(io::Error::other("the guest's INIT makes no sense"));
+            return Err(io::Error::other("the guest's INIT is malformed"));
         }
         for (flags, granted) in [(INIT_IN_FLAGS, low | INIT_EXT), (INIT_IN_FLAGS2, high)] {
             if let Some(flags) = request.get_mut(flags) {

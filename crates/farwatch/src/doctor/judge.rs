@@ -37,7 +37,7 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-/// inotify, which `--watch auto` takes, and fanotify, which it takes where inotify cannot be had.
+/// inotify, which `--watch auto` takes, and fanotify, which it takes where inotify is not available.
 fn watching(facts: &Facts) -> Vec<Finding> {
     let mut findings = fanotify(facts.fanotify, &facts.limits);
     findings.push(round_trip(facts.round_trip));
@@ -66,10 +66,10 @@ fn inotify(inotify: Result<(), Errno>, fanotify: bool, limits: &Values) -> Findi
             "this user has too many watches already".to_owned(),
             Some(Limit::InotifyWatches.reached_at(limits).to_string()),
         ),
-        Err(errno) => (format!("cannot be had: {errno}"), None),
+        Err(errno) => (format!("not available: {errno}"), None),
     };
     let place = if fanotify {
-        "; fanotify takes its place, which merges events that follow each other fast"
+        "; fanotify replaces it, which merges events that follow each other quickly"
     } else {
         ""
     };
@@ -86,7 +86,7 @@ fn kernel(release: Option<KernelRelease>) -> Finding {
         Some(release) if release >= KERNEL_FULL => Finding::ok(SUBJECT, release.to_string()),
         Some(release) => Finding::limited(SUBJECT, format!("{release}: older than {KERNEL_FULL}"))
             .remedy(format!("Linux {KERNEL_FULL} or newer")),
-        None => Finding::limited(SUBJECT, "its release is not spelt as Linux spells it"),
+        None => Finding::limited(SUBJECT, "unknown release format"),
     }
 }
 
@@ -96,10 +96,10 @@ fn fanotify(group: Result<Level, Errno>, limits: &Values) -> Vec<Finding> {
     match group {
         Ok(level) => level_findings(level).into(),
         Err(Errno::NOSYS) => {
-            vec![no_group("this kernel has none").remedy("a kernel with CONFIG_FANOTIFY")]
+            vec![no_group("not available in this kernel").remedy("a kernel with CONFIG_FANOTIFY")]
         }
         Err(Errno::PERM) => vec![
-            no_group("not for this user: before Linux 5.13 it needs CAP_SYS_ADMIN")
+            no_group("not available to this user: before Linux 5.13 it needs CAP_SYS_ADMIN")
                 .remedy("run as root, or Linux 5.13 or newer"),
         ],
         Err(Errno::MFILE) => vec![
@@ -129,7 +129,7 @@ fn level_findings(level: Level) -> [Finding; 3] {
     } else {
         Finding::limited(
             "FAN_UNLIMITED_QUEUE",
-            "unprivileged: the limits below hold, and other processes are seen as pid 0",
+            "unprivileged: the limits below apply, and other processes appear as pid 0",
         )
         .remedy("CAP_SYS_ADMIN, where huge trees are shared")
     };
@@ -167,15 +167,16 @@ pub(super) fn shared_dir(dir: &Result<Dir, Errno>, limits: &Values) -> Vec<Findi
 fn file_system(fs_type: Option<&str>) -> Finding {
     const SUBJECT: &str = "file system";
     let Some(fs_type) = fs_type else {
-        return Finding::limited(SUBJECT, "of unknown type: /proc does not tell");
+        return Finding::limited(SUBJECT, "unknown type: /proc does not show it");
     };
     if FS_GOOD.contains(&fs_type) {
         return Finding::ok(SUBJECT, fs_type);
     }
     let (meaning, remedy) = if fs_type == "overlay" {
         (
-            "changes made beside it, in its upper or lower directory, are not seen, and who watches \
-             nothing but a file of the lower directory is not told that it is deleted or replaced",
+            "changes made directly in its upper or lower directory are not seen, and a watch on \
+             a file of the lower directory alone does not report that the file is deleted or \
+             replaced",
             "change files through the overlay alone",
         )
     } else if FS_REMOTE.contains(&fs_type) || fs_type.starts_with("fuse.") {
@@ -192,9 +193,9 @@ fn file_system(fs_type: Option<&str>) -> Finding {
 fn handle(handle: Result<(), Errno>) -> Finding {
     const SUBJECT: &str = "file handles";
     match handle {
-        Ok(()) => Finding::ok(SUBJECT, "the directory's file system has them"),
+        Ok(()) => Finding::ok(SUBJECT, "the directory's file system supports them"),
         Err(Errno::OPNOTSUPP | Errno::OVERFLOW) => {
-            Finding::missing(SUBJECT, "the directory's file system has none")
+            Finding::missing(SUBJECT, "the directory's file system does not support them")
                 .remedy("overlayfs has them from Linux 6.6 on; else another file system")
         }
         Err(errno) => Finding::missing(SUBJECT, format!("the directory has none: {errno}")),
@@ -254,7 +255,7 @@ fn capabilities(effective: CapabilitySet) -> [Finding; 5] {
         if effective.contains(capability) {
             Finding::ok(subject, format!("for {use_}"))
         } else {
-            let meaning = format!("not there, so no {use_}: run as root");
+            let meaning = format!("missing, so no {use_}: run as root");
             Finding { verdict: without, ..Finding::limited(subject, meaning) }
         }
     })
@@ -381,13 +382,11 @@ mod tests {
     }
 
     #[test]
-    fn without_inotify_fanotify_takes_its_place() {
+    fn without_inotify_fanotify_replaces_it() {
         let facts = Facts { inotify: Err(Errno::MFILE), ..good() };
         assert_eq!(complaints(&facts), [("inotify", Verdict::Limited)]);
         let meaning = findings(&facts).into_iter().find(|finding| finding.subject == "inotify");
-        assert!(
-            meaning.is_some_and(|finding| finding.meaning.contains("fanotify takes its place"))
-        );
+        assert!(meaning.is_some_and(|finding| finding.meaning.contains("fanotify replaces it")));
     }
 
     #[test]

@@ -125,7 +125,7 @@ impl Drop for PrivateDir {
     fn drop(&mut self) {
         drop(fs::remove_file(self.0.join(FILE)));
         if let Err(error) = fs::remove_dir(&self.0) {
-            tracing::warn!(%error, path = %self.0.display(), "a temporary directory stays behind");
+            tracing::warn!(%error, path = %self.0.display(), "cannot remove a temporary directory");
         }
     }
 }

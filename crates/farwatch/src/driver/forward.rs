@@ -245,7 +245,7 @@ impl Worker {
                     .map_err(Error::system("waiting for replies"))?
             };
             if woken == 0 {
-                tracing::warn!(in_flight = self.queue.in_flight(), "giving requests up");
+                tracing::warn!(in_flight = self.queue.in_flight(), "abandoning requests in flight");
                 break;
             }
         }

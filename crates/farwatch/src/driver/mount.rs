@@ -52,7 +52,7 @@ impl Mount {
             Ok(id) => Ok(Self { path: mount_point.to_owned(), id, gone: false }),
             Err(error) => {
                 if let Err(error) = unmount(mount_point, UnmountFlags::DETACH) {
-                    tracing::warn!(%error, "unmounting what could not be identified");
+                    tracing::warn!(%error, "unmounting a mount that could not be identified failed");
                 }
                 Err(failed(error))
             }
@@ -101,7 +101,7 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         if let Err(error) = self.take_away() {
-            tracing::warn!(%error, "unmounting");
+            tracing::warn!(%error, "unmounting failed");
         }
     }
 }

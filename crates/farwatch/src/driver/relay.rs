@@ -27,9 +27,11 @@ impl Relay {
     pub(super) fn start(queue: NotificationQueue, fuse: Weak<FuseDevice>) -> Result<Self, Error> {
         let run = move || match run(queue, &fuse) {
             Ok(Counts { written, refused }) => {
-                tracing::info!(written, refused, "the relay of notifications ends");
+                tracing::info!(written, refused, "the relay of notifications exits");
             }
-            Err(error) => tracing::error!(%error, "events are not delivered any more: mount again"),
+            Err(error) => {
+                tracing::error!(%error, "delivering events failed: no more events; mount again");
+            }
         };
         let thread = thread::Builder::new().name("relay".into()).spawn(run);
         thread.map(Self).map_err(Error::system("starting a thread"))
@@ -38,7 +40,7 @@ impl Relay {
     /// Waits for its end.
     pub fn join(self) {
         if self.0.join().is_err() {
-            tracing::error!("the relay of notifications had panicked");
+            tracing::error!("the relay of notifications panicked");
         }
     }
 }

@@ -135,7 +135,7 @@ fn device_ends(handoff: &Handoff, at_once: &Signal) -> io::Result<bool> {
     let mut event = [EpollEvent::default()];
     let woken = signal::wait(&epoll, &mut event, Some(deadline))?;
     if woken == 0 {
-        tracing::warn!("giving requests up: the device does not end them");
+        tracing::warn!("abandoning requests that the device does not finish");
     }
     Ok(woken > 0 && event[0].data() == HANG_UP)
 }

@@ -208,11 +208,11 @@ impl Supervisor {
                 return Ok(input);
             }
             if Instant::now() >= until {
-                tracing::warn!("unmounting takes too long, cutting the connection");
+                tracing::warn!("unmounting takes too long: aborting the FUSE connection");
                 return Ok(input);
             }
             if !self.service.answers(ANSWER_WAIT)? {
-                tracing::warn!("the device does not answer, cutting the connection");
+                tracing::warn!("the device does not answer: aborting the FUSE connection");
                 return Ok(input);
             }
         }

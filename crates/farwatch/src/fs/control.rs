@@ -205,9 +205,9 @@ impl Control {
         let reads = link.filter(|_| delivery == Delivery::Reads);
         session.state = State::Welcomed { reads };
         if proved {
-            tracing::info!(version, ?delivery, raises, "the agent is welcome: notifications begin");
+            tracing::info!(version, ?delivery, raises, "agent attached: notifications begin");
         } else {
-            tracing::warn!("the agent's marks do not arrive together: it is told nothing");
+            tracing::warn!("the agent's tags do not arrive together: it receives nothing");
         }
         Ok(len)
     }

@@ -33,7 +33,7 @@ pub(super) fn root(share: &Share, path: &Path) -> Option<Identity> {
     identity
         .inspect_err(|error| {
             tracing::error!(%error, "the shared directory has no file handle: nothing in it can \
-                be watched (`farwatch doctor` tells what its file system can do)");
+                be watched (`farwatch doctor` shows what its file system supports)");
         })
         .ok()
 }

@@ -39,7 +39,7 @@ impl<S: Subscriber> Layer<S> for Limit {
             .unwrap_or_else(PoisonError::into_inner)
             .decide(place(event), Instant::now());
         if let Decision::Pass { left_out: lines @ 1.. } = decision {
-            tracing::warn!(target: TARGET, lines, "lines like those before or the next were left out");
+            tracing::warn!(target: TARGET, lines, "suppressed lines like those before or the next");
         }
         matches!(decision, Decision::Pass { .. })
     }

@@ -47,7 +47,7 @@ impl Monitor {
         let stopped = Arc::clone(&stop);
         let thread = thread::Builder::new().name("monitor".into()).spawn(move || {
             if let Err(error) = run(&listeners, &Answering(&source), &stopped) {
-                tracing::error!(%error, "`farwatch status` is not answered any more");
+                tracing::error!(%error, "answering `farwatch status` failed");
             }
         })?;
         Ok(Self { stop, thread: Some(thread) })
@@ -61,7 +61,7 @@ impl Drop for Monitor {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("the monitor had panicked");
+            tracing::error!("the monitor thread panicked");
         }
     }
 }

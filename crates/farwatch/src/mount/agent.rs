@@ -81,14 +81,14 @@ impl Agent {
             let Ok(mount_point) = mounted.recv() else { return };
             run(&mount_point, Queue(queue), &attached_tx);
         })?;
-        is_ready.recv().context("the agent's thread has ended")??;
+        is_ready.recv().context("the agent's thread exited")??;
         Ok(Prepared { mount_point, attached, thread })
     }
 
     /// Waits for the agent to end: it does when the queue is closed.
     pub(super) fn join(self) {
         if self.0.join().is_err() {
-            tracing::error!("the agent had panicked");
+            tracing::error!("the agent's thread panicked");
         }
     }
 }
@@ -97,8 +97,8 @@ impl Prepared {
     /// Tells the thread where the share is mounted now, and waits until it is welcome there.
     pub(super) fn attach(self, mount_point: &Path, stopper: &Stopper) -> anyhow::Result<Raised> {
         let sent = self.mount_point.send(mount_point.to_owned());
-        sent.ok().context("the agent's thread has ended")?;
-        match self.attached.recv().context("the agent's thread has ended")? {
+        sent.ok().context("the agent's thread exited")?;
+        match self.attached.recv().context("the agent's thread exited")? {
             Ok(()) => Ok(Raised::By(Agent(self.thread))),
             Err(NotAttached { error: error @ Error::NoControlNode(_), .. }) => {
                 tracing::warn!(%error);
@@ -139,8 +139,10 @@ fn run(mount_point: &Path, mut queue: Queue, attached: &Sender<Result<(), NotAtt
     match farwatch_guest::run(&mut queue, &mut replayer, link.welcome().next_seq, &progress) {
         Ok(()) => {
             let Report { received, undecoded, calls, failed, overflows } = progress.report();
-            tracing::info!(received, undecoded, calls, failed, overflows, "the agent ends");
+            tracing::info!(received, undecoded, calls, failed, overflows, "the agent exits");
         }
-        Err(error) => tracing::error!(%error, "events are not delivered any more: mount again"),
+        Err(error) => {
+            tracing::error!(%error, "delivering events failed: no more events; mount again");
+        }
     }
 }

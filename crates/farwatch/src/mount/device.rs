@@ -92,7 +92,7 @@ impl Device {
         match (status.code(), status.signal()) {
             (Some(0), _) => Ok(()),
             (_, Some(signal)) => bail!("the device was killed by signal {signal}"),
-            _ => bail!("the device failed; it has said why"),
+            _ => bail!("the device failed; see its log"),
         }
     }
 }

@@ -23,7 +23,7 @@ pub(super) fn check(shared: Option<&Path>, mount_point: &Path) -> anyhow::Result
     let point = directory(mount_point, "mount point")?;
     if is_mount_point(mount_point, &point)? {
         bail!(
-            "something is mounted on {} already: unmount it, or choose another mount point",
+            "{} is a mount point already: unmount it, or choose another one",
             mount_point.display()
         );
     }
@@ -45,7 +45,7 @@ fn take_over(mount_point: &Path) -> anyhow::Result<()> {
         let shown = mount_point.display();
         unmount(mount_point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
             .with_context(|| format!("{shown} is a dead mount and cannot be unmounted"))?;
-        tracing::warn!("{shown} was the dead mount of a farwatch that was killed: it is unmounted");
+        tracing::warn!("unmounted {shown}, the dead mount of a farwatch that was killed");
     }
     Ok(())
 }

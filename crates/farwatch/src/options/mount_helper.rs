@@ -9,9 +9,9 @@ use clap::{ArgAction, Args as _, Parser};
 
 use super::mount::MountArgs;
 
-/// Mounts a shared directory with events, as the helper of mount(8) for the type `farwatch`
+/// Mount a shared directory with events, as the helper of mount(8) for the type `farwatch`
 ///
-/// It is called by `mount -t farwatch SHARED_DIR MOUNT_POINT` and for a line of /etc/fstab. It returns when the share
+/// Called by `mount -t farwatch SHARED_DIR MOUNT_POINT` and for a line of /etc/fstab. Returns when the share
 /// is mounted; a process in the background serves it until it is unmounted, and logs to syslog.
 #[derive(Debug, Parser)]
 #[command(name = "mount.farwatch", version)]
@@ -32,7 +32,7 @@ pub(crate) struct MountHelperArgs {
     /// Check the options, and mount nothing
     #[arg(short = 'f')]
     fake: bool,
-    /// Ignore options that are not known
+    /// Ignore unknown options
     #[arg(short = 's')]
     sloppy: bool,
     /// The type, which mount(8) may name: has no effect

@@ -21,8 +21,8 @@ pub(crate) struct SharingArgs {
     #[arg(long, value_name = "POLICY", value_enum, default_value_t = Cache::Events)]
     #[arg(ignore_case = true)]
     pub(crate) cache: Cache,
-    /// With `--cache events`: how long the client may keep what events keep true. It is wrong for as long as that
-    /// if the agent is lost and none takes its place
+    /// With `--cache events`: how long the client may cache what events keep up to date. If the agent is lost and not
+    /// replaced, the caches are stale for at most this time
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(crate) lease: u64,
@@ -100,7 +100,7 @@ pub(super) fn value_name(value: &impl ValueEnum) -> String {
 }
 
 impl SharingArgs {
-    /// How long the client may keep what events keep true.
+    /// How long the client may cache what events keep true.
     pub(crate) fn lease(&self) -> Option<Duration> {
         (self.cache == Cache::Events).then(|| Duration::from_secs(self.lease))
     }

@@ -7,8 +7,8 @@ use clap::Args;
 
 /// Arguments of `farwatch status`.
 #[derive(Debug, Args)]
-#[command(after_help = "Exit codes: 0 nothing is wrong, 1 the command failed, 2 usage error, \
-    3 something is wrong, 4 no farwatch runs that this user can look at. docs/STATUS.md has the fields \
+#[command(after_help = "Exit codes: 0 no problem, 1 the command failed, 2 usage error, \
+    3 a problem, 4 no farwatch runs that this user may look at. docs/STATUS.md has the fields \
     of --json.")]
 pub(crate) struct StatusArgs {
     /// Show only the share that this path is in, on either side
@@ -21,9 +21,9 @@ pub(crate) struct StatusArgs {
 /// Arguments of `farwatch watch`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "A line for each report of the host, and one for each event when it has been \
-    delivered, with the time from the one to the other. Times of day are UTC. What programs in the mount \
-    or the guest change themselves is not shown: their own kernel reports that."
+    after_help = "Prints a line for each report of the host, and one for each event when it has been \
+    delivered, with the time between the two. Times of day are UTC. Changes made in the mount or the guest are \
+    not shown: their own kernel reports them."
 )]
 pub(crate) struct WatchArgs {
     /// A file or directory of the shared directory or of the mount; what is below it is shown, too

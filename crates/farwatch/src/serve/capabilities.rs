@@ -33,7 +33,7 @@ pub(super) fn restrict(
 ) -> anyhow::Result<()> {
     let has = capabilities(None).context("the capabilities of this process")?;
     let keep = wanted(has.permitted, changes, file_handles)?;
-    thread::keep_capabilities(keep).context("capabilities cannot be given up")
+    thread::keep_capabilities(keep).context("cannot drop capabilities")
 }
 
 fn wanted(

@@ -41,7 +41,7 @@ pub(super) fn check(args: &ServeArgs) -> anyhow::Result<()> {
     let (mode, ids) = (args.isolation.sandbox, &args.ids);
     let root = geteuid().is_root();
     if mode == SandboxMode::Chroot && !root {
-        bail!("--sandbox chroot is for root: an ordinary user has --sandbox namespace");
+        bail!("--sandbox chroot needs root: use --sandbox namespace");
     }
     let maps = !ids.uid_map.is_empty() || !ids.gid_map.is_empty();
     if maps && (root || mode != SandboxMode::Namespace) {
@@ -94,7 +94,7 @@ fn told(error: Error) -> anyhow::Error {
     } else {
         error.into()
     };
-    error.context("the sandbox cannot be set up (`--sandbox none` does without)")
+    error.context("the sandbox cannot be set up (`--sandbox none` runs without)")
 }
 
 /// Runs `enter` without what its helper process says when it panics: that is its way to end when the

@@ -9,7 +9,7 @@ use crate::options::{Events, InodeFileHandles, ServeArgs, WatchBackend};
 use crate::watch::{Backend, FanotifyBackend, InotifyBackend};
 
 /// Why there is no `--events all` without fanotify.
-const NO_READS: &str = "--events all needs fanotify: inotify does not say who reads a file, the \
+const NO_READS: &str = "--events all needs fanotify: inotify does not report which process reads a file, the \
     guest or others";
 
 /// Opens it; `None`, and a warning, when `auto` finds neither.
@@ -52,7 +52,7 @@ fn choose(args: &ServeArgs, shared: &str) -> Option<Box<dyn Backend>> {
     match FanotifyBackend::open(shared, events) {
         Ok(fanotify) => {
             tracing::warn!(
-                "the host is watched by fanotify, which merges events that follow each other fast: \
+                "the host is watched by fanotify, which merges events that follow each other quickly: \
                  {without:#}"
             );
             Some(Box::new(fanotify))
@@ -74,8 +74,8 @@ fn open_inotify(args: &ServeArgs) -> anyhow::Result<InotifyBackend> {
             errno => errno.and_then(Limit::of_files),
         };
         match limit {
-            Some(limit) => anyhow!("inotify cannot be had: {}", limit.reached()),
-            None => anyhow!(error).context("inotify cannot be had"),
+            Some(limit) => anyhow!("inotify is not available: {}", limit.reached()),
+            None => anyhow!(error).context("inotify is not available"),
         }
     })
 }

@@ -20,8 +20,8 @@ impl Share {
             .is_some_and(|root| root.st_nlink == 0);
         if is_lost && !self.lost_root.swap(true, Ordering::Relaxed) {
             tracing::error!(
-                "the shared directory has been deleted: nothing can be seen or made in it, and what is made in its \
-                 place is not shared (mount it, or start `farwatch serve`, again)"
+                "the shared directory has been deleted: it stays empty, and a new directory of \
+                 the same name is not shared; mount again, or restart `farwatch serve`"
             );
         }
         is_lost

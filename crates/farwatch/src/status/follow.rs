@@ -23,16 +23,13 @@ const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// Prints until the process that is asked ends.
 ///
 /// # Errors
-/// When the path is in no share, when the process does not answer any more, and those of writing.
+/// When the path is in no share, when the process stopped answering, and those of writing.
 pub(crate) fn run(args: &WatchArgs, out: &mut impl Write) -> anyhow::Result<()> {
     let path = resolved(&args.path).with_context(|| args.path.display().to_string())?;
     let found = client::find();
     let reports = found.reports.iter().map(|(_, report)| report);
     let Some((report, root)) = nearest(reports, &path) else {
-        bail!(
-            "{} is in no share of a farwatch that you can look at (`farwatch status`)",
-            path.display()
-        )
+        bail!("{} is not in a share that you may look at; see `farwatch status`", path.display())
     };
     let below =
         path.strip_prefix(root).unwrap_or_else(|_| Path::new("")).to_string_lossy().into_owned();
@@ -97,12 +94,11 @@ fn follow(
     let mut counts = Counted::default();
     let mut counted: Option<Instant> = None;
     loop {
-        let part =
-            connection.journal(Some(from)).context("the process does not answer any more")?;
+        let part = connection.journal(Some(from)).context("the process stopped answering")?;
         from = part.next;
         let mut lines = shown(&part, below, json);
         if !json && counted.is_none_or(|counted| counted.elapsed() >= COUNT_EVERY) {
-            let report = connection.report().context("the process does not answer any more")?;
+            let report = connection.report().context("the process stopped answering")?;
             let events = report.share.map(|share| share.events).unwrap_or_default();
             lines.extend(counts.changed(&events));
             counted = Some(Instant::now());

@@ -32,7 +32,7 @@ const BUSIEST_LEN: usize = 40;
 /// When there is no terminal.
 pub(crate) fn run() -> anyhow::Result<()> {
     if !io::stdout().is_terminal() {
-        bail!("standard output is no terminal: `farwatch status` prints the same once");
+        bail!("standard output is not a terminal: `farwatch status` prints the same once");
     }
     let ended = Arc::new(AtomicBool::new(false));
     let signalled = Arc::clone(&ended);

@@ -56,11 +56,10 @@ impl FanotifyBackend {
             None => error.to_string(),
         };
         let group = Fanotify::open().map_err(|error| match limit(&error) {
-            Some(limit) => format!("fanotify cannot be had here: {}", limit.reached()),
-            None => format!(
-                "fanotify cannot be had here (`farwatch doctor` says why): {}",
-                cause(&error)
-            ),
+            Some(limit) => format!("fanotify is not available: {}", limit.reached()),
+            None => {
+                format!("fanotify is not available (`farwatch doctor` says why): {}", cause(&error))
+            }
         })?;
         let path_only = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(shared, path_only, Mode::empty())

@@ -33,7 +33,7 @@ const PICKY: [Picky; 4] = [
     },
     Picky {
         name: "git",
-        does: "has no fsmonitor on FUSE unless it is told to",
+        does: "refuses fsmonitor on FUSE unless configured",
         remedy: "git config fsmonitor.allowRemote true",
     },
     Picky {
@@ -76,7 +76,7 @@ fn barrier(barrier: &Result<Duration, SyncError>, fs_type: &str) -> Vec<Finding>
         ],
         Err(SyncError::NotFarwatch(_)) => {
             let remedy = if fs_type == "virtiofs" {
-                "on the host, start `farwatch serve` in the place of virtiofsd"
+                "on the host, start `farwatch serve` in place of virtiofsd"
             } else {
                 "mount it by `farwatch mount`"
             };
@@ -145,7 +145,7 @@ fn programs(programs: &Programs) -> Vec<Finding> {
         0 => String::new(),
         hidden => format!("; {hidden} of other users are not seen"),
     };
-    let who = if list.is_empty() { "none watches here".to_owned() } else { list };
+    let who = if list.is_empty() { "no program watches here".to_owned() } else { list };
     let mut findings = vec![Finding::ok(SUBJECT, who + &hidden)];
     findings.extend(programs.inside.iter().filter_map(|program| {
         let picky = PICKY.iter().find(|picky| picky.name == program.name)?;

@@ -83,7 +83,7 @@ impl Drop for ProbeDir {
     fn drop(&mut self) {
         match fs::remove_dir_all(&self.0) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(%error, path = %self.0.display(), "the probe's directory stays behind");
+                tracing::warn!(%error, path = %self.0.display(), "cannot remove the probe's directory");
             }
             _ => {}
         }

@@ -19,7 +19,7 @@ pub(super) fn changes(bytes: &[u8], own_pid: i32) -> impl Iterator<Item = HostCh
         Ok(record) if record.pid == own_pid => Vec::new(),
         Ok(record) => change(record),
         Err(error) => {
-            tracing::error!(%error, "the kernel's report makes no sense: events are lost");
+            tracing::error!(%error, "malformed report from the kernel: events are lost");
             vec![HostChange::Overflow]
         }
     })
