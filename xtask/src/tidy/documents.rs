@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The documents describe the tree as it is: ARCHITECTURE.md names every crate and room, and every
-//! row of docs/SEMANTICS.md and docs/CLIENTS.md names tests that exist. docs/SEMANTICS.md has a row for
+//! row of docs/SEMANTICS.md, docs/CLIENTS.md and docs/SECURITY.md names tests that exist. docs/SEMANTICS.md has a row for
 //! each path on which the scenarios run, with those that are left out there. docs/GLOSSARY.md has its
 //! terms in order.
 
@@ -13,7 +13,10 @@ pub(super) fn check(files: &[File]) -> Vec<String> {
         let unnamed = rooms(files).into_iter().filter(|room| !architecture.text.contains(room));
         complaints.extend(unnamed.map(|room| format!("ARCHITECTURE.md does not name {room}")));
     }
-    for tested in ["docs/SEMANTICS.md", "docs/CLIENTS.md"].into_iter().filter_map(document) {
+    for tested in ["docs/SEMANTICS.md", "docs/CLIENTS.md", "docs/SECURITY.md"]
+        .into_iter()
+        .filter_map(document)
+    {
         complaints.extend(rows(&tested.text).filter_map(|row| check_row(tested, row, files)));
     }
     if let Some(semantics) = document("docs/SEMANTICS.md") {
