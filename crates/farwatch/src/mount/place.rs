@@ -5,14 +5,21 @@ use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use farwatch_sys::mountinfo;
 use farwatch_sys::thread::{CapabilitySet, has_capability};
+use rustix::fs::{AtFlags, CWD, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
 use crate::driver::FS_TYPE;
+
+/// How long a device goes on after its driver was killed, at most.
+const DYING_MAX: Duration = Duration::from_secs(1);
+/// How often is looked whether it has ended.
+const DYING_POLL: Duration = Duration::from_millis(10);
 
 /// Checks the two directories and the user.
 pub(super) fn check(shared: Option<&Path>, mount_point: &Path) -> anyhow::Result<()> {
@@ -41,7 +48,7 @@ pub(super) fn check(shared: Option<&Path>, mount_point: &Path) -> anyhow::Result
 
 /// Takes away the mount that a `farwatch mount` has left behind that was killed: every access to it fails, for good.
 fn take_over(mount_point: &Path) -> anyhow::Result<()> {
-    while is_dead(mount_point) && is_ours(mount_point)? {
+    while is_ours(mount_point)? && is_dead_soon(mount_point) {
         let shown = mount_point.display();
         unmount(mount_point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
             .with_context(|| format!("{shown} is a dead mount and cannot be unmounted"))?;
@@ -50,9 +57,26 @@ fn take_over(mount_point: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether the server of the file system there has gone.
+/// Whether the server of the file system there has gone, or goes now: a device ends a moment after its driver was
+/// killed.
+fn is_dead_soon(path: &Path) -> bool {
+    let deadline = Instant::now() + DYING_MAX;
+    loop {
+        if is_dead(path) {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(DYING_POLL);
+    }
+}
+
+/// Whether the server of the file system there has gone. It is asked itself: the kernel answers for a dead one from
+/// what it has cached (`fuse_update_get_attr()`).
 fn is_dead(path: &Path) -> bool {
-    path.metadata().is_err_and(|error| is_not_connected(&error))
+    let flags = AtFlags::STATX_FORCE_SYNC;
+    rustix::fs::statx(CWD, path, flags, StatxFlags::BASIC_STATS).err() == Some(Errno::NOTCONN)
 }
 
 /// Whether the mount that is on top there, by the mount table, is of this program.
