@@ -48,6 +48,8 @@ usage: cargo xtask <task>
             --seed S [--settle 1s|sync] [--path mount|agent|local] [--watch BACKEND] [--cache POLICY]
             [--names N --dirs N --ops N --exchange] [--blind] [--fault NAME] [--stop] [--repeat]
             [--log FILE]; farwatch-converge run --help says more
+  faults    parts of a mount killed, stopped, or out of something while both sides change files, and whether anything is lost
+            (needs root): [KIND...] --rounds N --seed S [--minutes N] [--stop]; farwatch-faults --help names the kinds
   bench     what farwatch costs on this machine (needs root): [--quick] [GROUP...]; --quick does a tenth, groups are
             git, writes, latency, speed, burst, io, find, busy, programs, memory
   bench stock
@@ -76,6 +78,7 @@ fn main() -> ExitCode {
         ["oracle", ref args @ ..] => testkit::oracle(root, args),
         ["coherence", ref args @ ..] => testkit::coherence(root, args),
         ["converge", ref args @ ..] => testkit::converge(root, args),
+        ["faults", ref args @ ..] => testkit::faults(root, args),
         ["bench", "stock", ref args @ ..] => bench::stock::run(root, args),
         ["bench", "native", ref args @ ..] => bench::native::run(root, args),
         ["bench", ref args @ ..] => bench::run(root, args),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `cargo xtask oracle`, `converge` and `coherence`: build the product and a program of the test kit, and run that.
+//! `cargo xtask oracle`, `converge`, `faults` and `coherence`: build the product and a program of the test kit, and run that.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -23,6 +23,12 @@ pub(crate) fn oracle(root: &Path, args: &[&str]) -> Result<bool> {
 pub(crate) fn converge(root: &Path, args: &[&str]) -> Result<bool> {
     build(root)?;
     start(root, "farwatch-converge", ["run"].iter().chain(args))
+}
+
+/// `args` are those of `farwatch-faults`.
+pub(crate) fn faults(root: &Path, args: &[&str]) -> Result<bool> {
+    build(root)?;
+    start(root, "farwatch-faults", args)
 }
 
 /// `args` are those of `farwatch-coherence`.

@@ -13,6 +13,7 @@
 mod case;
 mod client;
 mod fault;
+pub mod faults;
 mod judge;
 mod local;
 mod op;

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use farwatch_sys::mountinfo;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{UnmountFlags, unmount};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use tempfile::TempDir;
 
 use crate::process::Process;
@@ -55,10 +55,15 @@ impl Mount {
     /// Starts `farwatch mount` for directories that are there already.
     pub fn started_with(self, options: &[&str]) -> Result<Self> {
         let mut mount = self;
-        let mut command = mount.farwatch()?;
-        command.arg("mount").args(options).arg(mount.host()).arg(mount.mount_point());
-        mount.start_driver(command)?;
+        mount.start_driver_with(options)?;
         Ok(mount)
+    }
+
+    /// The same, again after an earlier driver has ended.
+    pub(crate) fn start_driver_with(&mut self, options: &[&str]) -> Result<()> {
+        let mut command = self.farwatch()?;
+        command.arg("mount").args(options).arg(self.host()).arg(self.mount_point());
+        self.start_driver(command)
     }
 
     /// A directory shared by `device` and mounted by `farwatch mount --socket`.
@@ -72,14 +77,22 @@ impl Mount {
         Ok(mount)
     }
 
+    /// The same for directories that are there already.
+    pub fn started_through_socket(
+        self,
+        device: impl FnOnce(&Self, &Path) -> Result<Command>,
+    ) -> Result<Self> {
+        let mut mount = self.served_by(device)?;
+        mount.mount_through_socket()?;
+        Ok(mount)
+    }
+
     /// The same for a directory in `dir`.
     pub fn start_through_socket_in(
         dir: &Path,
         device: impl FnOnce(&Self, &Path) -> Result<Command>,
     ) -> Result<Self> {
-        let mut mount = Self::unmounted_in(dir)?.served_by(device)?;
-        mount.mount_through_socket()?;
-        Ok(mount)
+        Self::unmounted_in(dir)?.started_through_socket(device)
     }
 
     /// A directory shared by `device`, and not mounted: a virtual machine may do that.
@@ -89,10 +102,18 @@ impl Mount {
 
     fn served_by(self, device: impl FnOnce(&Self, &Path) -> Result<Command>) -> Result<Self> {
         let mut mount = self;
-        let socket = mount.socket();
-        let device = device(&mount, &socket)?;
-        mount.push_device(device, &socket)?;
+        mount.serve_at_socket(device)?;
         Ok(mount)
+    }
+
+    /// Starts a device, again after an earlier one has ended.
+    pub(crate) fn serve_at_socket(
+        &mut self,
+        device: impl FnOnce(&Self, &Path) -> Result<Command>,
+    ) -> Result<()> {
+        let socket = self.socket();
+        let device = device(self, &socket)?;
+        self.push_device(device, &socket)
     }
 
     fn push_device(&mut self, device: Command, socket: &Path) -> Result<()> {
@@ -288,6 +309,16 @@ impl Mount {
         processes.map(Process::log).collect::<Vec<_>>().join("\n")
     }
 
+    /// Kills all processes and removes the mount, whatever state they are in.
+    pub(crate) fn abandon(&mut self) {
+        self.agent = None;
+        self.processes.clear();
+        for (process, _) in self.processes_left().unwrap_or_default() {
+            let _may_have_ended = kill_process(process, Signal::KILL);
+        }
+        let _nothing_mounted = unmount(self.mount_point(), UnmountFlags::DETACH);
+    }
+
     fn start_driver(&mut self, command: Command) -> Result<()> {
         self.processes.push(Process::start(command)?);
         self.driver().wait_for_line(|line| line.starts_with("mounted "))?;
@@ -344,8 +375,7 @@ impl Drop for Mount {
         let ended = self.end_all();
         if ended.is_err() {
             // Leave the machine clean whatever failed; each may have nothing to do.
-            self.processes.clear();
-            let _nothing_mounted = unmount(self.mount_point(), UnmountFlags::DETACH);
+            self.abandon();
         }
         if let Err(error) = ended
             && !thread::panicking()

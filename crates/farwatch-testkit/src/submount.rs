@@ -17,6 +17,11 @@ impl Submount {
         Ok(Self(dir.to_owned()))
     }
 
+    /// What is mounted there already.
+    pub(crate) fn already(dir: &Path) -> Self {
+        Self(dir.to_owned())
+    }
+
     /// Another place for a file or directory.
     pub fn bind(what: &Path, dir: &Path) -> Result<Self> {
         mount_bind(what, dir)?;

@@ -87,6 +87,9 @@ pub(super) enum Side {
     Mount,
 }
 
+/// A file that one process in the mount alone appends to.
+pub(super) const LEDGER: &str = "d0/ledger";
+
 /// See the module's documentation.
 #[derive(Clone, Debug)]
 pub(super) struct Case {
@@ -103,6 +106,8 @@ pub(super) struct Case {
     pub(super) exchanges: bool,
     /// Operations that were drawn and that the knobs exclude.
     pub(super) left_out: u64,
+    /// Whether there is a [`LEDGER`].
+    pub(super) has_ledger: bool,
 }
 
 impl Case {
@@ -117,7 +122,16 @@ impl Case {
             let setup = vec![Op::Create(names[0].to_owned(), "setup;".to_owned())];
             let scripts = vec![(Side::Host, (0..len).map(rename).collect())];
             let watched = (0..seed % 2).map(|_| names[0].to_owned()).collect();
-            return Self { seed, dirs, setup, watched, scripts, exchanges: false, left_out: 0 };
+            return Self {
+                seed,
+                dirs,
+                setup,
+                watched,
+                scripts,
+                exchanges: false,
+                left_out: 0,
+                has_ledger: false,
+            };
         }
         let mut draw = Draw { rng: Rng::with_seed(seed), shape, left_out: 0 };
         let setup = draw.setup();
@@ -129,7 +143,21 @@ impl Case {
         };
         let scripts = sides.iter().enumerate().map(script).collect();
         let Draw { left_out, .. } = draw;
-        Self { seed, dirs, setup, watched, scripts, exchanges: shape.exchange, left_out }
+        let exchanges = shape.exchange;
+        Self { seed, dirs, setup, watched, scripts, exchanges, left_out, has_ledger: false }
+    }
+
+    /// With one process more, which appends to the [`LEDGER`] in the mount so many times. A case of one process has
+    /// none.
+    pub(super) fn with_ledger(mut self, len: usize) -> Self {
+        if self.is_of_one_process() {
+            return self;
+        }
+        self.setup.push(Op::Create(LEDGER.to_owned(), "setup-ledger;".to_owned()));
+        let append = |nth: usize| Op::Append(LEDGER.to_owned(), format!("ledger.{nth};"));
+        self.scripts.push((Side::Mount, (0..len).map(append).collect()));
+        self.has_ledger = true;
+        self
     }
 
     /// Whether a single process makes all changes. Then the order of all events is known.

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result};
 use super::case::Case;
 use super::op::Actor;
 use super::queue::{Queue, Received};
+use super::state::{State, read_all};
 use super::stream::Stream;
 use super::worker::{Done, Worker};
 use crate::event::Event;
@@ -85,6 +86,8 @@ pub(super) struct Twin {
     pub(super) stream: Stream,
     /// What became of the operations.
     pub(super) results: Vec<Done>,
+    /// What is there in the end.
+    pub(super) tree: BTreeMap<String, State>,
 }
 
 impl Twin {
@@ -103,6 +106,7 @@ impl Twin {
             results.extend(worker.results()?);
         }
         local.take()?;
-        Ok(Self { stream: local.stream(), results })
+        let tree = read_all(base, &case.dirs)?;
+        Ok(Self { stream: local.stream(), results, tree })
     }
 }

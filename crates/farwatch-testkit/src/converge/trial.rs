@@ -3,13 +3,15 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::case::{Case, Side};
 use super::client::Client;
+use super::faults::{audit, same_tree};
 use super::judge::{Judge, Truth, Wrong, judge};
 use super::local::{Local, Twin, set_up};
 use super::report::{self, Outcome};
@@ -75,6 +77,26 @@ impl<'a, P: Place> Trial<'a, P> {
 
     /// Makes the changes, and judges when they have ended.
     pub(super) fn run(&mut self) -> Result<Outcome> {
+        self.run_beside(|| Ok(()))
+    }
+
+    /// The same, while another thread does something, which has ended before the judgement.
+    pub(super) fn run_beside(
+        &mut self,
+        disturb: impl FnOnce() -> Result<()> + Send,
+    ) -> Result<Outcome> {
+        let disturbed = thread::scope(|scope| {
+            let disturbance = scope.spawn(disturb);
+            let changed = self.change();
+            let disturbed = disturbance.join().map_err(|_| anyhow!("a thread has panicked"));
+            changed.and(disturbed?.context("the disturbance"))
+        });
+        disturbed?;
+        self.outcome()
+    }
+
+    /// Makes the changes.
+    fn change(&mut self) -> Result<()> {
         let mut workers = Vec::new();
         for (side, ops) in &self.case.scripts {
             let base = match side {
@@ -88,7 +110,10 @@ impl<'a, P: Place> Trial<'a, P> {
             self.wait(&mut workers, PATIENCE)?;
         }
         self.results = workers.iter().map(Worker::results).collect::<Result<_>>()?;
-        drop(workers);
+        Ok(())
+    }
+
+    fn outcome(&mut self) -> Result<Outcome> {
         let end = self.results.iter().flatten().map(|done| done.at).max();
         let (wrong, settled) = self.settle(end.unwrap_or_else(now))?;
         let (client, local) = (&self.client, self.local.stream());
@@ -118,6 +143,21 @@ impl<'a, P: Place> Trial<'a, P> {
             }
         }
         Ok(())
+    }
+
+    /// What is wrong with the tree of the host, whatever was reported.
+    pub(super) fn audit(&self) -> Result<Vec<String>> {
+        let tree = read_all(self.share.host(), &self.case.dirs)?;
+        let mut wrong = audit(&self.case, &self.results, &tree);
+        let same_results = |twin: &Twin, results: &Vec<Done>| {
+            twin.results.iter().map(|done| done.errno).eq(results.iter().map(|done| done.errno))
+        };
+        if let (Some(twin), Some(results)) = (&self.twin, self.results.first())
+            && same_results(twin, results)
+        {
+            wrong.extend(same_tree(&tree, &twin.tree));
+        }
+        Ok(wrong)
     }
 
     /// The seed of the operations.
@@ -219,7 +259,8 @@ impl<'a, P: Place> Trial<'a, P> {
         if self.plan.local { Ok(()) } else { self.place.sync().context("farwatch sync") }
     }
 
-    fn describe(&self, wrong: &[Wrong]) -> String {
+    /// What is wrong, and all that happened.
+    pub(super) fn describe(&self, wrong: &[Wrong]) -> String {
         let mut text = format!("in {}\n", self.share.host().display());
         for Wrong { judge, sentence, .. } in wrong {
             text.push_str(&format!("  {judge}: {sentence}\n"));
@@ -243,7 +284,8 @@ impl<'a, P: Place> Trial<'a, P> {
     }
 }
 
-fn remove(share: &Share) -> Result<()> {
+/// Removes the directories of a share.
+pub(super) fn remove(share: &Share) -> Result<()> {
     for dir in [share.host(), &share.barrier_on_host(), share.outside()] {
         fs::remove_dir_all(dir).with_context(|| dir.display().to_string())?;
     }

@@ -12,10 +12,12 @@ use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::op::{Actor, Op};
+use crate::PATIENCE;
 
 /// What became of an operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +84,17 @@ impl Worker {
             self.ended = true;
             let status = self.child.wait()?;
             ensure!(status.success(), "a process of the trial: {status}");
+        }
+        Ok(())
+    }
+
+    /// Reads what it says until it has ended, which must not take long.
+    pub(super) fn wait(&mut self) -> Result<()> {
+        while !self.ended {
+            let patience = Timespec::try_from(PATIENCE)?;
+            let ready = poll(&mut [PollFd::new(&*self, PollFlags::IN)], Some(&patience))?;
+            ensure!(ready > 0, "a process of the trial hangs");
+            self.read()?;
         }
         Ok(())
     }
