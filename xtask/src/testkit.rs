@@ -31,6 +31,16 @@ pub(crate) fn faults(root: &Path, args: &[&str]) -> Result<bool> {
     start(root, "farwatch-faults", args)
 }
 
+/// `args` are `--minutes N`, and others of `farwatch-faults`. Results go beside the temporary files, so that nothing is left
+/// in the checkout.
+pub(crate) fn soak(root: &Path, args: &[&str]) -> Result<bool> {
+    build(root)?;
+    let dir = std::env::temp_dir().join("farwatch-soak");
+    let dir = dir.to_str().context("the directory of temporary files")?;
+    let minutes: &[&str] = if args.contains(&"--minutes") { &[] } else { &["--minutes", "180"] };
+    start(root, "farwatch-faults", ["--soak", dir].iter().chain(minutes).chain(args))
+}
+
 /// `args` are those of `farwatch-coherence`.
 pub(crate) fn coherence(root: &Path, args: &[&str]) -> Result<bool> {
     build(root)?;

@@ -4,16 +4,21 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "a command-line tool")]
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
+use farwatch_testkit::converge::faults::soak::{self, Soak, Soaked};
 use farwatch_testkit::converge::faults::{self, Kind, Rounds};
 
 /// Lets parts of a mount die, stop or run out of something while both sides change files, and judges what is left
 #[derive(Debug, Parser)]
 struct Cli {
+    /// One mount for the whole time, and whether anything grows: writes soak.csv and soak.svg into this directory
+    #[arg(long, value_name = "DIR", requires = "minutes", conflicts_with = "kinds")]
+    soak: Option<PathBuf>,
     /// What happens; all kinds if none is named
     #[arg(value_enum)]
     kinds: Vec<Kind>,
@@ -35,9 +40,12 @@ struct Cli {
 }
 
 fn main() -> Result<ExitCode> {
-    let Cli { kinds, rounds, seed, minutes, stop, show } = Cli::parse();
+    let Cli { soak, kinds, rounds, seed, minutes, stop, show } = Cli::parse();
     let kinds = if kinds.is_empty() { Kind::all().to_vec() } else { kinds };
     let time_max = minutes.map(|minutes| Duration::from_secs(minutes * 60));
+    if let (Some(dir), Some(time)) = (soak, time_max) {
+        return run_soak(&dir, time, seed);
+    }
     let mut failures = 0;
     let rounds = Rounds { kinds, rounds, seed, stop, time_max };
     let table = faults::run(&rounds, |failure| {
@@ -48,4 +56,19 @@ fn main() -> Result<ExitCode> {
     })?;
     print!("{table}");
     Ok(if table.failed() > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// A sample is taken so often at least, and a run has about so many.
+const SAMPLES: u32 = 240;
+const EVERY_MIN: Duration = Duration::from_secs(2);
+
+fn run_soak(dir: &Path, time: Duration, seed: u64) -> Result<ExitCode> {
+    let soak = Soak { time, every: EVERY_MIN.max(time / SAMPLES), seed };
+    let soaked = soak::run(&soak, |failure| println!("seed {}, {}", failure.seed, failure.text))?;
+    soaked.write(dir)?;
+    print!("{}", soaked.table());
+    let Soaked { rounds, wrong, watches, .. } = soaked;
+    println!("{rounds} rounds, {wrong} wrong, {watches} with watches alone; {}", dir.display());
+    let is_well = wrong == 0 && soaked.growing().is_empty();
+    Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -13,6 +13,7 @@ mod ending;
 mod host;
 mod injection;
 mod processes;
+pub mod soak;
 mod survivable;
 
 use std::fmt;
@@ -24,7 +25,7 @@ use clap::ValueEnum;
 pub(super) use audit::{audit, same_tree};
 
 use super::Settle;
-use super::case::Knobs;
+use super::case::{self, Knobs};
 use super::judge::Judge;
 use super::{Failure, Plan};
 
@@ -121,9 +122,11 @@ pub struct Row {
     name: String,
     rounds: u64,
     wrong: u64,
+    /// Rounds in which nothing was wrong but watches on objects.
+    watches: u64,
     broken: u64,
-    /// Operations of the loads, and those that failed.
-    ops: [u64; 2],
+    /// Operations of the loads.
+    ops: u64,
     took: Duration,
 }
 
@@ -147,12 +150,13 @@ impl Table {
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "| fault | rounds | wrong | not run | operations | failed | s |")?;
+        writeln!(f, "| fault | rounds | wrong | watches | not run | operations | s |")?;
         writeln!(f, "|---|---|---|---|---|---|---|")?;
         for row in &self.0 {
-            let Row { name, rounds, wrong, broken, ops: [ops, failed], took } = row;
+            let Row { name, rounds, wrong, watches, broken, ops, took } = row;
             let took = took.as_secs();
-            writeln!(f, "| {name} | {rounds} | {wrong} | {broken} | {ops} | {failed} | {took} |")?;
+            write!(f, "| `{name}` | {rounds} | {wrong} | {watches} | {broken} ")?;
+            writeln!(f, "| {ops} | {took} |")?;
         }
         Ok(())
     }
@@ -163,7 +167,9 @@ impl fmt::Display for Table {
 struct Judged {
     /// What was wrong, for a developer.
     text: Option<String>,
-    ops: [u64; 2],
+    /// Whether watches on objects have ended early or not, and nothing else was wrong.
+    watches: bool,
+    ops: u64,
 }
 
 /// Runs all rounds. `progress` is called with each that failed.
@@ -208,8 +214,8 @@ fn run_kind(
         let text = match judged {
             Ok((next, judged)) => {
                 (stand, in_a_row) = (Some(next), 0);
-                let [ops, failed] = judged.ops;
-                row.ops = [row.ops[0] + ops, row.ops[1] + failed];
+                row.ops += judged.ops;
+                row.watches += u64::from(judged.watches);
                 row.wrong += u64::from(judged.text.is_some());
                 judged.text
             }
@@ -273,6 +279,13 @@ fn plan(ops: usize, judges: &[Judge]) -> Plan {
         fault: None,
         local: false,
     }
+}
+
+/// Whether nothing but the end of watches is wrong, where both sides change the same names: docs/SEMANTICS.md has that
+/// among the known faults, and a part that is away makes it more frequent. It is counted, and no failure.
+fn only_watches(case: &case::Case, wrong: &std::collections::BTreeSet<Judge>) -> bool {
+    let known = |judge: &Judge| matches!(judge, Judge::Objects | Judge::NewObjects);
+    !case.is_of_one_process() && !wrong.is_empty() && wrong.iter().all(known)
 }
 
 /// What must be true in spite of a fault.

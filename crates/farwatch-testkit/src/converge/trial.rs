@@ -160,6 +160,11 @@ impl<'a, P: Place> Trial<'a, P> {
         Ok(wrong)
     }
 
+    /// What is done.
+    pub(super) fn case(&self) -> &Case {
+        &self.case
+    }
+
     /// The seed of the operations.
     pub(super) fn seed(&self) -> u64 {
         self.case.seed

@@ -14,7 +14,7 @@ use super::audit::audit;
 use super::injection::device_of;
 use super::processes::{kill, pause};
 use super::survivable::{id, serve};
-use super::{DELAY_MAX, JUDGES, Judged, Kind, OPS, OPS_AFTERWARDS, plan};
+use super::{DELAY_MAX, JUDGES, Judged, Kind, OPS, OPS_AFTERWARDS, only_watches, plan};
 use crate::PATIENCE;
 use crate::converge::case::{self, Case, Side};
 use crate::converge::client::Client;
@@ -75,14 +75,12 @@ impl Stand {
             wrong.extend(shown_otherwise(&share, &case, &before)?);
             remove(&share)?;
         }
-        let afterwards = self.afterwards(&format!("{name}-after"), seed)?;
-        let text = (!wrong.is_empty() || afterwards.is_some()).then(|| {
-            let log = self.mount.log();
-            format!("{}\n{}\n{log}", wrong.join("\n"), afterwards.unwrap_or_default())
-        });
+        let (afterwards, watches) = self.afterwards(&format!("{name}-after"), seed)?;
+        wrong.extend(afterwards);
+        let text =
+            (!wrong.is_empty()).then(|| format!("{}\n{}", wrong.join("\n"), self.mount.log()));
         let ops = u64::try_from(results.iter().flatten().count())?;
-        let failed = results.iter().flatten().filter(|done| done.errno != 0).count();
-        Ok(Judged { text, ops: [ops, u64::try_from(failed)?] })
+        Ok(Judged { text, watches, ops })
     }
 
     /// The fault.
@@ -156,16 +154,19 @@ impl Stand {
         Ok(())
     }
 
-    /// A trial in the mount that has come instead.
-    fn afterwards(&self, name: &str, seed: u64) -> Result<Option<String>> {
+    /// A trial in the mount that has come instead: what was wrong, and whether nothing but watches was.
+    fn afterwards(&self, name: &str, seed: u64) -> Result<(Vec<String>, bool)> {
         let plan = plan(OPS_AFTERWARDS, &JUDGES);
         let case = Case::generate(case::Kind::Both, plan.knobs, seed);
         let mut trial = Trial::new(&self.mount, &plan, case, name)?;
         let outcome = trial.run()?;
         let mut wrong = trial.audit()?;
+        let watches = only_watches(trial.case(), &outcome.wrong);
+        if !watches {
+            wrong.extend(outcome.text);
+        }
         trial.remove()?;
-        wrong.extend(outcome.text);
-        Ok((!wrong.is_empty()).then(|| format!("afterwards: {}", wrong.join("\n"))))
+        Ok((wrong, watches))
     }
 }
 

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use fastrand::Rng;
@@ -11,7 +12,8 @@ use fastrand::Rng;
 use super::host::Host;
 use super::injection::{Injection, device_of};
 use super::processes::{child_of, kill};
-use super::{JUDGES, Judged, Kind, OPS, plan};
+use super::soak::Sample;
+use super::{JUDGES, Judged, Kind, OPS, only_watches, plan};
 use crate::converge::case::{self, Case};
 use crate::converge::state::list;
 use crate::converge::trial::Trial;
@@ -100,6 +102,17 @@ impl Stand {
         [self.mount.log(), agent.unwrap_or_default()].join("\n")
     }
 
+    /// What happens in the next round: of what the same processes survive.
+    pub(super) fn set_kind(&mut self, kind: Kind) {
+        self.kind = kind;
+    }
+
+    /// What driver and device hold now.
+    pub(super) fn sample(&mut self, begin: Instant) -> Result<Sample> {
+        let processes = [device_of(self.mount.driver())?, id(self.mount.driver())?];
+        Sample::take(&self.mount, &processes, begin)
+    }
+
     /// Every second round has one process on the host, whose tree nothing else may change.
     pub(super) fn round(&mut self, name: &str, seed: u64) -> Result<Judged> {
         let mut rng = Rng::with_seed(seed ^ 0x5eed);
@@ -130,18 +143,19 @@ impl Stand {
         if self.kind == Kind::Submount {
             wrong.extend(listed_otherwise(&share)?);
         }
+        let watches = wrong.is_empty() && only_watches(trial.case(), &outcome.wrong);
         let text = match (outcome.text, wrong.is_empty()) {
             (None, true) => None,
+            _ if watches => None,
             (text, _) => {
                 let text = text.unwrap_or_else(|| trial.describe(&[]));
                 Some(format!("{}\n{text}\n{}", wrong.join("\n"), self.mount.log()))
             }
         };
-        let failed = outcome.errors.values().sum();
-        let ops = [u64::try_from(outcome.ops)?, failed];
+        let ops = u64::try_from(outcome.ops)?;
         trial.remove()?;
         super::super::trial::remove(&share)?;
-        Ok(Judged { text, ops })
+        Ok(Judged { text, watches, ops })
     }
 }
 
