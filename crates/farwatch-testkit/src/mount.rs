@@ -29,6 +29,8 @@ const STATE_DIR_VARIABLE: &str = "FARWATCH_STATE_DIR";
 #[derive(Debug)]
 pub struct Mount {
     dir: TempDir,
+    /// Elsewhere: processes hold files there open for writing, and `dir` may be on a file system that becomes read-only.
+    state: TempDir,
     /// Device first, driver last; empty for a local directory.
     processes: Vec<Process>,
     /// A `farwatch-agent`, where the driver delivers no events itself.
@@ -180,7 +182,8 @@ impl Mount {
     /// The same in `dir`, and so on its file system.
     pub fn unmounted_in(dir: &Path) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("farwatch-test-").tempdir_in(dir)?;
-        let mount = Self { dir, processes: Vec::new(), agent: None, local: false };
+        let state = tempfile::Builder::new().prefix("farwatch-test-state-").tempdir()?;
+        let mount = Self { dir, state, processes: Vec::new(), agent: None, local: false };
         for dir in [mount.host(), mount.mount_point(), mount.outside()] {
             fs::create_dir(dir)?;
         }
@@ -233,7 +236,7 @@ impl Mount {
 
     /// The directory of the status sockets of this fixture's processes.
     pub fn state_dir(&self) -> PathBuf {
-        self.dir.path().join("state")
+        self.state.path().join("state")
     }
 
     /// The agent's command, marked likewise.
