@@ -2,6 +2,7 @@
 //! The product, mounted for a test; or a local directory in its place.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::thread;
@@ -183,6 +184,8 @@ impl Mount {
     pub fn unmounted_in(dir: &Path) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("farwatch-test-").tempdir_in(dir)?;
         let state = tempfile::Builder::new().prefix("farwatch-test-state-").tempdir()?;
+        // A server of another user makes its own directory in it.
+        fs::set_permissions(state.path(), fs::Permissions::from_mode(0o1777))?;
         let mount = Self { dir, state, processes: Vec::new(), agent: None, local: false };
         for dir in [mount.host(), mount.mount_point(), mount.outside()] {
             fs::create_dir(dir)?;
