@@ -194,8 +194,9 @@ fn watch_says_that_a_directory_is_not_known() -> Result<()> {
     let mut command = mount.farwatch()?;
     command.arg("watch").arg(mount.host().join("d"));
     let mut watch = Process::start(command)?;
-    watch
-        .wait_for_line(|line| line.starts_with("# nothing on the other side has looked into d,"))?;
+    watch.wait_for_line(|line| {
+        line.starts_with("# no program on the other side has looked into d,")
+    })?;
     watch.signal(Signal::INT)?;
     watch.wait()?;
     Ok(())

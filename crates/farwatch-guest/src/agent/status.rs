@@ -37,7 +37,7 @@ fn shown(states: &[State], closed: usize, now: f64) -> (String, u8) {
     };
     let mut parts: Vec<String> = states.iter().map(|state| state.show(now)).collect();
     if closed > 0 {
-        parts.push(format!("{closed} that you may not look at: run this as root\n"));
+        parts.push(format!("{closed} that you may not look at: run as root\n"));
     } else if states.is_empty() {
         parts.push("no farwatch-agent runs\n".to_owned());
     }

@@ -169,7 +169,7 @@ impl Worker {
         let target = &self.target;
         drop(writeln!(
             io::stderr(),
-            "farwatch-agent: {target}: the worker was killed: another one takes its place"
+            "farwatch-agent: {target}: the worker was killed; starting another one"
         ));
         *self = Self::start(&self.named, log, timeout)?;
         Ok(())

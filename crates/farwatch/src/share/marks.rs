@@ -76,8 +76,8 @@ impl State {
         if self.unmarked.is_empty() {
             let interval_s = self.poll_interval.as_secs();
             tracing::warn!(
-                "a directory cannot be watched: {why}. Such directories are compared with what the guest knows every \
-                 {interval_s} s: events of theirs are late, and what comes and goes in between has none"
+                "cannot watch a directory: {why}. Such directories are listed and compared every \
+                 {interval_s} s: their events are late, and changes undone in between have none"
             );
         }
         self.unmarked.insert(id, why);

@@ -75,9 +75,9 @@ fn preface(
     let shown = if dir.is_empty() { "the shared directory" } else { &dir };
     lines.push(match known {
         Known::Watched => format!("# watching {shown}; Ctrl-C ends"),
-        Known::Unwatched => format!("# {shown} cannot be watched: it is polled, so its events come late"),
+        Known::Unwatched => format!("# {shown} cannot be watched: it is polled, so its events are late"),
         Known::Unknown => format!(
-            "# nothing on the other side has looked into {shown}, so it is not watched: a program that watches it \
+            "# no program on the other side has looked into {shown}, so it is not watched: a program that watches it \
              there makes it known"
         ),
     });
@@ -118,7 +118,7 @@ fn shown(part: &Part, below: &str, json: bool) -> Vec<String> {
         return records.filter_map(|record| serde_json::to_string(record).ok()).collect();
     }
     let missed =
-        format!("# {} records are missing here: more happened than could be shown", part.missed);
+        format!("# {} records are missing here: more happened than could be recorded", part.missed);
     let missed = (part.missed > 0).then_some(missed);
     missed.into_iter().chain(records.map(line)).collect()
 }
@@ -169,12 +169,11 @@ impl Counted {
             let more = new.saturating_sub(old);
             (more > 0).then(|| format!("# {} more {what}", text::number(more)))
         };
-        let dropped =
-            grown(now.0, dropped, "events of the share were dropped; rescans make up for them");
+        let dropped = grown(now.0, dropped, "events of the share were dropped; rescans compensate");
         let unreplayed = grown(
             now.1,
             unreplayed,
-            "replays of the share were not finished: the objects had gone",
+            "replays of the share were not finished: the objects were gone",
         );
         dropped.into_iter().chain(unreplayed).collect()
     }

@@ -62,18 +62,18 @@ fn watching(share: &ShareReport) -> Vec<Finding> {
     match &share.watch.backend {
         None => findings.push(problem(
             "changes on the host are not watched: no events",
-            format!("`farwatch doctor {dir}` says what is missing, and then start it again"),
+            format!("run `farwatch doctor {dir}`, fix what it reports, then restart it"),
         )),
         Some(_) if !share.watch.is_running => findings.push(problem(
-            "the host's reports are not read any more: no events",
-            "the log says why; start it again",
+            "reading the host's reports has failed: no events",
+            "see its log, then restart it",
         )),
         Some(_) => {}
     }
     if share.watch.deleted {
         findings.push(problem(
-            "the shared directory has been deleted: what is made in its place is not shared",
-            "mount it, or start `farwatch serve`, again",
+            "the shared directory has been deleted: a new directory of the same name is not shared",
+            "mount it again, or restart `farwatch serve`",
         ));
     }
     let unwatched = share.watch.unwatched;
@@ -86,8 +86,8 @@ fn watching(share: &ShareReport) -> Vec<Finding> {
         let interval = count(share.watch.poll_interval_s, "second");
         findings.push(problem(
             format!(
-                "{} cannot be watched{named}: polled every {interval}, so their events come late, and what comes and \
-                 goes in between has none",
+                "{} cannot be watched{named}: polled every {interval}, so their events are late, \
+                 and changes undone in between have none",
                 directories(unwatched)
             ),
             share.watch.unwatched_why.clone().unwrap_or_default(),
@@ -96,8 +96,11 @@ fn watching(share: &ShareReport) -> Vec<Finding> {
     if share.events.overflows > 0 {
         let times = share.events.overflows;
         findings.push(note(
-            format!("the kernel's queue of reports was full {}: directories were rescanned", count(times, "time")),
-            "if it happens often, raise fs.inotify.max_queued_events with sysctl(8) and start it again",
+            format!(
+                "the kernel's event queue was full {}: directories were rescanned",
+                count(times, "time")
+            ),
+            "if it happens often, raise fs.inotify.max_queued_events with sysctl(8) and restart it",
         ));
     }
     findings
@@ -105,7 +108,7 @@ fn watching(share: &ShareReport) -> Vec<Finding> {
 
 fn client(report: &Report, share: &ShareReport) -> Vec<Finding> {
     if share.driver_since.is_none() {
-        return vec![note("nothing has mounted the share yet", "")];
+        return vec![note("no guest has mounted the share yet", "")];
     }
     if share.client.is_some() {
         return Vec::new();
@@ -117,12 +120,12 @@ fn client(report: &Report, share: &ShareReport) -> Vec<Finding> {
         }
         Some(_) => problem(
             "the mount's agent has lost its connection: no events",
-            "the log says why; unmount, and mount again",
+            "see the log; unmount, and mount again",
         ),
         None => problem(
             nothing,
             "in the guest, mount the share read-write and start `farwatch-agent TAG`; \
-             `farwatch-agent status` there says how it is",
+             `farwatch-agent status` there shows its state",
         ),
     };
     vec![finding]
@@ -134,16 +137,16 @@ fn queues(share: &ShareReport) -> Vec<Finding> {
     let waiting = count(events.backlog, "event");
     if events.backlog > 0 && events.in_replay > 0 && events.sent_per_second <= 0.0 {
         findings.push(problem(
-            format!("{waiting} wait and the agent does not take them"),
-            "see the agent's log; if it hangs, start it again",
+            format!("{waiting} waiting, and the agent does not read them"),
+            "see the agent's log; if it hangs, restart it",
         ));
     } else if events.backlog > events.backlog_max / 2 {
         findings.push(problem(
             format!(
-                "{waiting} wait, of at most {}: more will be dropped",
+                "{waiting} waiting, of at most {}: more will be dropped",
                 number(events.backlog_max)
             ),
-            "something changes more files than can be delivered: `farwatch top` shows where",
+            "more changes than can be delivered: `farwatch top` shows where",
         ));
     }
     if events.rescans_due > 0 {
@@ -157,10 +160,10 @@ fn queues(share: &ShareReport) -> Vec<Finding> {
     } else if events.dropped > 0 {
         findings.push(note(
             format!(
-                "{} dropped since the start, and made up for by rescans",
+                "{} dropped since the start, compensated by rescans",
                 count(events.dropped, "event")
             ),
-            "this happens while no agent is attached, and when very much changes at a time",
+            "expected while no agent is attached, and during very large changes",
         ));
     }
     if latency.p99_us.is_some_and(|p99| p99 > SLOW_US) {
@@ -230,19 +233,19 @@ mod tests {
         );
         assert_eq!(
             found(|share| share.watch.is_running = false),
-            problem("the host's reports are not read any more: no events")
+            problem("reading the host's reports has failed: no events")
         );
         assert_eq!(
             found(|share| share.watch.deleted = true),
             problem(
-                "the shared directory has been deleted: what is made in its place is not shared"
+                "the shared directory has been deleted: a new directory of the same name is not shared"
             )
         );
         assert_eq!(
             found(|share| share.watch.unwatched = 3),
             problem(
-                "3 directories cannot be watched: polled every 1 second, so their events come late, and what comes and \
-                 goes in between has none"
+                "3 directories cannot be watched: polled every 1 second, so their events are \
+                 late, and changes undone in between have none"
             )
         );
     }
@@ -250,7 +253,7 @@ mod tests {
     #[test]
     fn missing_agent_is_a_problem_only_once_the_share_is_mounted() {
         let unmounted = found(|share| (share.driver_since, share.client) = (None, None));
-        assert_eq!(unmounted, note("nothing has mounted the share yet"));
+        assert_eq!(unmounted, note("no guest has mounted the share yet"));
         assert_eq!(found(|share| share.client = None), problem("no agent is attached: no events"));
     }
 
@@ -277,17 +280,20 @@ mod tests {
         };
         assert_eq!(waiting(10, 0, 0.0), [], "they may just have come");
         assert_eq!(waiting(10, 4, 100.0), [], "it goes on");
-        assert_eq!(waiting(10, 4, 0.0), problem("10 events wait and the agent does not take them"));
+        assert_eq!(
+            waiting(10, 4, 0.0),
+            problem("10 events waiting, and the agent does not read them")
+        );
         assert_eq!(
             waiting(70_000, 4, 100.0),
-            problem("70,000 events wait, of at most 131,072: more will be dropped")
+            problem("70,000 events waiting, of at most 131,072: more will be dropped")
         );
     }
 
     #[test]
     fn dropped_events_are_a_note_since_rescans_make_up_for_them() {
         let dropped = found(|share| share.events.dropped = 1);
-        assert_eq!(dropped, note("1 event dropped since the start, and made up for by rescans"));
+        assert_eq!(dropped, note("1 event dropped since the start, compensated by rescans"));
         let due = found(|share| (share.events.dropped, share.events.rescans_due) = (5, 1));
         assert_eq!(due, note("events were dropped; 1 directory still to be rescanned"));
     }
