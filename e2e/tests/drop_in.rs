@@ -128,9 +128,7 @@ fn events_come_from_a_file_system_mounted_in_the_share() -> Result<()> {
     fs::create_dir(served.host().join("below/dir/made"))?;
     recorder.barrier()?;
     told(&mut recorder, "CREATE,ISDIR ../below/dir/made")?;
-    let warned =
-        served.log().matches("/below is a mount: a virtual machine gets no events").count();
-    ensure!(warned == 1, "{}", served.log());
+    ensure!(!served.log().contains("WARN"), "{}", served.log());
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::Need;
-use farwatch_guest::CAPABILITIES as REPLAYING;
+use farwatch_guest::{CAPABILITIES as REPLAYING, CAPABILITIES_IN_GUEST};
 use farwatch_sys::thread::CapabilitySet;
 use farwatch_testkit::Mount;
 
@@ -118,7 +118,7 @@ fn the_agent_of_a_guest_has_the_capabilities_that_replaying_needs() -> Result<()
     let worker = child_of(mount.agent().id())?;
     let threads = Thread::all(worker)?;
     let replaying = threads.iter().find(|thread| thread.name == "replay");
-    replaying.with_context(|| format!("{threads:?}"))?.keeps(REPLAYING)?;
+    replaying.with_context(|| format!("{threads:?}"))?.keeps(CAPABILITIES_IN_GUEST)?;
     ensure!(threads.iter().all(|thread| thread.fields["NoNewPrivs"] == "1"), "{threads:?}");
     Ok(())
 }

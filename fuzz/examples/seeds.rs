@@ -102,7 +102,7 @@ fn notifications() -> io::Result<()> {
 
 fn frames() -> io::Result<()> {
     let hello =
-        Hello { version_min: 1, version_max: 1, delivery: Delivery::Reads, raises: false, events: Mask::DEFAULT };
+        Hello { version_min: 1, version_max: 1, delivery: Delivery::Reads, raises: false, submounts: false, events: Mask::DEFAULT };
     let welcome = Welcome {
         version: 1,
         rename_pairs: true,
@@ -120,6 +120,7 @@ fn frames() -> io::Result<()> {
         ("hello_wide", Hello { version_max: u16::MAX, ..hello }),
         ("hello_too_new", Hello { version_min: 3, version_max: 4, ..hello }),
         ("hello_raises", Hello { version_min: 2, version_max: 2, raises: true, ..hello }),
+        ("hello_submounts", Hello { version_min: 3, version_max: 3, submounts: true, ..hello }),
     ];
     for (name, hello) in hellos {
         write("control_decode", name, &hello.encode())?;

@@ -104,6 +104,7 @@ impl Run {
         self.next = seq.next();
         let notification = Notification {
             node: Some(Node::ROOT),
+            submount: None,
             mask,
             cookie: (mask != Mask::MODIFY).then_some(cookie),
             paired,

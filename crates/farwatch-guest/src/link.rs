@@ -33,6 +33,14 @@ pub const CAPABILITIES: CapabilitySet = CapabilitySet::DAC_READ_SEARCH
     .union(CapabilitySet::SETUID)
     .union(CapabilitySet::SETGID);
 
+/// The same for an agent that is fed by reads, in a virtual machine.
+///
+/// - SYS_ADMIN: `open_tree(2)`, by which it comes to submounts that appear, and keeps none of them from being unmounted
+pub const CAPABILITIES_IN_GUEST: CapabilitySet = CAPABILITIES.union(CapabilitySet::SYS_ADMIN);
+
+/// The first version in which an agent can ask for submounts.
+const VERSION_OF_SUBMOUNTS: u16 = 3;
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Link {
@@ -47,20 +55,19 @@ impl Link {
     /// # Errors
     /// See [`Error`]. Nothing has been replayed then, and nothing may be.
     pub fn open(root: &MountRoot, delivery: Delivery) -> Result<Self, Error> {
+        let keep = match delivery {
+            Delivery::Reads => CAPABILITIES_IN_GUEST,
+            Delivery::Queue => CAPABILITIES,
+        };
         thread::set_fsuid(MARKER_UID)
             // The number of a notification: whether it can be changed at all shows now, or never.
             .and_then(|()| thread::set_fsgid(1))
             .and_then(|()| thread::set_fsgid(0))
-            .and_then(|()| thread::keep_capabilities(CAPABILITIES))
+            .and_then(|()| thread::keep_capabilities(keep))
             .map_err(Error::Marks)?;
         let control = open_control(root)?;
-        // An agent needs nothing of what version 2 has.
-        let version = FARWATCH_VERSION_MIN;
-        let events = Mask::DEFAULT | Mask::READS;
-        let hello =
-            Hello { version_min: version, version_max: version, delivery, raises: false, events };
         let control_error = |errno: Errno| Error::Control(errno.into());
-        rustix::io::write(&control, &hello.encode()).map_err(control_error)?;
+        say_hello(&control, delivery).map_err(control_error)?;
         let mut frame = [0; Welcome::LEN];
         let len = rustix::io::read(&control, &mut frame).map_err(control_error)?;
         let frame = frame.get(..len).unwrap_or_default();
@@ -89,6 +96,24 @@ impl Link {
 impl AsFd for Link {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.control.as_fd()
+    }
+}
+
+/// Submounts are told from version 3 on, and no driver but virtiofs has any. A server that knows no such version refuses the
+/// hello, and has not taken it for one.
+fn say_hello(control: &OwnedFd, delivery: Delivery) -> Result<(), Errno> {
+    let say = |version, submounts| {
+        let (version_min, version_max) = (version, version);
+        let events = Mask::DEFAULT | Mask::READS;
+        let hello = Hello { version_min, version_max, delivery, raises: false, submounts, events };
+        rustix::io::write(control, &hello.encode()).map(drop)
+    };
+    if delivery == Delivery::Queue {
+        return say(FARWATCH_VERSION_MIN, false);
+    }
+    match say(VERSION_OF_SUBMOUNTS, true) {
+        Err(Errno::INVAL | Errno::PROTONOSUPPORT) => say(FARWATCH_VERSION_MIN, false),
+        said => said,
     }
 }
 

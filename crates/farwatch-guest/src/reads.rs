@@ -82,8 +82,11 @@ impl<F: FnMut()> Receive for Reads<'_, F> {
             };
             (self.answered)();
             self.rest = 0..len;
-            if len == 0 && before.elapsed() < WAIT_MIN {
-                thread::sleep(PAUSE);
+            if len == 0 {
+                if before.elapsed() < WAIT_MIN {
+                    thread::sleep(PAUSE);
+                }
+                return Ok(Received::TimedOut);
             }
         }
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! [`Replayer`]: carries out the calls of a plan on the mount.
+//! [`Replayer`]: carries out the calls of a plan in one superblock of the mount.
 //!
 //! The calling thread has its marks ([`crate::Link`]), and for each event its fsgid is the number of
 //! the notification, so the server answers from the record of that very event. A call that fails is
@@ -14,7 +14,7 @@ use farwatch_proto::guest::opens::{Opens, Step};
 use farwatch_proto::guest::plan::{Call, Place, Target, plan};
 use farwatch_proto::replay::{self, CallKind, OpenMode, Times};
 use farwatch_proto::wire::abi::FARWATCH_LIMBO_NAME;
-use farwatch_proto::{Entry, FileKind, GuestEvent, Mask, Name, Node, NodeId};
+use farwatch_proto::{Entry, FileKind, GuestEvent, Mask, Name, Node, NodeId, Seq};
 use farwatch_sys::{handle, thread};
 use rustix::fs::{
     AtFlags, CWD, Mode, OFlags, RawDir, RenameFlags, StatxFlags, Timespec, Timestamps, UTIME_NOW,
@@ -38,8 +38,10 @@ const RENAME_TRIES_MAX: u32 = 8;
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub struct Replayer {
+pub(crate) struct Replayer {
     root: MountRoot,
+    /// The root of the superblock.
+    top: Node,
     limbo_dir: Option<OwnedFd>,
     limbo: Limbo,
     opens: Opens<OwnedFd>,
@@ -57,6 +59,15 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// What was done in another superblock, too.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            done: self.done + other.done,
+            failed: self.failed + other.failed,
+            error: other.error.or(self.error),
+        }
+    }
+
     fn count(&mut self, call: &Call, result: Result<(), Errno>) {
         tracing::trace!(?call, ?result, "called");
         match result {
@@ -71,24 +82,37 @@ impl Outcome {
 }
 
 impl Replayer {
-    /// Replays on the mount that `root` is open on.
-    pub fn new(root: MountRoot) -> Self {
-        Self { root, limbo_dir: None, limbo: Limbo::default(), opens: Opens::default() }
+    /// Replays on the mount that `root` is open on, in the superblock with that root.
+    pub(crate) fn new(root: MountRoot, top: Node) -> Self {
+        let (limbo, opens) = (Limbo::default(), Opens::default());
+        Self { root, top, limbo_dir: None, limbo, opens }
+    }
+
+    /// Looks a name up in the root of the superblock, on behalf of notification `seq`: the server is told something by that,
+    /// and says that there is nothing.
+    pub(crate) fn look_up(&self, seq: Seq, name: &[u8]) {
+        let found = thread::set_fsgid(seq.get())
+            .map_err(|error| error.errno())
+            .and_then(|()| self.open(self.top, DIRECTORY))
+            .and_then(|top| rustix::fs::openat(&top, name, OBJECT, Mode::empty()));
+        if found.as_ref().err() != Some(&Errno::NOENT) {
+            tracing::debug!(?found, "the server does not know what it is told");
+        }
     }
 
     /// Closes what is kept open, since the closes on the host will not be told.
-    pub fn close_files(&mut self) {
+    pub(crate) fn close_files(&mut self) {
         self.opens.clear();
     }
 
     /// The mount that it works on.
-    pub fn root(&self) -> &MountRoot {
+    pub(crate) fn root(&self) -> &MountRoot {
         &self.root
     }
 
     /// Replays one event.
-    pub fn replay(&mut self, joined: &Joined) -> Outcome {
-        let Joined { seq, mate, event } = joined;
+    pub(crate) fn replay(&mut self, joined: &Joined) -> Outcome {
+        let Joined { seq, mate, event, .. } = joined;
         let mut outcome = Outcome::default();
         if *event == GuestEvent::Overflow {
             self.close_files();
@@ -358,7 +382,7 @@ impl Replayer {
             Some(dir) => dir,
             None => {
                 // What we hold open may be a directory further down.
-                let (root, name) = (self.open(Node::ROOT, DIRECTORY)?, FARWATCH_LIMBO_NAME);
+                let (root, name) = (self.open(self.top, DIRECTORY)?, FARWATCH_LIMBO_NAME);
                 let dir = rustix::fs::openat(&root, name, DIRECTORY, Mode::empty())?;
                 self.limbo_dir.insert(dir)
             }

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use farwatch_sys::mount;
-use rustix::fs::{CWD, FsWord, Mode, OFlags, StatVfsMountFlags};
+use rustix::fs::{AtFlags, CWD, FsWord, Mode, OFlags, StatVfsMountFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 
@@ -78,6 +78,30 @@ impl MountRoot {
         Self::of_tree(&tree)
     }
 
+    /// Clones a mount at `path`, which must be on this device. Mounts nothing automatically.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; [`Error::NoDirectory`] when something else is there.
+    pub(crate) fn open_on(path: &Path, device: (u32, u32)) -> Result<Self, Error> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_NO_AUTOMOUNT;
+        let tree = rustix::mount::open_tree(CWD, path, flags).map_err(Error::Root)?;
+        // Asked of the kernel alone: what is there may have been mounted by anybody.
+        if device_of(&tree).map_err(Error::Root)? != device {
+            return Err(Error::NoDirectory(Errno::NOENT));
+        }
+        Self::of_tree(&tree)
+    }
+
+    /// The device number of the superblock.
+    ///
+    /// # Errors
+    /// As `statx(2)`.
+    pub(crate) fn device(&self) -> Result<(u32, u32), Error> {
+        device_of(&self.0).map_err(Error::Root)
+    }
+
     /// Mounts the virtio-fs device with this tag.
     ///
     /// # Errors
@@ -114,6 +138,12 @@ impl MountRoot {
         let root = rustix::fs::openat(tree, c".", flags, Mode::empty()).map_err(Error::Root)?;
         Ok(Self(root))
     }
+}
+
+fn device_of(fd: &OwnedFd) -> Result<(u32, u32), Errno> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let stat = rustix::fs::statx(fd, c"", flags, StatxFlags::TYPE)?;
+    Ok((stat.stx_dev_major, stat.stx_dev_minor))
 }
 
 impl AsFd for MountRoot {

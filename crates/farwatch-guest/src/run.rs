@@ -10,7 +10,7 @@ use farwatch_proto::wire::Notification;
 
 use crate::error::Error;
 use crate::progress::Progress;
-use crate::replay::Replayer;
+use crate::superblocks::Superblocks;
 
 /// Where an agent gets its notifications from: the notification queue, or the control node.
 pub trait Receive {
@@ -31,7 +31,7 @@ pub trait Receive {
 pub enum Received {
     /// A message of so many bytes.
     Message(usize),
-    /// The deadline has passed.
+    /// The deadline has passed, or there was nothing for a while.
     TimedOut,
     /// The end of this link.
     Closed,
@@ -58,7 +58,7 @@ pub struct Report {
 /// When the notifications end otherwise than in order.
 pub fn run(
     source: &mut impl Receive,
-    replayer: &mut Replayer,
+    superblocks: &mut Superblocks,
     mut seq: Seq,
     progress: &Progress,
 ) -> Result<(), Error> {
@@ -71,7 +71,7 @@ pub fn run(
         match received {
             Received::Message(len) => {
                 report.received += 1;
-                match Notification::decode(buf.get(..len).unwrap_or_default()) {
+                match Notification::decode_with_submount(buf.get(..len).unwrap_or_default()) {
                     Ok(notification) => join.handle(now, seq, notification),
                     Err(error) => {
                         report.undecoded += 1;
@@ -90,7 +90,7 @@ pub fn run(
                     "events were dropped: too many changes on the host at once; the difference follows"
                 );
             }
-            let outcome = replayer.replay(&joined);
+            let outcome = superblocks.replay(&joined);
             report.calls += u64::from(outcome.done);
             report.failed += u64::from(outcome.failed);
             if let Some(error) = outcome.error {
@@ -98,5 +98,6 @@ pub fn run(
             }
         }
         progress.add(&report);
+        superblocks.release();
     }
 }

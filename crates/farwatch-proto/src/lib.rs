@@ -28,5 +28,5 @@ pub use fid::{Fid, FidError};
 pub use kind::FileKind;
 pub use mask::Mask;
 pub use name::{Name, NameError};
-pub use node::{Cookie, Generation, Node, NodeId};
+pub use node::{Cookie, Generation, Node, NodeId, Submount};
 pub use seq::Seq;

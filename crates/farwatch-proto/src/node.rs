@@ -103,6 +103,20 @@ impl Node {
     pub const ROOT: Self = Self { id: NodeId::ROOT, generation: Generation(0) };
 }
 
+/// A mount on the host that is announced to the guest (`FUSE_ATTR_SUBMOUNT`), as an agent can name it: the low half of the
+/// nodeid of its root, and [`u32::MAX`] where that is 0. Two with the same number are a nuisance and no error: a call that
+/// is made in the wrong one finds no object there.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Submount(pub NonZeroU32);
+
+impl Submount {
+    /// The submount with this root.
+    pub fn of(root: NodeId) -> Self {
+        let [.., a, b, c, d] = root.get().to_be_bytes();
+        Self(NonZeroU32::new(u32::from_be_bytes([a, b, c, d])).unwrap_or(NonZeroU32::MAX))
+    }
+}
+
 /// Joins the two halves of a rename; never 0 (0 on the wire means none). Made by the server, it has
 /// nothing to do with the cookie that `inotify(7)` shows, which the guest's kernel makes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -121,6 +135,14 @@ impl Cookie {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn submount_is_named_by_the_low_half_of_its_root_and_never_by_0() {
+        let named = |raw| Submount::of(NodeId::new(raw).unwrap()).0.get();
+        assert_eq!(named(7), 7);
+        assert_eq!(named(0x5_0000_0007), 7);
+        assert_eq!(named(1 << 32), u32::MAX);
+    }
 
     #[test]
     fn a_phantom_shows_its_type_and_no_other_node_has_one() {

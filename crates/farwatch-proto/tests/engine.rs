@@ -14,6 +14,8 @@ mod ids;
 mod keep;
 #[path = "engine/links.rs"]
 mod links;
+#[path = "engine/submounts.rs"]
+mod submounts;
 
 use std::time::{Instant, SystemTime};
 

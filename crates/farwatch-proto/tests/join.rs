@@ -277,7 +277,7 @@ proptest! {
         prop_assert!(order.is_sorted(), "{order:?}");
 
         let mut expected: Vec<_> = iter::zip(expected, events)
-            .map(|((seq, mate), event)| Joined { seq, mate, event })
+            .map(|((seq, mate), event)| Joined { seq, mate, submount: None, event })
             .collect();
         expected.sort_by_key(|joined| joined.seq.get());
         out.sort_by_key(|joined| joined.seq.get());

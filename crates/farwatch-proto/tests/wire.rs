@@ -45,6 +45,7 @@ fn notifications() -> impl Strategy<Value = Notification> {
     let entry = (nodes(), masks(), option::of(nodes()), kinds(), names(), any::<bool>()).prop_map(
         move |(dir, mask, child, kind, name, link)| Notification {
             node: Some(dir),
+            submount: None,
             mask: mask | is_dir(kind),
             cookie: None,
             paired: false,
@@ -74,6 +75,7 @@ fn notifications() -> impl Strategy<Value = Notification> {
     let half = (nodes(), sides, option::of(nodes()), kinds(), names(), cookies, any::<bool>())
         .prop_map(move |(dir, side, child, kind, name, cookie, paired)| Notification {
             node: Some(dir),
+            submount: None,
             mask: side | is_dir(kind),
             cookie,
             paired: paired && cookie.is_some(),
@@ -97,6 +99,7 @@ fn hellos() -> impl Strategy<Value = Hello> {
             version_max,
             delivery,
             raises: false,
+            submounts: false,
             events: Mask::from_bits_truncate(bits),
         }
     })

@@ -10,7 +10,7 @@
 use std::ffi::{CStr, c_int};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use farwatch_proto::{Fid, Node};
+use farwatch_proto::{Fid, Generation, Node, NodeId};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
@@ -31,6 +31,16 @@ pub fn fid(fd: BorrowedFd<'_>) -> Result<Fid, Error> {
     let [a, b, c, d, e, f, g, h] = stat.f_fsid.to_le_bytes();
     let fsid = [u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])];
     handle.fid(fsid).ok_or_else(|| overflow(fd))
+}
+
+/// The node that `fd` is open on, in a FUSE mount whose server grants FUSE_EXPORT_SUPPORT. Sends no request.
+///
+/// # Errors
+/// EOPNOTSUPP in another file system; EINVAL when it is one, and has other handles.
+pub fn fuse_node(fd: BorrowedFd<'_>) -> Result<Node, Error> {
+    let Encoded { handle, .. } = encode(fd, c"", libc::AT_EMPTY_PATH)?;
+    let (fd, flags, source) = (fd.as_raw_fd(), libc::AT_EMPTY_PATH, Errno::INVAL);
+    handle.fuse_node().ok_or(Error::NameToHandleAt { fd, flags, source })
 }
 
 /// Names the object that `name` leads to in `dir`, without opening it; a symlink is not followed.
@@ -104,6 +114,20 @@ impl FileHandle {
     }
 }
 
+impl FileHandle {
+    /// What [`fuse_handle`] has made of a node.
+    fn fuse_node(&self) -> Option<Node> {
+        let is_node = (self.handle_type, self.handle_bytes) == (FUSE_HANDLE_TYPE, 12);
+        let word = |at: usize| {
+            let bytes = self.f_handle.get(at..at + 4)?.try_into().ok()?;
+            Some(u32::from_ne_bytes(bytes))
+        };
+        let id = u64::from(word(0)?) << 32 | u64::from(word(4)?);
+        let id = NodeId::new(id).filter(|_| is_node)?;
+        Some(Node { id, generation: Generation(word(8)?) })
+    }
+}
+
 /// fanotify asks the file system for handles that need not be openable (AT_HANDLE_FID, Linux 6.5); on
 /// some file systems only such handles exist.
 fn encode(fd: BorrowedFd<'_>, name: &CStr, flags: c_int) -> Result<Encoded, Error> {
@@ -164,8 +188,6 @@ fn open_by_handle(
 
 #[cfg(test)]
 mod tests {
-    use farwatch_proto::{Generation, NodeId};
-
     use super::*;
 
     #[test]
@@ -174,5 +196,10 @@ mod tests {
         let handle = fuse_handle(Node { id, generation: Generation(0x99aa_bbcc) });
         let words = [0x1122_3344_u32, 0x5566_7788, 0x99aa_bbcc].map(u32::to_ne_bytes);
         assert_eq!(handle.as_slice(), words.as_flattened());
+        let mut read = FileHandle { handle_bytes: 12, handle_type: 0x81, f_handle: [0; _] };
+        read.f_handle[..12].copy_from_slice(&handle);
+        let node = Node { id, generation: Generation(0x99aa_bbcc) };
+        assert_eq!(read.fuse_node(), Some(node));
+        assert_eq!(FileHandle { handle_type: 1, ..read }.fuse_node(), None);
     }
 }

@@ -18,12 +18,18 @@ pub const PATH: &str = "/proc/self/mountinfo";
 pub struct Mount {
     /// The mount id, as in `stx_mnt_id`. The kernel reuses it once the mount is gone.
     pub id: u64,
+    /// The id of the mount that it is mounted on.
+    pub parent: u64,
     /// Major and minor device number of the superblock.
     pub device: (u32, u32),
+    /// The directory of the file system that is mounted, `/` unless it is a bind mount.
+    pub root: PathBuf,
     /// The mount point, as seen from the root directory of this process.
     pub mount_point: PathBuf,
     /// The file system type, with the subtype if there is one: `fuse.virtiofs`.
     pub fs_type: String,
+    /// What was mounted: a device, a tag; `none` if nothing was named.
+    pub source: OsString,
 }
 
 /// The bytes of the table. To be parsed by [`mounts`].
@@ -44,12 +50,15 @@ pub fn mounts(table: &[u8]) -> impl Iterator<Item = Mount> {
 fn mount(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|byte| *byte == b' ');
     let id = str::from_utf8(fields.next()?).ok()?.parse().ok()?;
-    let (major, minor) = str::from_utf8(fields.nth(1)?).ok()?.split_once(':')?;
+    let parent = str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+    let (major, minor) = str::from_utf8(fields.next()?).ok()?.split_once(':')?;
     let device = (major.parse().ok()?, minor.parse().ok()?);
-    let mount_point = PathBuf::from(OsString::from_vec(unescape(fields.nth(1)?)));
-    let fs_type = fields.skip_while(|field| *field != b"-").nth(1)?;
-    let fs_type = String::from_utf8_lossy(&unescape(fs_type)).into_owned();
-    Some(Mount { id, device, mount_point, fs_type })
+    let text = |field| OsString::from_vec(unescape(field));
+    let (root, mount_point) = (text(fields.next()?).into(), text(fields.next()?).into());
+    let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
+    let fs_type = String::from_utf8_lossy(&unescape(rest.next()?)).into_owned();
+    let source = rest.next().map(text).unwrap_or_default();
+    Some(Mount { id, parent, device, root, mount_point, fs_type, source })
 }
 
 /// Undoes `mangle_path()`: blank, tab, newline and backslash are written as `\` and 3 octal digits.
@@ -69,6 +78,7 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
     use std::path::Path;
 
     use super::*;
@@ -82,9 +92,9 @@ mod tests {
     #[test]
     fn a_line_with_any_number_of_optional_fields_is_parsed() {
         let mount = only(b"36 35 98:0 /a /mnt1 rw,noatime master:1 shared:3 - ext4 /dev/root rw");
-        assert_eq!((mount.id, mount.device), (36, (98, 0)));
-        assert_eq!(mount.mount_point, Path::new("/mnt1"));
-        assert_eq!(mount.fs_type, "ext4");
+        assert_eq!((mount.id, mount.parent, mount.device), (36, 35, (98, 0)));
+        assert_eq!((&*mount.root, &*mount.mount_point), (Path::new("/a"), Path::new("/mnt1")));
+        assert_eq!((&*mount.fs_type, &*mount.source), ("ext4", OsStr::new("/dev/root")));
         assert_eq!(only(b"3 36 0:50 / /mnt2 rw - fuse.sshfs host:/ rw").fs_type, "fuse.sshfs");
     }
 
@@ -112,6 +122,7 @@ mod tests {
             "1 2 0:1 / /a rw",
             "1 2 0:1 / /a rw -",
             "x 2 0:1 / /a rw - x",
+            "1 x 0:1 / /a rw - x",
             "1 2 0:x / /a rw - x",
         ];
         for line in malformed {

@@ -38,6 +38,7 @@ use farwatch_proto::{Name, NameError, NodeId};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use virtiofsd::filesystem::{Context, Entry, FileSystem};
+use virtiofsd::fuse;
 use virtiofsd::passthrough::PassthroughFs;
 use virtiofsd::soft_idmap::Id;
 
@@ -187,9 +188,12 @@ impl Interposer {
         }
     }
 
-    /// With the generation of this session (S1).
+    /// With the generation of this session (S1). The guest's kernel makes the root of an announced submount, and the inode
+    /// that it is mounted on, with generation 0, and takes both for gone if it hears of another one
+    /// (`fuse_fill_super_submount()`, `fuse_stale_inode()`).
     fn stamped(&self, mut entry: Entry) -> Entry {
-        entry.generation = u64::from(self.share.generation().0);
+        let is_announced = entry.attr.flags & fuse::ATTR_SUBMOUNT != 0;
+        entry.generation = if is_announced { 0 } else { u64::from(self.share.generation().0) };
         entry
     }
 

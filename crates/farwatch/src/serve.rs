@@ -18,12 +18,12 @@ mod watching;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, RawFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use farwatch_sys::{handle, mountinfo};
+use farwatch_sys::handle;
 use rustix::fs::OFlags;
 use rustix::process::geteuid;
 use virtiofsd::passthrough::PassthroughFs;
@@ -73,9 +73,6 @@ pub(crate) fn run(args: &ServeArgs, defaults: Defaults) -> anyhow::Result<()> {
     let shared = shared_dir(args)?;
     for complaint in doctor::complaints(Path::new(&shared)) {
         tracing::warn!("{complaint}");
-    }
-    if args.announces_submounts(defaults) {
-        warn_of_submount(Path::new(&shared));
     }
     let tag = Tag::new(&args.tag)?;
     let process = Process::this(Command::Serve);
@@ -168,25 +165,6 @@ fn serve_kernel(fd: RawFd, device: &Arc<Device<Interposer>>) -> anyhow::Result<(
         .context("SIGUSR1 cannot be waited for")
 }
 
-/// Warns if there is a mount below the shared directory that is announced to the guest. The guest mounts it
-/// as a file system of its own, with its own inodes; the agent works on the share's mount only, so
-/// watchers there receive no events.
-fn warn_of_submount(shared: &Path) {
-    if let Some(mount) = mountinfo::read().ok().and_then(|table| mount_below(&table, shared)) {
-        let mount = mount.display();
-        tracing::warn!(
-            "{mount} is a mount: a virtual machine gets no events in it (`--no-announce-submounts` \
-             makes it part of the share)"
-        );
-    }
-}
-
-/// A mount below `dir` in the text of a mount table, if there is one.
-fn mount_below(table: &[u8], dir: &Path) -> Option<PathBuf> {
-    let mut mount_points = mountinfo::mounts(table).map(|mount| mount.mount_point);
-    mount_points.find(|path| path != dir && path.starts_with(dir))
-}
-
 /// The path of the shared directory, without symbolic links.
 fn shared_dir(args: &ServeArgs) -> anyhow::Result<String> {
     let given = args.shared_dir.as_deref().context("--shared-dir is missing")?;
@@ -243,21 +221,4 @@ fn has_file_handles(shared: &str) -> anyhow::Result<bool> {
     let opened = handle::fid(root.as_fd())
         .and_then(|fid| handle::open(root.as_fd(), fid.handle_type(), fid.handle(), OFlags::PATH));
     Ok(opened.is_ok())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mount_below_a_directory_is_found_and_the_directory_itself_is_not() {
-        const TABLE: &[u8] = b"\
-22 1 8:1 / / rw - ext4 /dev/sda1 rw
-77 22 0:43 / /mnt/a\\040b rw - tmpfs none rw
-";
-        let below = |dir: &str| mount_below(TABLE, Path::new(dir));
-        assert_eq!(below("/mnt"), Some(PathBuf::from("/mnt/a b")));
-        assert_eq!(below("/mnt/a b"), None);
-        assert_eq!(below("/mn"), None);
-    }
 }

@@ -144,7 +144,7 @@ impl Share {
         }
     }
 
-    /// The guest is told what is mounted in the share (`--announce-submounts`): no agent replays anything there.
+    /// The guest is told what is mounted in the share (`--announce-submounts`), and makes superblocks of its own of that.
     pub fn announce_submounts(&self) {
         self.lock().announces_submounts = true;
     }

@@ -178,6 +178,7 @@ fn module_is_told_like_an_agent_and_no_replay_of_it_is_answered() {
         version_min: 2,
         version_max: 2,
         raises: true,
+        submounts: false,
         delivery: Delivery::Queue,
         ..hello()
     };

@@ -464,7 +464,7 @@ fn on_the_control_node_comes_first_a_hello_and_then_the_welcome() {
     for frame in [&b""[..], b"hello", &[0xff; Hello::LEN], &[0; Hello::LEN], &flawed, &long] {
         assert_eq!(bench.send(agent, &write(frame)), Err(Errno::INVAL), "{frame:?}");
     }
-    let newer = Hello { version_min: 3, version_max: 4, ..hello() };
+    let newer = Hello { version_min: 4, version_max: 5, ..hello() };
     assert_eq!(bench.send(agent, &write(&newer.encode())), Err(Errno::PROTONOSUPPORT));
     let of_another = requests::write(control, file + 1, &hello().encode());
     assert_eq!(bench.send(agent, &of_another), Err(Errno::BADF));

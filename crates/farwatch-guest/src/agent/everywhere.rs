@@ -19,6 +19,8 @@ use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use sd_notify::NotifyState;
 
 use super::mounts::{Device, Mounts, Step};
+use crate::submounts;
+
 use super::supervisor::{News, Worker, end, notify, signals, wait};
 
 /// Runs until a signal ends it. `fs_type` is the type of the mounts to serve.
@@ -77,13 +79,14 @@ fn look(
     Ok(ended.into_iter().map(|(device, _)| device).collect())
 }
 
-/// The mounts of that type that can be reached by their path.
+/// The mounts of that type that can be reached by their path, and are no submounts: those have the worker of their share.
 fn read(table: &mut File, fs_type: &str) -> io::Result<Vec<Mount>> {
     let mut text = Vec::new();
     table.rewind()?;
     table.read_to_end(&mut text)?;
-    let mounts = mountinfo::mounts(&text);
-    Ok(mounts.filter(|mount| mount.fs_type == fs_type && is_reachable(mount)).collect())
+    let mounts: Vec<Mount> = mountinfo::mounts(&text).collect();
+    let is_share = |mount: &&Mount| mount.fs_type == fs_type && !submounts::is_one(&mounts, mount);
+    Ok(mounts.iter().filter(is_share).filter(|mount| is_reachable(mount)).cloned().collect())
 }
 
 /// False if another mount covers it. No file server is asked: the mount id does not come from one.

@@ -72,8 +72,15 @@ mod tests {
     use super::*;
 
     fn mount(id: u64, minor: u32, mount_point: &str) -> Mount {
-        let fs_type = "virtiofs".to_owned();
-        Mount { id, device: (0, minor), mount_point: mount_point.into(), fs_type }
+        Mount {
+            id,
+            parent: 0,
+            device: (0, minor),
+            root: "/".into(),
+            mount_point: mount_point.into(),
+            fs_type: "virtiofs".to_owned(),
+            source: "src".into(),
+        }
     }
 
     fn start(minor: u32, mount_point: &str) -> Step {

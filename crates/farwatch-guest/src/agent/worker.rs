@@ -18,7 +18,7 @@ use rustix::process::Signal;
 use rustix::time::{Itimerspec, TimerfdTimerFlags, Timespec};
 
 use super::answer::{self, Shared};
-use crate::{Announcement, Error, Link, MountRoot, Reads, Replayer, Target};
+use crate::{Announcement, Error, Link, MountRoot, Reads, Superblocks, Target};
 
 /// The line on standard output.
 pub(super) const WELCOME: &str = "welcome";
@@ -59,10 +59,10 @@ pub(super) fn run(target: &Target, timeout: Duration) -> anyhow::Result<()> {
 
 fn replay(target: &Target, shared: &Shared, timeout: Duration) -> anyhow::Result<()> {
     wind(timeout).context("standard input is not a timer: `--worker` is internal")?;
-    let mut replayer = Replayer::new(target.open()?);
+    let mut superblocks = Superblocks::new(target.open()?);
     // Before the thread has the uid of its tags.
-    let announcement = Announcement::prepare(replayer.root());
-    let mut link = open(replayer.root())?;
+    let announcement = Announcement::prepare(superblocks.root());
+    let mut link = open(superblocks.root())?;
     let announce = |step: fn(&Announcement) -> io::Result<()>| {
         let done = announcement.as_ref().map_err(|error| error.to_string());
         if let Err(error) = done.and_then(|it| step(it).map_err(|error| error.to_string())) {
@@ -84,15 +84,15 @@ fn replay(target: &Target, shared: &Shared, timeout: Duration) -> anyhow::Result
     loop {
         let mut reads = Reads::new(&link, answered);
         let (seq, progress) = (link.welcome().next_seq, &shared.progress);
-        crate::run(&mut reads, &mut replayer, seq, progress)?;
+        crate::run(&mut reads, &mut superblocks, seq, progress)?;
         shared.detached();
         announce(Announcement::withdraw);
         let report = progress.report();
         tracing::info!(?report, "the virtual machine has moved to another host: attaching again");
-        replayer.close_files();
+        superblocks.close_files();
         drop(link);
         thread::sleep(BUSY_PAUSE);
-        link = open(replayer.root())?;
+        link = open(superblocks.root())?;
         announce(Announcement::publish);
         shared.attached();
     }

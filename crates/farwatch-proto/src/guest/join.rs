@@ -35,7 +35,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::wire::Notification;
-use crate::{Cookie, Entry, FileKind, GuestEvent, Mask, Node, Seq};
+use crate::{Cookie, Entry, FileKind, GuestEvent, Mask, Node, Seq, Submount};
 
 /// An event as it comes out.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -44,6 +44,8 @@ pub struct Joined {
     pub seq: Seq,
     /// Of two halves the number of the `MOVED_TO`.
     pub mate: Option<Seq>,
+    /// The announced submount that it is in.
+    pub submount: Option<Submount>,
     /// The event.
     pub event: GuestEvent,
 }
@@ -88,6 +90,7 @@ enum Side {
 #[derive(Debug)]
 struct Half {
     seq: Seq,
+    submount: Option<Submount>,
     side: Side,
     entry: Entry,
     child: Option<Node>,
@@ -185,7 +188,8 @@ enum Input {
 impl Input {
     /// [`Notification::decode`] has seen to it that a pair has a cookie, a name and one side.
     fn new(seq: Seq, notification: Notification) -> Self {
-        let Notification { node, mask, cookie, paired, link, child, kind, name } = notification;
+        let Notification { node, submount, mask, cookie, paired, link, child, kind, name } =
+            notification;
         let event = match (node, name) {
             (None, None | Some(_)) => GuestEvent::Overflow,
             (Some(node), None) => GuestEvent::Object { node, mask },
@@ -193,25 +197,26 @@ impl Input {
                 let entry = Entry { dir, name };
                 if let Some(cookie) = cookie.filter(|_| paired) {
                     let side = if mask.contains(Mask::MOVED_TO) { Side::To } else { Side::From };
-                    return Self::Half(cookie, Half { seq, side, entry, child, kind });
+                    let half = Half { seq, submount, side, entry, child, kind };
+                    return Self::Half(cookie, half);
                 }
                 GuestEvent::Entry { entry, mask, child, kind, link }
             }
         };
-        Self::Event(Joined { seq, mate: None, event })
+        Self::Event(Joined { seq, mate: None, submount, event })
     }
 }
 
 impl Half {
     fn alone(self) -> Joined {
-        let Self { seq, side, entry, child, kind } = self;
+        let Self { seq, submount, side, entry, child, kind } = self;
         let side = match side {
             Side::From => Mask::MOVED_FROM,
             Side::To => Mask::MOVED_TO,
         };
         let is_dir = if kind == FileKind::Directory { Mask::ISDIR } else { Mask::empty() };
         let event = GuestEvent::Entry { entry, mask: side | is_dir, child, kind, link: false };
-        Joined { seq, mate: None, event }
+        Joined { seq, mate: None, submount, event }
     }
 }
 
@@ -219,7 +224,7 @@ impl Half {
 /// is the one at the new name.
 fn rename(from: Half, to: Half) -> Joined {
     let kind = if to.kind == FileKind::Unknown { from.kind } else { to.kind };
-    let event =
-        GuestEvent::Rename { from: from.entry, to: to.entry, child: to.child.or(from.child), kind };
-    Joined { seq: from.seq, mate: Some(to.seq), event }
+    let child = to.child.or(from.child);
+    let event = GuestEvent::Rename { from: from.entry, to: to.entry, child, kind };
+    Joined { seq: from.seq, mate: Some(to.seq), submount: from.submount, event }
 }

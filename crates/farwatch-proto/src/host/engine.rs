@@ -10,6 +10,7 @@ mod invariants;
 mod keep;
 mod native;
 mod probes;
+mod submounts;
 
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant, SystemTime};
@@ -25,14 +26,13 @@ use super::backlog::{Backlog, Look, Pending};
 use super::barrier::{Barriers, Ticket};
 use super::contested::Contested;
 use super::interest::Interest;
-use super::ledger::{Answer, Ending, Ledger, MarkedRequest, Object, Refusal};
+use super::ledger::{Answer, Ending, Ledger, MarkedRequest, Refusal};
 use super::net::Nets;
 use super::poll::Polls;
 use super::split::{Split, split};
 use super::state::State;
 use super::tree::Tree;
 use crate::wire::Notification;
-use crate::wire::abi::FARWATCH_LIMBO_NAME;
 use crate::{Cookie, Fid, FileKind, Generation, GuestEvent, Mask, Name, NodeId, Seq};
 
 /// Why an agent was not attached.
@@ -106,6 +106,8 @@ struct Agent {
     /// Its kernel raises the events itself: no request tells of that, but the answer to a probe. Otherwise its requests
     /// show how far its replay is.
     raises: bool,
+    /// It wants to be told in which announced submount an event is.
+    submounts: bool,
 }
 
 impl Default for Engine {
@@ -164,7 +166,7 @@ impl Engine {
         if self.agent.is_some() {
             return Err(AttachError::Busy);
         }
-        self.agent = Some(Agent { tid, listening: false, raises: tid.is_none() });
+        self.agent = Some(Agent { tid, listening: false, raises: tid.is_none(), submounts: false });
         self.links += 1;
         Ok(())
     }
@@ -344,6 +346,8 @@ impl Engine {
                 (first, pending, false)
             }
         };
+        let submount = self.submount_of(&pending.event);
+        let notification = Notification { submount, ..notification };
         let seq = self.seq;
         self.ledger.hand_out(seq, pending, second, &mut self.backlog);
         self.seq = self.seq.next();
@@ -361,10 +365,8 @@ impl Engine {
         if !self.is_listening() {
             return Answer::Refused(Refusal::NotAsked);
         }
-        if let MarkedRequest::Lookup(NodeId::ROOT, name) = request
-            && name.as_bytes() == FARWATCH_LIMBO_NAME
-        {
-            return Answer::Entry(Object::Limbo);
+        if let Some(answer) = self.answer_own_name(seq, request) {
+            return self.checked(answer);
         }
         match seq {
             Some(seq) => {

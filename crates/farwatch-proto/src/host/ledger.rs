@@ -218,6 +218,16 @@ impl Ledger {
         }
     }
 
+    /// The replay of notification `seq` begins once more, in another superblock.
+    pub(super) fn again(&mut self, seq: Seq) {
+        for record in &mut self.records {
+            let is_second = record.message == Message::Second && record.seq == seq.next();
+            if record.seq == seq || is_second {
+                record.begin_again();
+            }
+        }
+    }
+
     /// How many of the replays that an agent may be busy with take a name from a node in the guest.
     pub(super) fn removals_of(&self, id: NodeId, tree: &Tree) -> u32 {
         let takes = |record: &&Record| {
@@ -317,7 +327,7 @@ impl Ledger {
         let record = self.records.iter_mut().find(|record| record.seq == seq)?;
         let was_undone = record.is_undone();
         let answer = Replaying::new(record, tree, backlog).answer(request);
-        if was_undone && !record.is_undone() {
+        if was_undone && !record.is_undone() && !record.state.again {
             self.finished = Some(seq);
         }
         if record.message == Message::Second && record.state.todo.is_empty() {

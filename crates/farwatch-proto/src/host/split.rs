@@ -61,6 +61,7 @@ fn notification(
     let is_dir = mask.contains(Mask::ISDIR) || kind == FileKind::Directory;
     Notification {
         node: Some(node),
+        submount: None,
         mask: if is_dir { mask | Mask::ISDIR } else { mask },
         cookie: None,
         paired: false,
@@ -93,6 +94,7 @@ mod tests {
         let halves: Vec<_> = split(&event, Cookie::FIRST).into_iter().collect();
         let half = |entry: Entry, side| Notification {
             node: Some(entry.dir),
+            submount: None,
             mask: side | Mask::ISDIR,
             cookie: Some(Cookie::FIRST),
             paired: true,

@@ -61,6 +61,8 @@ pub struct Tree {
     shown: usize,
     /// Where the directories among them are.
     shown_dirs: BTreeMap<Fid, (NodeId, Name)>,
+    /// Some node has been announced as a submount.
+    announces: bool,
     lookout: Option<Lookout>,
 }
 
@@ -150,10 +152,11 @@ impl Tree {
 
     /// The node with its generation.
     pub fn node(&self, id: NodeId) -> Node {
-        if id == NodeId::ROOT { Node::ROOT } else { Node { id, generation: self.generation } }
+        let is_root = id == NodeId::ROOT || self.is_announced(id);
+        Node { id, generation: if is_root { Node::ROOT.generation } else { self.generation } }
     }
 
-    /// The generation that every `fuse_entry_out` of this session carries.
+    /// The generation that every `fuse_entry_out` of this session carries, but those of announced submounts.
     pub fn generation(&self) -> Generation {
         self.generation
     }

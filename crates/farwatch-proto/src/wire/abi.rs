@@ -54,12 +54,18 @@ pub const MARKER_UID: u32 = 0xffff_fffd;
 
 /// The lowest version of the control frames and of what follows them.
 pub const FARWATCH_VERSION_MIN: u16 = 1;
-/// The highest. Version 2 gives `flags` of a hello their meaning.
-pub const FARWATCH_VERSION_MAX: u16 = 2;
+/// The highest. Version 2 gives `flags` of a hello their meaning, version 3 has one more of them.
+pub const FARWATCH_VERSION_MAX: u16 = 3;
 /// Flag of a hello, from version 2 on: the client's kernel raises the events itself, nothing is replayed.
 pub const FARWATCH_HELLO_RAISES: u32 = 1 << 0;
-/// The name under which an agent looks up the limbo directory, in the root. Nobody else finds it.
+/// Flag of a hello, from version 3 on: notifications are to say in which announced submount they are to be replayed.
+pub const FARWATCH_HELLO_SUBMOUNTS: u32 = 1 << 1;
+/// The name under which an agent looks up the limbo directory, in the root of a superblock. Nobody else finds it.
 pub const FARWATCH_LIMBO_NAME: &[u8] = b".farwatch-limbo";
+/// An agent looks this name up before it replays a notification once more, in another superblock of the same submount.
+pub const FARWATCH_AGAIN_NAME: &[u8] = b".farwatch-again";
+/// An agent looks this name up instead of replaying a notification: it has no superblock of that submount.
+pub const FARWATCH_NOWHERE_NAME: &[u8] = b".farwatch-nowhere";
 /// First bytes of a hello.
 pub const FARWATCH_HELLO_MAGIC: u32 = u32::from_le_bytes(*b"fwHE");
 /// First bytes of a welcome.
@@ -93,7 +99,7 @@ pub struct fuse_notify_fsnotify_out {
     pub nodeid: U64,
     /// The generation of `nodeid`, as sent in its `fuse_entry_out`.
     pub generation: U32,
-    /// 0.
+    /// The announced submount in which it is to be replayed, for an agent that has asked for that; else 0.
     pub reserved: U32,
     /// `FS_*` bits.
     pub mask: U64,

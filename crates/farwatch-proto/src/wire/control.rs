@@ -11,7 +11,7 @@ use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned, transmute};
 
 use super::abi::{
     FARWATCH_DELIVERY_QUEUE, FARWATCH_DELIVERY_READS, FARWATCH_HELLO_MAGIC, FARWATCH_HELLO_RAISES,
-    FARWATCH_VERSION_MAX, FARWATCH_VERSION_MIN, FARWATCH_WELCOME_MAGIC,
+    FARWATCH_HELLO_SUBMOUNTS, FARWATCH_VERSION_MAX, FARWATCH_VERSION_MIN, FARWATCH_WELCOME_MAGIC,
     FARWATCH_WELCOME_MARKS_PROVED, FARWATCH_WELCOME_RENAME_PAIRS, farwatch_hello, farwatch_welcome,
 };
 use crate::{Generation, Mask, NodeId, Seq};
@@ -36,6 +36,8 @@ pub struct Hello {
     pub delivery: Delivery,
     /// Its kernel raises the events itself, by a module, and nothing is replayed. Not in version 1.
     pub raises: bool,
+    /// Notifications are to say in which announced submount they are. Not in versions 1 and 2.
+    pub submounts: bool,
     /// Which events it wants. Overflow and ISDIR come in any case.
     pub events: Mask,
 }
@@ -124,7 +126,7 @@ impl Hello {
             version_min: self.version_min.into(),
             version_max: self.version_max.into(),
             delivery: delivery.into(),
-            flags: (if self.raises { FARWATCH_HELLO_RAISES } else { 0 }).into(),
+            flags: self.flags().into(),
             events: self.events.bits().into(),
             reserved2: 0.into(),
         })
@@ -145,17 +147,24 @@ impl Hello {
         if raw.reserved2 != 0 || (version_min == 1 && flags != 0) {
             return Err(FrameError::Reserved);
         }
-        if flags & !FARWATCH_HELLO_RAISES != 0 {
+        let of_3 = if version_min >= 3 { FARWATCH_HELLO_SUBMOUNTS } else { 0 };
+        if flags & !(FARWATCH_HELLO_RAISES | of_3) != 0 {
             return Err(FrameError::HelloFlags(flags));
         }
         let raises = flags & FARWATCH_HELLO_RAISES != 0;
+        let submounts = flags & FARWATCH_HELLO_SUBMOUNTS != 0;
         let delivery = match raw.delivery.get() {
             FARWATCH_DELIVERY_QUEUE => Delivery::Queue,
             FARWATCH_DELIVERY_READS => Delivery::Reads,
             other => return Err(FrameError::Delivery(other)),
         };
         let events = events(raw.events.get())?;
-        Ok(Self { version_min, version_max, delivery, raises, events })
+        Ok(Self { version_min, version_max, delivery, raises, submounts, events })
+    }
+
+    fn flags(&self) -> u32 {
+        let raises = if self.raises { FARWATCH_HELLO_RAISES } else { 0 };
+        raises | if self.submounts { FARWATCH_HELLO_SUBMOUNTS } else { 0 }
     }
 }
 
@@ -250,6 +259,7 @@ mod tests {
         version_max: 1,
         delivery: Delivery::Reads,
         raises: false,
+        submounts: false,
         events: Mask::DEFAULT,
     };
     const WELCOME: Welcome = Welcome {
@@ -271,7 +281,7 @@ mod tests {
     #[test]
     fn the_highest_common_version_is_spoken_and_none_if_there_is_none() {
         for (min, max, spoken) in
-            [(1, 1, Some(1)), (1, 2, Some(2)), (1, 9, Some(2)), (2, 2, Some(2)), (3, 9, None)]
+            [(1, 1, Some(1)), (1, 2, Some(2)), (1, 9, Some(3)), (3, 3, Some(3)), (4, 9, None)]
         {
             let hello = Hello { version_min: min, version_max: max, ..HELLO };
             assert_eq!(hello.negotiate(), spoken, "{min} to {max}");
@@ -292,6 +302,10 @@ mod tests {
         assert_eq!(Hello::decode(&of_2.encode()), Ok(of_2));
         let flags = changed(of_2.encode(), 12, &[3]);
         assert_eq!(Hello::decode(&flags), Err(FrameError::HelloFlags(3)));
+        let of_3 = Hello { version_min: 3, version_max: 3, submounts: true, ..HELLO };
+        assert_eq!(Hello::decode(&of_3.encode()), Ok(of_3));
+        let flags = changed(of_3.encode(), 12, &[4]);
+        assert_eq!(Hello::decode(&flags), Err(FrameError::HelloFlags(4)));
         refused(18, &[1], FrameError::Events(Mask::DEFAULT.bits() | 0x1_0000));
         refused(31, &[1], FrameError::Reserved);
         assert_eq!(Hello::decode(&[0; 33]), Err(FrameError::Length(33)));

@@ -17,13 +17,15 @@ use super::abi::{
     FUSE_FSNOTIFY_PAIRED, FUSE_NOTIFY_FSNOTIFY, NOTIFY_BUF_SIZE, fuse_notify_fsnotify_out,
     fuse_out_header,
 };
-use crate::{Cookie, FileKind, Generation, Mask, Name, NameError, Node, NodeId};
+use crate::{Cookie, FileKind, Generation, Mask, Name, NameError, Node, NodeId, Submount};
 
 /// One message: `fuse_out_header`, `fuse_notify_fsnotify_out`, name.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Notification {
     /// The directory for an event with a name, else the object; `None` exactly for `Q_OVERFLOW`.
     pub node: Option<Node>,
+    /// The announced submount that it is in, for an agent that has asked for that.
+    pub submount: Option<Submount>,
     /// What happened.
     pub mask: Mask,
     /// Joins two halves. A half that is not paired may bear one too; it then means nothing (S7).
@@ -60,9 +62,6 @@ pub enum DecodeError {
     /// A reply to a request.
     #[error("unique is {0}, not 0")]
     Unique(u64),
-    /// A reserved field is in use.
-    #[error("reserved field is {0:#x}, not 0")]
-    Reserved(u32),
     /// `namelen` is not the rest of the message.
     #[error("namelen says {said} bytes, message has {actual}")]
     NameLength {
@@ -71,6 +70,9 @@ pub enum DecodeError {
         /// Bytes there are.
         actual: usize,
     },
+    /// A submount for a client that has not asked for it.
+    #[error("reserved field is {0:#x}, not 0")]
+    Reserved(u32),
     /// The name cannot be the name of an entry.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -116,6 +118,7 @@ impl Notification {
     /// Single events were given up.
     pub const OVERFLOW: Self = Self {
         node: None,
+        submount: None,
         mask: Mask::Q_OVERFLOW,
         cookie: None,
         paired: false,
@@ -141,7 +144,7 @@ impl Notification {
         let body = fuse_notify_fsnotify_out {
             nodeid,
             generation,
-            reserved: 0.into(),
+            reserved: self.submount.map_or(0, |submount| submount.0.get()).into(),
             mask: self.mask.bits().into(),
             namelen: wire_len(name.len()),
             cookie: self.cookie.map_or(0, |cookie| cookie.0.get()).into(),
@@ -166,11 +169,23 @@ impl Notification {
         if len < Self::HEAD_LEN { None } else { bytes.split_at_checked(len) }
     }
 
-    /// Reads one message, which must fill `bytes`.
+    /// Reads one message, which must fill `bytes`, for a client that has not asked for submounts.
     ///
     /// # Errors
     /// When `bytes` are anything but one message that keeps every rule of `docs/PROTOCOL.md`.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let notification = Self::decode_with_submount(bytes)?;
+        match notification.submount {
+            Some(submount) => Err(DecodeError::Reserved(submount.0.get())),
+            None => Ok(notification),
+        }
+    }
+
+    /// The same for an agent that has ([`Hello::submounts`](super::control::Hello::submounts)).
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    pub fn decode_with_submount(bytes: &[u8]) -> Result<Self, DecodeError> {
         let short = DecodeError::Short(bytes.len());
         let (header, rest) = fuse_out_header::ref_from_prefix(bytes).map_err(|_| short)?;
         let (body, name) = fuse_notify_fsnotify_out::ref_from_prefix(rest).map_err(|_| short)?;
@@ -192,6 +207,7 @@ impl Notification {
         let mask = body.mask.get();
         let notification = Self {
             node: parse_node(body.nodeid, body.generation, DecodeError::Overflow)?,
+            submount: NonZeroU32::new(body.reserved.get()).map(Submount),
             mask: Mask::from_bits(mask).ok_or(DecodeError::Mask(mask))?,
             cookie: NonZeroU32::new(body.cookie.get()).map(Cookie),
             paired: flags & FUSE_FSNOTIFY_PAIRED != 0,
@@ -269,9 +285,6 @@ fn check_envelope(
     if header.unique != 0 {
         return Err(DecodeError::Unique(header.unique.get()));
     }
-    if body.reserved != 0 {
-        return Err(DecodeError::Reserved(body.reserved.get()));
-    }
     if usize::try_from(body.namelen.get()) != Ok(actual_name) {
         return Err(DecodeError::NameLength { said: body.namelen.get(), actual: actual_name });
     }
@@ -301,7 +314,7 @@ mod tests {
 
     const NODEID: usize = 16;
     const GENERATION: usize = 24;
-    const RESERVED: usize = 28;
+    const SUBMOUNT: usize = 28;
     const MASK: usize = 32;
     const NAMELEN: usize = 40;
     const COOKIE: usize = 44;
@@ -317,6 +330,16 @@ mod tests {
             name: Some(Name::parse(b"a").unwrap()),
             ..Notification::OVERFLOW
         }
+    }
+
+    #[test]
+    fn submount_is_read_by_who_has_asked_for_it_and_refused_by_all_others() {
+        let submount = Some(Submount(NonZeroU32::MAX));
+        let inside = Notification { submount, ..created() };
+        let mut buffer = [0; Notification::LEN_MAX];
+        let bytes = inside.encode(&mut buffer);
+        assert_eq!(Notification::decode_with_submount(bytes), Ok(inside));
+        assert_eq!(Notification::decode(bytes), Err(DecodeError::Reserved(u32::MAX)));
     }
 
     /// What becomes of `valid` when each `(offset, u32)` is written over it.
@@ -373,7 +396,7 @@ mod tests {
         refused(&[(0, 66)], DecodeError::Length { said: 66, actual: 65 });
         refused(&[(4, 9)], DecodeError::Code(9));
         refused(&[(8, 1)], DecodeError::Unique(1));
-        refused(&[(RESERVED, 1)], DecodeError::Reserved(1));
+        refused(&[(SUBMOUNT, 1)], DecodeError::Reserved(1));
         refused(&[(NAMELEN, 2)], DecodeError::NameLength { said: 2, actual: 1 });
         refused(&[(FLAGS, 0x1002)], DecodeError::Flags(0x1002));
         refused(&[(FLAGS, 0x302)], DecodeError::Flags(0x302));

@@ -40,7 +40,7 @@ impl<'a> Replayer<'a> {
     }
 
     pub(crate) async fn replay(&mut self, joined: Joined) {
-        let Joined { seq, mate, event } = joined;
+        let Joined { seq, mate, event, .. } = joined;
         if event == GuestEvent::Overflow {
             self.opens.clear();
         }

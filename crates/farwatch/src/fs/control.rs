@@ -200,12 +200,18 @@ impl Control {
             limbo: NodeId::LIMBO,
         };
         let len = send(&mut writer, &welcome.encode())?;
-        let Hello { delivery, events, raises, .. } = hello;
-        let link = if proved { share.listen(delivery, events, raises) } else { None };
-        let reads = link.filter(|_| delivery == Delivery::Reads);
+        let link = if proved { share.listen(&hello) } else { None };
+        let reads = link.filter(|_| hello.delivery == Delivery::Reads);
         session.state = State::Welcomed { reads };
         if proved {
-            tracing::info!(version, ?delivery, raises, "agent attached: notifications begin");
+            let Hello { delivery, raises, submounts, .. } = hello;
+            tracing::info!(
+                version,
+                ?delivery,
+                raises,
+                submounts,
+                "agent attached: notifications begin"
+            );
         } else {
             tracing::warn!("the agent's tags do not arrive together: it receives nothing");
         }

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use farwatch_guest::{
-    Announcement, Error, Link, MountRoot, Progress, Receive, Received, Replayer, Report,
+    Announcement, Error, Link, MountRoot, Progress, Receive, Received, Report, Superblocks,
 };
 use farwatch_proto::wire::Notification;
 use farwatch_proto::wire::control::Delivery;
@@ -134,9 +134,9 @@ fn run(mount_point: &Path, mut queue: Queue, attached: &Sender<Result<(), NotAtt
     if attached.send(Ok(())).is_err() {
         return;
     }
-    let mut replayer = Replayer::new(root);
+    let mut superblocks = Superblocks::new(root);
     let progress = Progress::default();
-    match farwatch_guest::run(&mut queue, &mut replayer, link.welcome().next_seq, &progress) {
+    match farwatch_guest::run(&mut queue, &mut superblocks, link.welcome().next_seq, &progress) {
         Ok(()) => {
             let Report { received, undecoded, calls, failed, overflows } = progress.report();
             tracing::info!(received, undecoded, calls, failed, overflows, "the agent exits");

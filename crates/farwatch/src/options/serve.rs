@@ -102,7 +102,7 @@ pub(crate) struct FileArgs {
     #[arg(default_value = "never", default_missing_value = "always")]
     pub(crate) security_label: NegotiationMode,
     /// Tell the guest which directories are mount points: the default under the name virtiofsd. The
-    /// guest mounts each as a file system of its own, where an agent delivers no events
+    /// guest mounts each as a file system of its own
     #[arg(long, overrides_with = "no_announce_submounts")]
     pub(crate) announce_submounts: bool,
     /// Show mounts below the shared directory as part of it: the default, but not under the name

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use farwatch_proto::host::{Answer, AttachError, Ending, MarkedRequest};
-use farwatch_proto::wire::control::Delivery;
+use farwatch_proto::wire::control::{Delivery, Hello};
 use farwatch_proto::{Fid, FileKind, Generation, Mask, Name, Node, NodeId, Seq};
 
 use super::{Share, State};
@@ -23,14 +23,23 @@ impl Share {
         attached
     }
 
-    /// The agent has proved its tags: notifications begin, of those of `events` that are watched for. `raises` says
-    /// that it replays nothing. Returns the number of the link.
-    pub(crate) fn listen(&self, delivery: Delivery, events: Mask, raises: bool) -> Option<u64> {
+    /// The agent has proved its tags: notifications begin, as it has asked for them, of the events that are watched for.
+    /// Returns the number of the link.
+    pub(crate) fn listen(&self, hello: &Hello) -> Option<u64> {
         let mut state = self.lock();
-        if raises {
+        if hello.raises {
             state.engine.raises();
         }
-        self.begin_delivery(&mut state, delivery, events)
+        if hello.submounts {
+            state.engine.tell_submounts();
+        } else if state.announces_submounts && hello.delivery == Delivery::Reads {
+            // The driver of `farwatch mount` has no submounts: all is part of its mount.
+            tracing::warn!(
+                "this agent does not reach what is mounted below the shared directory: no events are delivered there. \
+                 Use the agent of this version, or `--no-announce-submounts`"
+            );
+        }
+        self.begin_delivery(&mut state, hello.delivery, hello.events)
     }
 
     /// Notifications begin for the client that is attached, of those of `events` that are watched for. Returns the number
@@ -183,6 +192,6 @@ impl Share {
         let engine = &mut self.lock().engine;
         let lent = engine.lend(id, dir, name);
         let tree = engine.tree();
-        Some((lent.then(|| tree.generation())?, tree.kind(id)?))
+        Some((lent.then(|| tree.node(id).generation)?, tree.kind(id)?))
     }
 }

@@ -148,7 +148,8 @@ impl State {
         dirs.is_some_and(|dirs| dirs.into_iter().all(|dir| self.is_watched(dir)))
     }
 
-    /// Whether each change in a directory is reported, and can be replayed.
+    /// Whether each change in a directory is reported, and replayed in each place where the guest can have cached it. Of an
+    /// announced submount there may be a superblock in a mount namespace that the agent does not see.
     fn is_watched(&self, dir: NodeId) -> bool {
         if self.announces_submounts && self.engine.is_in_mount(dir) {
             return false;

@@ -9,7 +9,7 @@ use std::time::Instant;
 use farwatch_proto::host::{Input, Learned, State as Moved};
 use farwatch_proto::{Fid, FileKind, Generation, Name, Node, NodeId};
 use rustix::fs::{Mode, OFlags};
-use virtiofsd::fuse::Attr;
+use virtiofsd::fuse::{self, Attr};
 
 use super::{Identity, Keep, Share, State};
 
@@ -96,6 +96,9 @@ impl Share {
         state.engine.identify(id, identity.fid.clone(), ino);
         if identity.mounted {
             state.engine.mounted(id);
+            if state.announces_submounts && kind == FileKind::Directory {
+                state.engine.announced(id);
+            }
         }
         if let Some(fd) = identity.fd.filter(|_| kind == FileKind::Directory) {
             self.mark_known(&mut state, id, fd, &identity.fid);
@@ -190,6 +193,7 @@ impl Share {
             let mut state = self.lock();
             if state.engine.tree().knows(id) {
                 state.engine.learn(known, dir, name);
+                state.note_announced(id, attr);
                 return self.keeps(&mut state, dir, id, attr.nlink);
             }
         }
@@ -200,6 +204,7 @@ impl Share {
         if new && identity.as_ref().is_some_and(|identity| identity.mounted) {
             state.engine.mounted(id);
         }
+        state.note_announced(id, attr);
         if !new || kind != FileKind::Directory {
             let fid = identity.map(|identity| identity.fid).filter(|_| new);
             if let (Some(fid), Some(backend)) = (fid, &self.backend) {
@@ -245,5 +250,14 @@ impl Share {
             self.mark_others(&mut state, open);
         }
         forgotten.into_iter().map(|node| (node.id, node.borrowed)).collect()
+    }
+}
+
+impl State {
+    /// The reply that names a node tells the guest's kernel that it is mounted on its name.
+    fn note_announced(&mut self, id: NodeId, attr: &Attr) {
+        if attr.flags & fuse::ATTR_SUBMOUNT != 0 {
+            self.engine.announced(id);
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use farwatch_proto::host::{HostChange, HostEntry, Input, Output, Tree};
-use farwatch_proto::wire::control::Delivery;
+use farwatch_proto::wire::control::{Delivery, Hello};
 use farwatch_proto::{Fid, FileKind, Mask, Name};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
@@ -104,8 +104,13 @@ fn attached(delivery: Delivery, raises: bool) -> (Share, Arc<OwnedFd>) {
     let root = OwnedFd::from(std::fs::File::open("/").unwrap());
     share.reset(Some(Identity { fd: Some(root), fid: fid(1), mounted: false }));
     share.attach(AGENT).unwrap();
-    share.listen(delivery, Mask::DEFAULT, raises).unwrap();
+    share.listen(&hello(delivery, raises)).unwrap();
     (share, work)
+}
+
+fn hello(delivery: Delivery, raises: bool) -> Hello {
+    let events = Mask::DEFAULT;
+    Hello { version_min: 2, version_max: 2, delivery, raises, submounts: false, events }
 }
 
 /// An object of which no one knows the type is created in the root.
@@ -177,7 +182,7 @@ fn a_barrier_says_how_many_directories_that_are_not_watched_have_not_been_compar
         let root = OwnedFd::from(std::fs::File::open("/").unwrap());
         share.reset(Some(Identity { fd: Some(root), fid: fid(1), mounted: false }));
         share.attach(AGENT).unwrap();
-        share.listen(Delivery::Queue, Mask::DEFAULT, false).unwrap();
+        share.listen(&hello(Delivery::Queue, false)).unwrap();
         let ticket = share.progress(None, None).unwrap().ticket;
         share.input(Input::ReadUpTo(share.to_read().unwrap()));
         assert_eq!(share.progress(Some(ticket), None).unwrap().unwatched, unwatched);

@@ -237,7 +237,7 @@ fn decode(reply: &[u8]) -> Reply {
 /// What [`Guest::attach_as`] says.
 pub(crate) fn hello() -> Hello {
     let (delivery, events) = (Delivery::Queue, Mask::all());
-    Hello { version_min: 1, version_max: 1, delivery, raises: false, events }
+    Hello { version_min: 1, version_max: 1, delivery, raises: false, submounts: false, events }
 }
 
 pub(crate) fn le32(bytes: &[u8], at: usize) -> u32 {

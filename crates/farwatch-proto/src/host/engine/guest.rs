@@ -55,6 +55,11 @@ impl Engine {
         self.tree.mounted(id);
     }
 
+    /// The guest's kernel is told that a node, which is known, is mounted on its name.
+    pub fn announced(&mut self, id: NodeId) {
+        self.tree.announced(id);
+    }
+
     /// A node that came with a migration has been found: how the host names its object, and the inode number.
     pub fn identify(&mut self, id: NodeId, fid: Fid, ino: u64) {
         self.tree.identify(id, fid, ino);

@@ -57,8 +57,8 @@ impl Engine {
         (!dirs.iter().any(|dir| self.nets.has(*dir))).then_some(dirs)
     }
 
-    /// Whether a directory is in what is mounted in the share. A guest to which that is announced mounts it as another
-    /// file system, which its agent does not reach.
+    /// Whether a directory is in what is mounted in the share. A guest to which that is announced makes a superblock of it,
+    /// or several, of which its agent may not see each.
     pub fn is_in_mount(&self, dir: NodeId) -> bool {
         self.tree.is_in_mount(dir)
     }

@@ -116,7 +116,7 @@ impl Engine {
         self.note(raised);
     }
 
-    fn note(&mut self, raised: Vec<Raised>) {
+    pub(super) fn note(&mut self, raised: Vec<Raised>) {
         for raised in raised {
             match raised {
                 Raised::Arrived(dir, name, shown) => {

@@ -25,8 +25,8 @@ impl Ledger {
     /// The most notifications of which it is not known that the kernel has raised them, before a probe is due.
     pub(in super::super) const UNPROBED_MAX: usize = 512;
 
-    /// Notification `seq` was handed out to a kernel that raises events itself: the tree becomes what the guest
-    /// is told by it. Returns what it says of names, in order.
+    /// Notification `seq` was handed out to a kernel that raises events itself, or there is nobody to tell: the tree becomes
+    /// what the guest is told by it. Returns what it says of names, in order.
     pub(in super::super) fn raise(
         &mut self,
         seq: Seq,
@@ -34,8 +34,8 @@ impl Ledger {
         backlog: &mut Backlog,
     ) -> Vec<Raised> {
         // An overflow has none.
-        let last = self.records.back_mut().filter(|record| record.seq == seq);
-        last.map(|record| raise(record, tree, backlog)).unwrap_or_default()
+        let record = self.records.iter_mut().rev().find(|record| record.seq == seq);
+        record.map(|record| raise(record, tree, backlog)).unwrap_or_default()
     }
 
     /// An event counts as told without having been sent: nobody watches for it.

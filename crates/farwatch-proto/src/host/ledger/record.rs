@@ -27,7 +27,7 @@ pub(super) enum Message {
 }
 
 /// How far a replay is.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct State {
     /// The events that have not been replayed. Those of opening and reading stay.
     pub(super) todo: Mask,
@@ -41,26 +41,24 @@ pub(super) struct State {
     pub(super) repeated: bool,
     /// It is not on its way any more, for the backlog.
     pub(super) settled: bool,
+    /// The replay has begun once more, in another superblock.
+    pub(super) again: bool,
+    /// What the rename has replaced, of which the guest's view has no trace when it is replayed again.
+    pub(super) replaced: Option<NodeId>,
 }
 
 impl Record {
     /// `None` for an overflow, of which no replay comes.
     pub(super) fn new(seq: Seq, pending: Pending, message: Message) -> Option<Self> {
-        let todo = match (&pending.event, message) {
-            (GuestEvent::Entry { mask, .. } | GuestEvent::Object { mask, .. }, _) => *mask,
-            (GuestEvent::Rename { .. }, Message::First) => Mask::MOVE,
-            (GuestEvent::Rename { .. }, Message::Second) => Mask::MOVED_TO,
-            (GuestEvent::Overflow, _) => return None,
-        };
-        let state = State {
-            todo: todo.difference(Mask::ISDIR),
-            granted: [false; 3],
-            stale_told: false,
-            looked_up: false,
-            repeated: false,
-            settled: false,
-        };
+        let state = State { todo: todo(&pending.event, message)?, ..State::default() };
         Some(Self { seq, pending, message, state })
+    }
+
+    /// Nothing of it has been replayed in the superblock that comes now.
+    pub(super) fn begin_again(&mut self) {
+        let Some(todo) = todo(&self.pending.event, self.message) else { return };
+        let State { settled, replaced, .. } = self.state;
+        self.state = State { todo, settled, replaced, again: true, ..State::default() };
     }
 
     /// Whether a name is still to change. The second message of a rename says what the first has said, and
@@ -132,6 +130,17 @@ impl State {
             None => self.todo.remove(replay::asking(self.todo, request)),
         }
     }
+}
+
+/// What is to be replayed of a message; `None` for an overflow, of which nothing is.
+fn todo(event: &GuestEvent, message: Message) -> Option<Mask> {
+    let todo = match (event, message) {
+        (GuestEvent::Entry { mask, .. } | GuestEvent::Object { mask, .. }, _) => *mask,
+        (GuestEvent::Rename { .. }, Message::First) => Mask::MOVE,
+        (GuestEvent::Rename { .. }, Message::Second) => Mask::MOVED_TO,
+        (GuestEvent::Overflow, _) => return None,
+    };
+    Some(todo.difference(Mask::ISDIR))
 }
 
 /// The place in [`State::granted`] of a request after which its events may still need another.

@@ -85,6 +85,7 @@ impl<'a> Replaying<'a> {
                     if self.is_wrong_dentry(new_dir, new, replaced) {
                         return Some(ESTALE);
                     }
+                    self.state.replaced = replaced;
                     self.arrive(new_dir, new, replaced);
                 }
                 if leaves {
@@ -237,10 +238,12 @@ impl<'a> Replaying<'a> {
     }
 
     /// Whether the guest's dentry holds another node than the one that is to leave the name, so that the
-    /// call would hit the wrong one. Said once for a record: a second time would not help.
+    /// call would hit the wrong one. Said once for a record: a second time would not help. What a further superblock holds is
+    /// not known.
     fn is_wrong_dentry(&mut self, dir: NodeId, name: &Name, leaves: Option<NodeId>) -> bool {
         let current = self.tree.current(dir, name);
-        let wrong = current.is_some() && current != leaves && !self.state.stale_told;
+        let is_other = current.is_some() && current != leaves;
+        let wrong = is_other && !self.state.stale_told && !self.state.again;
         self.state.stale_told |= wrong;
         wrong
     }
@@ -252,6 +255,9 @@ impl<'a> Replaying<'a> {
     pub(super) fn replaced(&self, dir: NodeId, name: &Name) -> Option<NodeId> {
         if self.pending.exchanges {
             return None;
+        }
+        if self.state.again {
+            return self.state.replaced.filter(|id| self.tree.knows(*id));
         }
         // Nor is one that the guest holds above the old name, which would not be empty.
         let old_dir = entry(&self.pending.event).map(|entry| entry.dir.id);

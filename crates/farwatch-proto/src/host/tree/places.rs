@@ -12,7 +12,7 @@ use std::iter::successors;
 
 use super::Tree;
 use super::store::Flags;
-use crate::{Fid, FileKind, Name, NodeId};
+use crate::{Fid, FileKind, Name, NodeId, Submount};
 
 /// How many directories up one place is compared with another. What the guest believes may be a loop,
 /// as long as it has not heard of all that was moved.
@@ -60,6 +60,30 @@ impl Tree {
     pub(in super::super) fn is_in_mount(&self, dir: NodeId) -> bool {
         let above = successors(Some(dir), |dir| self.parent(*dir)).take(DEPTH_MAX);
         above.into_iter().any(|dir| self.is_mounted(dir))
+    }
+
+    /// The guest's kernel was told that a node is mounted on its name (`FUSE_ATTR_SUBMOUNT`): it makes a superblock for
+    /// what is mounted, and gives its root generation 0 (`fuse_fill_super_submount()`). For the life of a node that does
+    /// not change.
+    pub(in super::super) fn announced(&mut self, id: NodeId) {
+        if let Some(node) = self.store.get_mut(id) {
+            node.set(Flags::ANNOUNCED, true);
+            self.announces = true;
+        }
+    }
+
+    /// Whether a node is the root of an announced submount.
+    pub(in super::super) fn is_announced(&self, id: NodeId) -> bool {
+        self.announces && self.store.get(id).is_some_and(|node| node.is(Flags::ANNOUNCED))
+    }
+
+    /// The announced submount that a node is in, or whose root it is. `None` if it is in the superblock of the share itself.
+    pub(in super::super) fn submount_of(&self, id: NodeId) -> Option<Submount> {
+        if !self.announces {
+            return None;
+        }
+        let above = successors(Some(id), |id| self.parent(*id)).take(DEPTH_MAX);
+        above.into_iter().find(|id| self.is_announced(*id)).map(Submount::of)
     }
 
     /// The nodes of [`Tree::told`] to which that can have happened.
