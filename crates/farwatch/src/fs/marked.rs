@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Requests with both of an agent's tags: the engine decides the answer to each, this makes the reply. Of the file system below only `lookup` and `getattr` are called here, which read.
+//! Requests with both of an agent's tags: the engine decides the answer to each, this makes the reply. Of the file system below only `lookup`, `getattr` and `getxattr` are called here, which read.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -9,7 +9,7 @@ use farwatch_proto::host::{Answer, Ending, MarkedRequest, Object, Refusal};
 use farwatch_proto::replay::{OpenMode, Times};
 use farwatch_proto::{FileKind, Name, Node, NodeId, Seq};
 use rustix::io::Errno;
-use virtiofsd::filesystem::{Context, Entry, FileSystem, OpenOptions, SetattrValid};
+use virtiofsd::filesystem::{Context, Entry, FileSystem, GetxattrReply, OpenOptions, SetattrValid};
 use virtiofsd::fuse::Attr;
 use virtiofsd::soft_idmap::Id;
 
@@ -19,6 +19,9 @@ use crate::share::Share;
 /// Over before anybody can look, and yet a lifetime: the kernel rounds it up to one or two ticks
 /// (`timespec64_to_jiffies()`).
 const BRIEF: Duration = Duration::from_nanos(1);
+
+/// The attributes that the guest's kernel reads by itself (acl(5)).
+const ACLS: [&CStr; 2] = [c"system.posix_acl_access", c"system.posix_acl_default"];
 
 /// The number of the notification that a request belongs to: the agent's fsgid.
 fn seq(ctx: &Context) -> Option<Seq> {
@@ -209,6 +212,24 @@ impl Interposer {
     /// A read of what a replay has opened: the kernel raises ACCESS if it is allowed.
     pub(super) fn read_marked(&self, ctx: &Context, inode: Inode) -> io::Result<()> {
         done(&self.ask(ctx, MarkedRequest::Read(node(inode)?)))
+    }
+
+    /// With ACLs (`--posix-acl`) the guest's kernel asks for that of each object before it lets anybody do something to it,
+    /// and keeps the answer for all (`get_inode_acl()`).
+    pub(super) fn getxattr_marked(
+        &self,
+        ctx: Context,
+        inode: Inode,
+        name: &CStr,
+        size: u32,
+    ) -> io::Result<GetxattrReply> {
+        if !ACLS.contains(&name) {
+            return Err(not_asked());
+        }
+        if node(inode)?.is_reserved() {
+            return Err(Errno::NODATA.into());
+        }
+        self.inner.getxattr(ctx, inode, name, size)
     }
 
     fn entry_or_refusal(

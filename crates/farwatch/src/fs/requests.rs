@@ -501,6 +501,9 @@ impl FileSystem for Interposer {
         name: &CStr,
         size: u32,
     ) -> io::Result<GetxattrReply> {
+        if self.is_marked(&ctx) {
+            return self.getxattr_marked(ctx, inode, name, size.min(XATTR_SIZE_MAX));
+        }
         self.check(&ctx, inode)?;
         if let Some(reply) = probe::get(name, size, || self.share.delivered_events()) {
             return reply;
