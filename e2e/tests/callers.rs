@@ -117,7 +117,8 @@ fn works(caller: &Caller) -> Result<()> {
     )?;
     share.run_on_host("test \"$(cat d/h)\" = mount && test ! -e g")?;
     // This machine need not have a syslog.
-    let is_warning = |line: &&str| line.contains("WARN") && !line.contains("cannot connect to syslog");
+    let is_warning =
+        |line: &&str| line.contains("WARN") && !line.contains("cannot connect to syslog");
     ensure!(!served.log().lines().any(|line| is_warning(&line)), "{}", served.log());
     Ok(())
 }
