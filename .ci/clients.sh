@@ -46,7 +46,7 @@ fetch_clients() {
 
 fetch_npm_clients() {
     local new=$clients/npm.new
-    rm -rf "$new" && mkdir "$new" && cp $programs/package{,-lock}.json "$new" || return
+    rm -rf "$new" && mkdir "$new" && cp "$programs"/package{,-lock}.json "$new" || return
     # No package of these needs its install script.
     npm ci --prefix "$new" --ignore-scripts --no-audit --no-fund --silent || return
     mv "$new/node_modules" "$clients/" && rm -rf "$new"
@@ -56,7 +56,7 @@ fetch_python_clients() {
     rm -rf "$clients/python.new"
     # Not into the system: --target takes no permission, and no virtual environment.
     python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore \
-        --target "$clients/python.new" --requirement $programs/requirements.txt || return
+        --target "$clients/python.new" --requirement "$programs/requirements.txt" || return
     mv "$clients/python.new" "$clients/python"
 }
 
@@ -75,4 +75,26 @@ fetch_debian_clients() {
         dpkg-deb -x "$package" "$new" || return
     done
     rm -r "$new/packages" && mv "$new" "$clients/debian"
+}
+
+# use_long_clients: from here on, $programs and $clients are those of `cargo xtask clients`, which are large.
+use_long_clients() {
+    programs+=/long
+    clients=${XDG_CACHE_HOME:-$HOME/.cache}/farwatch/clients-long-$(
+        cat "$programs/package-lock.json" "$programs/requirements.txt" | sha256sum | cut -c1-12
+    )
+    need npm npm
+    python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
+    need watchman watchman
+    need hugo hugo
+    need emacs emacs-nox
+    need /usr/bin/hg mercurial
+    need /usr/share/rubygems-integration/all/gems/listen-3.7.0/lib/listen.rb ruby-listen
+    need /usr/lib/python3/dist-packages/PySide2/__init__.py python3-pyside2.qtcore
+}
+
+fetch_long_clients() {
+    mkdir -p "$clients" || return
+    [[ -d $clients/node_modules ]] || fetch_npm_clients || return
+    [[ -d $clients/python ]] || fetch_python_clients
 }

@@ -13,7 +13,7 @@ use tempfile::NamedTempFile;
 
 use crate::tally::Tally;
 use crate::tidy;
-use crate::{docs, guest, package};
+use crate::{clients, docs, guest, package};
 
 /// How much to run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,10 +53,11 @@ type Task = (&'static str, fn(&Path) -> Result<bool>);
 
 /// What takes too long for each commit. One that cannot be run has failed, and the next is run.
 fn long(root: &Path, tally: &mut Tally) {
-    const TASKS: [Task; 4] = [
+    const TASKS: [Task; 5] = [
         ("package", |root| package::run(root, &[])),
         ("package check", package::check),
         ("package boot", |root| package::boot(root, "6.12")),
+        ("clients", clients::run),
         ("package reproduce", |root| package::reproduce(root, &[])),
     ];
     for (name, run) in TASKS {

@@ -6,6 +6,7 @@
 mod bench;
 mod cached;
 mod ci;
+mod clients;
 mod docs;
 mod guest;
 mod kernel;
@@ -23,7 +24,8 @@ const USAGE: &str = "\
 usage: cargo xtask <task>
 
   ci        all that must pass before a commit: fmt, tidy, clippy, doc, every test; with --long, then also what takes too long
-            for each commit: packages built for each architecture, tried, booted, and built again to the same
+            for each commit: packages built for each architecture, tried, booted, and built again to the same, and clients
+  clients   the clients that are large or slow, on a local directory and in a mount; installs what is missing (Debian, root)
   tidy      the house rules that no other tool checks
   docs      the site of the documents, built with mdBook into target/docs/book; the first time also mdBook, into the cache
   docs picture
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
     let result = match tasks.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["ci"] => ci::run(root, ci::Length::Usual),
         ["ci", "--long"] => ci::run(root, ci::Length::Long),
+        ["clients"] => clients::run(root),
         ["tidy"] => tidy::run(root),
         ["docs"] => docs::run(root),
         ["docs", "picture"] => docs::picture::run(root),

@@ -26,10 +26,11 @@ impl Step {
 
 /// What clients that look at the file say of one that was made, and of its writing. Who looks late sees both at
 /// once and says the first alone; events in a mount come a moment later than their cause.
-const MADE_THEN_WRITTEN: [(&str, &str); 5] = [
+const MADE_THEN_WRITTEN: [(&str, &str); 6] = [
     ("add", "change"),
     ("added", "modified"),
     ("create", "update"),
+    ("created", "changed"),
     ("ENTRY_CREATE", "ENTRY_MODIFY"),
     ("new-file", "file"),
 ];

@@ -6,6 +6,7 @@ mod client;
 mod debian;
 mod javascript;
 mod languages;
+mod long;
 mod recursive;
 mod services;
 mod tool;
@@ -14,6 +15,9 @@ mod tools;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if std::env::var_os(long::LONG_VARIABLE).is_some() {
+        return e2e::run(long::trials());
+    }
     let trials = [
         debian::trials(),
         javascript::trials(),

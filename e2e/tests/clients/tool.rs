@@ -29,12 +29,13 @@ pub(crate) struct Tool {
 }
 
 impl Tool {
-    pub(crate) fn trial(self) -> Trial {
+    pub(crate) fn trial(&self) -> Trial {
         let needs = [&[Need::Mount, Need::Python, Need::Program("unshare")], self.needs].concat();
+        let tool = *self;
         e2e::trial(self.test, &needs, move || {
             let steps: Vec<Step> =
-                self.steps.iter().map(|(run, told)| Step::new(run, &[told])).collect();
-            told_as_locally(self.setup, |room| self.start(room), &steps)
+                tool.steps.iter().map(|(run, told)| Step::new(run, &[told])).collect();
+            told_as_locally(tool.setup, |room| tool.start(room), &steps)
         })
     }
 
@@ -51,6 +52,7 @@ impl Tool {
             .current_dir(room.share.mount())
             .env("OUTCOME", program("outcome.py"))
             .env("COMMAND", self.command)
+            .env("PROGRAMS", program(""))
             .env("CLIENTS", &clients)
             .env("OWN", &room.own)
             // No watchman that runs for somebody else is used, and none is started.

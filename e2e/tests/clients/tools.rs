@@ -10,7 +10,7 @@ const NPM: Need = Need::Client("node_modules/tsx");
 const PYPI: Need = Need::Client("python/uvicorn");
 
 pub(crate) fn trials() -> Vec<Trial> {
-    TOOLS.into_iter().map(Tool::trial).collect()
+    TOOLS.iter().map(Tool::trial).collect()
 }
 
 const TOOLS: [Tool; 13] = [

@@ -13,6 +13,7 @@ own output. The first words are printed after `ready`. What the program itself p
 import argparse
 import fcntl
 import glob
+import http.client
 import os
 import re
 import socket
@@ -84,7 +85,7 @@ def shown():
                 return words_of(answer.read().decode())
         with open(options.shown) as file:
             return words_of(file.read())
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         # It is not there yet, or just being replaced.
         return ""
 
