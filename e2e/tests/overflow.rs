@@ -41,6 +41,7 @@ fn main() -> ExitCode {
     trials.extend(e2e::trials![
         &[Need::Mount];
         what_inotify_had_no_room_for_is_told_in_the_end,
+        comparison_overtakes_many_events_about_few_names,
     ]);
     e2e::run(trials)
 }
@@ -174,6 +175,41 @@ fn what_inotify_had_no_room_for_is_told_in_the_end() -> Result<()> {
     told(&mut recorder, Kind::Create, "last")?;
     fs::remove_dir(share.host().join("last"))?;
     told(&mut recorder, Kind::Delete, "last")
+}
+
+/// The client takes nothing for so long that a comparison is sooner done than all of the replays. There is room for all.
+fn comparison_overtakes_many_events_about_few_names() -> Result<()> {
+    const TIMES: usize = 5000;
+    let mut mount = Mount::start_through_socket(|mount, socket| {
+        let mut command = mount.farwatch()?;
+        command.arg("serve").arg("--socket").arg(socket).arg("--shared-dir").arg(mount.host());
+        Ok(command)
+    })?;
+    let share = mount.share("crowd")?;
+    let path = |name: &str| share.host().join(name);
+    fs::write(path("a"), "")?;
+    let mut recorder = Recorder::new(&share, Recorder::CHANGES)?;
+    recorder.watch(Path::new("."))?;
+    recorder.barrier()?;
+    recorder.take_events();
+    mount.driver().signal(Signal::STOP)?;
+    let moved = (0..TIMES)
+        .try_for_each(|nth| {
+            let (from, to) = if nth % 2 == 0 { ("a", "b") } else { ("b", "a") };
+            fs::rename(path(from), path(to))
+        })
+        .and_then(|()| fs::write(path("last"), ""));
+    let overtaken =
+        mount.device().wait_for_line(|line| line.contains("events were dropped (backlog full"));
+    mount.driver().signal(Signal::CONT)?;
+    moved.map_err(anyhow::Error::from).and(overtaken)?;
+    mount.sync()?;
+    let told = recorder.take_events_now()?;
+    ensure!(told.len() < TIMES, "{} events of {TIMES} renames", told.len());
+    let last = told.iter().filter(|event| event.object == "last");
+    ensure!(last.count() > 0, "not told of the last:\n{}", render(&told));
+    ensure!(share.mount().join("a").exists() && !share.mount().join("b").exists(), "renamed");
+    Ok(())
 }
 
 /// A mount of what `prepare` makes, whose device keeps few events.

@@ -6,6 +6,7 @@
 //! virtiofsd, name the program in `FARWATCH_STOCK_VIRTIOFSD` (`./test` builds one). `FARWATCH_BIN` names another
 //! `farwatch` than this checkout's. The tables are kept in `target/bench.md`.
 
+mod behind;
 mod burst;
 mod git;
 mod io;
@@ -48,6 +49,8 @@ struct Scale {
     writes: usize,
     /// Operations of one kind at full speed.
     operations: usize,
+    /// Operations that are too many to be replayed while they happen.
+    behind: usize,
     /// Files of the large tree, ten to a directory.
     tree: usize,
     /// Modules of the programs that are run.
@@ -65,6 +68,7 @@ const FULL: Scale = Scale {
     repository: 20_000,
     writes: 20_000,
     operations: 2000,
+    behind: 100_000,
     tree: 200_000,
     modules: 2000,
     rounds: 5,
@@ -78,6 +82,7 @@ const QUICK: Scale = Scale {
     repository: 2000,
     writes: 2000,
     operations: 500,
+    behind: 20_000,
     tree: 20_000,
     modules: 200,
     rounds: 5,
@@ -86,12 +91,13 @@ const QUICK: Scale = Scale {
 type Group = fn(&Programs, Scale, &mut Report) -> anyhow::Result<()>;
 
 /// By name, in the order in which they are measured.
-const GROUPS: [(&str, Group); 10] = [
+const GROUPS: [(&str, Group); 11] = [
     ("git", git::run),
     ("writes", writes::run),
     ("latency", latency::run),
     ("speed", speed::run),
     ("burst", burst::run),
+    ("behind", behind::run),
     ("io", io::run),
     ("find", tree::find),
     ("busy", tree::busy),

@@ -31,6 +31,9 @@ fn at(secs: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(secs)
 }
 
+/// Enough to be a crowd in a backlog.
+const BURST: usize = 9;
+
 /// A step of [`World`].
 #[derive(Clone, Copy, Debug)]
 enum Op {
@@ -47,6 +50,10 @@ enum Op {
     Replay,
     /// From here to the next one the kernel loses events.
     Lose,
+    /// A name of a directory comes and goes many times.
+    Burst(usize, u8),
+    /// Time passes.
+    Wait,
     /// The limit of watches is reached or lifted for the second directory.
     Limit,
     /// A directory is listed, and one thing happens on the host before the listing is handed in.
@@ -66,6 +73,8 @@ fn op() -> impl Strategy<Value = Op> {
         4 => Just(Op::Replay),
         1 => Just(Op::Lose),
         1 => Just(Op::Limit),
+        1 => place.clone().prop_map(|(d, n)| Op::Burst(d, n)),
+        1 => Just(Op::Wait),
         1 => (dir, n, any::<bool>()).prop_map(|(d, n, b)| Op::Rescan(d, n, b)),
     ]
 }
@@ -105,10 +114,9 @@ struct World {
 
 impl World {
     #[expect(clippy::disallowed_methods, reason = "a test has to begin somewhere in time")]
-    fn new() -> Self {
+    fn new(backlog_max: usize) -> Self {
         let mut engine = Engine::default();
-        // The smallest that there is.
-        engine.limit_backlog(4);
+        engine.limit_backlog(backlog_max);
         engine.reset(Some(fid(1)));
         engine.attach(42).expect("nobody is attached yet");
         engine.listen(SystemTime::UNIX_EPOCH);
@@ -219,20 +227,33 @@ impl World {
                 }
                 self.losing = !self.losing;
             }
-            Op::Limit => {
-                self.watch = match self.watch {
-                    Watch::Set => {
-                        self.engine.input(self.now, Input::Unwatched(id(2)));
-                        Watch::Missing
-                    }
-                    Watch::Missing => Watch::Possible,
-                    Watch::Possible => Watch::Missing,
+            Op::Burst(dir, n) => {
+                for _ in 0..BURST {
+                    self.step(Op::Create(dir, n));
+                    self.step(Op::Delete(dir, n));
                 }
             }
+            Op::Wait => {
+                self.now += Duration::from_secs(3);
+                self.rescan(None);
+            }
+            Op::Limit => self.limit(),
             Op::Rescan(dir, n, create) => {
                 let between = if create { Op::Create(dir, n) } else { Op::Delete(dir, n) };
                 self.rescan(Some(between));
             }
+        }
+    }
+
+    /// The limit of watches is reached, lifted, or reached again before anybody has tried.
+    fn limit(&mut self) {
+        self.watch = match self.watch {
+            Watch::Set => {
+                self.engine.input(self.now, Input::Unwatched(id(2)));
+                Watch::Missing
+            }
+            Watch::Missing => Watch::Possible,
+            Watch::Possible => Watch::Missing,
         }
     }
 
@@ -414,9 +435,11 @@ proptest! {
 
     #[test]
     fn whatever_was_given_up_what_a_program_believes_in_the_end_is_true(
+        // The smallest that there is, and one in which events wait.
+        backlog_max in prop_oneof![Just(4usize), Just(32)],
         ops in prop::collection::vec(op(), 1..80)
     ) {
-        let mut world = World::new();
+        let mut world = World::new(backlog_max);
         for op in &ops {
             world.step(*op);
         }

@@ -142,7 +142,7 @@ fn run(
             tracing::warn!(
                 stale = dropped.dirs,
                 forgotten = dropped.events,
-                "events were dropped (backlog full, or no agent attached): rescanning the directories concerned"
+                "events were dropped (backlog full, client far behind, or no agent attached): rescanning the directories concerned"
             );
             in_step = false;
         }

@@ -20,7 +20,7 @@ use super::table::{Comparison, Report};
 /// The longest that the next event may take.
 const EVENT_MAX: Duration = Duration::from_secs(30);
 /// Created after the operations: its event comes after theirs.
-const LAST: &str = "last";
+pub(super) const LAST: &str = "last";
 
 type Operation = fn(&Path) -> std::io::Result<()>;
 
@@ -101,7 +101,7 @@ fn until_read(
     })
 }
 
-fn changes() -> WatchFlags {
+pub(super) fn changes() -> WatchFlags {
     WatchFlags::MODIFY
         | WatchFlags::ATTRIB
         | WatchFlags::CLOSE_WRITE

@@ -7,8 +7,10 @@
 //! are as many of the one as of the other. At its limit single events are given
 //! up, and the client is told so by one [`GuestEvent::Overflow`]; `net` makes up for them.
 
+mod crowd;
+
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use super::barrier::Barriers;
 use crate::{Entry, Fid, FileKind, GuestEvent, Mask, Name, NodeId};
@@ -27,6 +29,8 @@ pub(super) struct Pending {
     pub(super) stays: Option<Fid>,
     /// When the first report that it follows from was read; `None` for what a comparison with the host has found.
     pub(super) observed: Option<Instant>,
+    /// By the host's clock, what the event tells happened after this.
+    pub(super) in_step: SystemTime,
 }
 
 /// What to look at: an object that was made, and of which the next event tells. What is wanted is its
@@ -320,7 +324,14 @@ impl Backlog {
 
 impl Pending {
     pub(super) fn new(event: GuestEvent, object: Option<Fid>) -> Self {
-        Self { event, object, exchanges: false, stays: None, observed: None }
+        Self {
+            event,
+            object,
+            exchanges: false,
+            stays: None,
+            observed: None,
+            in_step: SystemTime::UNIX_EPOCH,
+        }
     }
 
     /// Whether the entry has got or lost an object by this, and if so whether by a rename to it.

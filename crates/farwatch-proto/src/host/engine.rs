@@ -9,6 +9,7 @@ mod input;
 mod invariants;
 mod keep;
 mod native;
+mod overtake;
 mod probes;
 mod submounts;
 
@@ -85,6 +86,8 @@ pub struct Engine {
     has_news: bool,
     /// The watch thread does not know when the next directory is to be polled.
     polls_unseen: bool,
+    /// When it was last looked whether comparisons should overtake the backlog.
+    looked_behind: Option<Instant>,
     /// When the report that is being taken in was read.
     observed: Option<Instant>,
 }
@@ -124,6 +127,7 @@ impl Default for Engine {
             queue: Queue::default(),
             has_news: false,
             polls_unseen: false,
+            looked_behind: None,
             observed: None,
             agent: None,
             interest: None,
@@ -446,6 +450,7 @@ impl Engine {
     /// Every event goes through here: one that finds no room makes its directories stale.
     fn push(&mut self, mut pending: Pending) {
         pending.observed = self.observed;
+        pending.in_step = self.nets.drained_at();
         let itself = Mask::empty();
         let about = match &pending.event {
             GuestEvent::Entry { mask, .. } if reads_alone(*mask) => [None, None],

@@ -250,6 +250,12 @@ impl Nets {
         self.lost_since(self.drained, dir, itself, tree);
     }
 
+    /// Events about entries of `dir` that waited were dropped. None from before `in_step` is missing.
+    pub(super) fn overtook(&mut self, dir: NodeId, in_step: SystemTime, tree: &Tree) {
+        self.polls.unsee(dir);
+        self.lost_since(in_step, dir, Mask::empty(), tree);
+    }
+
     /// A directory could not be watched.
     pub(super) fn unwatched(&mut self, dir: NodeId) {
         self.polls.insert(dir, self.drained);
@@ -273,6 +279,7 @@ impl Nets {
             self.count += 1;
             Stale::new(self.count, since)
         });
+        stale.since = stale.since.min(since);
         stale.after = None;
         stale.itself |= itself;
         if std::mem::take(&mut stale.is_polled) {

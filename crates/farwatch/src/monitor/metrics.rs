@@ -29,7 +29,7 @@ const INFO: &str = "farwatch_info";
 const START: &str = "farwatch_start_time_seconds";
 const LATENCY: &str = "farwatch_event_latency_seconds";
 
-const METRICS: [Metric; 23] = [
+const METRICS: [Metric; 24] = [
     counter("farwatch_host_changes_total", "Changes that the host reported.", |share| {
         float(share.events.observed)
     }),
@@ -53,6 +53,9 @@ const METRICS: [Metric; 23] = [
     }),
     gauge("farwatch_backlog_events", "Events that wait to be sent.", |share| {
         count(share.events.backlog)
+    }),
+    gauge("farwatch_backlog_age_seconds", "How long the oldest of them has waited.", |share| {
+        Some(share.events.behind_s.unwrap_or_default())
     }),
     gauge("farwatch_backlog_events_max", "The most events that may wait.", |share| {
         count(share.events.backlog_max)

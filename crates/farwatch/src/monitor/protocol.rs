@@ -182,6 +182,8 @@ pub(crate) struct Events {
     pub(crate) unreplayed: u64,
     /// Events that wait now.
     pub(crate) backlog: usize,
+    /// How long the oldest of them has waited, in seconds; `None` when none waits.
+    pub(crate) behind_s: Option<f64>,
     pub(crate) backlog_max: usize,
     /// Notifications that are with the agent now.
     pub(crate) in_replay: usize,

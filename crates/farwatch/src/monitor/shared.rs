@@ -153,6 +153,7 @@ fn events(shown: &Shown) -> Events {
         replayed,
         unreplayed: figures.unreplayed,
         backlog: figures.backlog,
+        behind_s: figures.oldest.map(|at| at.elapsed().as_secs_f64()),
         backlog_max: figures.backlog_max,
         in_replay: figures.in_replay,
         dropped: figures.dropped,

@@ -94,7 +94,15 @@ fn events(share: &ShareReport) -> String {
 
 fn waiting(share: &ShareReport) -> String {
     let events = &share.events;
-    format!("{} in the backlog, {} in replay", number(events.backlog), number(events.in_replay))
+    let oldest = match events.behind_s {
+        Some(behind) if behind >= 1.0 => format!(", the oldest for {}", duration(behind)),
+        Some(_) | None => String::new(),
+    };
+    format!(
+        "{} in the backlog{oldest}, {} in replay",
+        number(events.backlog),
+        number(events.in_replay)
+    )
 }
 
 fn dropped(share: &ShareReport) -> String {

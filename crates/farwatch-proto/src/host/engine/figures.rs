@@ -18,6 +18,8 @@ pub struct Figures {
     pub directories: usize,
     /// Events that wait to be sent.
     pub backlog: usize,
+    /// When the oldest of them was observed.
+    pub oldest: Option<Instant>,
     /// The most that may wait.
     pub backlog_max: usize,
     /// Notifications that were sent and are not replayed yet.
@@ -53,6 +55,7 @@ impl Engine {
             nodes: self.tree.len(),
             directories: self.tree.directories_len(),
             backlog: self.backlog.len(),
+            oldest: self.backlog.oldest(),
             backlog_max: self.backlog.len_max(),
             in_replay: self.ledger.undone_len(),
             unreplayed: self.ledger.unreplayed(),

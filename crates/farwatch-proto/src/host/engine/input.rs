@@ -125,6 +125,7 @@ impl Engine {
 
     /// What to do next. The watch thread calls this until it gives [`Output::Timeout`].
     pub fn poll_output(&mut self, now: Instant) -> Output {
+        self.overtake(now);
         let output = self.next_output(now);
         self.checked(output)
     }
@@ -156,7 +157,12 @@ impl Engine {
             return Output::Timeout(Some(now));
         }
         self.polls_unseen = !self.may_rescan();
-        let next = [self.rescan_timeout(now), self.probe_timeout(), self.contested.retry_at()];
+        let next = [
+            self.rescan_timeout(now),
+            self.probe_timeout(),
+            self.contested.retry_at(),
+            self.overtake_at(),
+        ];
         Output::Timeout(next.into_iter().flatten().min())
     }
 

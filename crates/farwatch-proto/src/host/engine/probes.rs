@@ -121,7 +121,7 @@ impl Engine {
             && (!self.is_native() || self.ledger.len() == 0)
     }
 
-    fn owed(&self) -> Owed {
+    pub(super) fn owed(&self) -> Owed {
         let polled = self.nets.polls.mark();
         Owed { stale: self.nets.mark(), contested: self.contested.mark(), polled }
     }
