@@ -18,6 +18,8 @@ mod fake_driver;
 #[path = "common/guest.rs"]
 #[expect(dead_code, reason = "other tests need the rest")]
 mod guest;
+#[path = "replay_safety/histories.rs"]
+mod histories;
 #[path = "common/mutations.rs"]
 mod mutations;
 #[path = "common/replay.rs"]

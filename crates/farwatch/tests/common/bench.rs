@@ -22,6 +22,8 @@ pub(crate) struct Bench {
     pub(crate) guest: Guest,
     watched: Vec<PathBuf>,
     before: Vec<Snapshot>,
+    /// Those that the guest has left. The first one's directory is shared.
+    left: Vec<Host>,
 }
 
 impl Bench {
@@ -34,7 +36,7 @@ impl Bench {
         let guest = host.mount();
         let share = host.served.share_dir();
         let watched = vec![share.with_file_name("outside"), share];
-        let mut bench = Self { host, guest, watched, before: Vec::new() };
+        let mut bench = Self { host, guest, watched, before: Vec::new(), left: Vec::new() };
         bench.look();
         bench
     }
@@ -55,10 +57,33 @@ impl Bench {
 
     /// The same host after the guest has gone and come again.
     pub(crate) fn reconnected(self) -> Self {
-        let Self { host, guest, watched, before } = self;
+        let Self { host, guest, .. } = self;
         drop(guest);
         let guest = host.mount();
-        Self { host, guest, watched, before }
+        Self { host, guest, ..self }
+    }
+
+    /// The guest on another server of the same directory, by live migration.
+    pub(crate) fn moved(self) -> Self {
+        let Self { host, mut guest, mut left, watched, before } = self;
+        let to = host.second();
+        guest.driver.log_writes(true);
+        let state = guest.driver.save().unwrap();
+        let mut guest = guest.moved(&to.served.socket());
+        guest.driver.load(&state).unwrap();
+        guest.driver.resume();
+        left.push(host);
+        Self { host: to, guest, watched, before, left }
+    }
+
+    /// The same on one that knows nothing of the guest.
+    pub(crate) fn restarted(self) -> Self {
+        let Self { host, guest, mut left, watched, before } = self;
+        drop(guest);
+        let to = host.second();
+        let guest = to.mount();
+        left.push(host);
+        Self { host: to, guest, watched, before, left }
     }
 
     /// From now on it must stay as it is now.
@@ -110,7 +135,7 @@ impl Bench {
     pub(crate) fn assert_goes_on(mut self) {
         assert_eq!(self.host.served.device.stats().panics, 0);
         self.guest.ask(&requests::mkdir(ROOT, "made by a program"));
-        assert!(self.host.served.share_dir().join("made by a program").is_dir());
+        assert!(self.host.root.join("made by a program").is_dir());
     }
 }
 
