@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use farwatch_proto::guest::join::{Join, Joined};
+use farwatch_proto::guest::opens::Opens;
+use farwatch_proto::guest::plan::{Call, plan};
 use farwatch_proto::host::{Engine, State};
 use farwatch_proto::wire::Notification;
 use farwatch_proto::wire::control::{Hello, Welcome};
@@ -88,6 +90,49 @@ pub fn join(start: Instant, data: &[u8]) {
     run.now += Join::WAIT_MAX;
     run.timeout();
     assert!(run.inside.is_empty(), "never came out: {:?}", run.inside);
+}
+
+/// The most system calls for one event.
+const CALLS_MAX: usize = 8;
+
+/// What a server may send an agent: messages one after the other, each as long as its first field says. Whatever they are,
+/// what the agent makes of them is bounded, and all of it is a call on one entry or object of the mount: a
+/// [`Name`] is one component, so no message leads outside.
+pub fn agent_plan(start: Instant, mut data: &[u8]) {
+    let (mut now, mut join, mut seq) = (start, Join::new(), Seq::FIRST);
+    let mut messages = 0;
+    let mut events = 0;
+    while let Some((len, _)) = data.split_first_chunk::<4>() {
+        let len = usize::try_from(u32::from_le_bytes(*len)).unwrap_or(usize::MAX);
+        let (message, rest) = data.split_at(len.clamp(4, data.len()));
+        data = rest;
+        let Ok(notification) = Notification::decode(message) else { continue };
+        messages += 1;
+        now += Duration::from_millis(u64::from(seq.get() % 7));
+        join.handle(now, seq, notification);
+        seq = seq.next();
+        events += planned(&mut join);
+    }
+    join.handle_timeout(now + Join::WAIT_MAX);
+    events += planned(&mut join);
+    assert!(events <= messages, "{events} events of {messages} messages");
+}
+
+/// Plans what the join gives out, and returns how many events that were.
+fn planned(join: &mut Join) -> usize {
+    let mut events = 0;
+    while let Some(Joined { event, .. }) = join.poll_output() {
+        events += 1;
+        let calls = plan(event);
+        assert!(calls.len() <= CALLS_MAX, "{calls:?}");
+        for call in calls {
+            if let Call::Content(target, mask) = call {
+                let steps = Opens::<()>::default().steps(&target, mask);
+                assert!(steps.len() <= CALLS_MAX, "{steps:?} for {mask:?}");
+            }
+        }
+    }
+    events
 }
 
 struct Run {

@@ -8,6 +8,7 @@ mod cached;
 mod ci;
 mod clients;
 mod docs;
+mod fuzz;
 mod guest;
 mod kernel;
 mod module;
@@ -52,6 +53,8 @@ usage: cargo xtask <task>
             [--log FILE]; farwatch-converge run --help says more
   faults    parts of a mount killed, stopped, or out of something while both sides change files, and whether anything is lost
             (needs root): [KIND...] --rounds N --seed S [--minutes N] [--stop]; farwatch-faults --help names the kinds
+  fuzz      [TARGET...] [--minutes N]: the targets of fuzz/, guided by coverage, each for a minute or so many; what they find goes
+            into target/fuzz
   soak      such faults in one mount for hours, and whether descriptors, watches, memory or anything else grows (needs root):
             [--minutes N], 180 without it; writes a table and a picture beside the temporary files
   bench     what farwatch costs on this machine (needs root): [--quick] [GROUP...]; --quick does a tenth, groups are
@@ -84,6 +87,7 @@ fn main() -> ExitCode {
         ["coherence", ref args @ ..] => testkit::coherence(root, args),
         ["converge", ref args @ ..] => testkit::converge(root, args),
         ["faults", ref args @ ..] => testkit::faults(root, args),
+        ["fuzz", ref args @ ..] => fuzz::run(root, args),
         ["soak", ref args @ ..] => testkit::soak(root, args),
         ["bench", "stock", ref args @ ..] => bench::stock::run(root, args),
         ["bench", "native", ref args @ ..] => bench::native::run(root, args),

@@ -43,6 +43,14 @@ fn the_corpus_of_join_passes() {
     }
 }
 
+#[test]
+fn the_corpus_of_agent_plan_passes() {
+    for (file, data) in corpus("agent_plan") {
+        println!("{}", file.display());
+        targets::agent_plan(start(), &data);
+    }
+}
+
 proptest! {
     #[test]
     fn whatever_comes_the_join_gives_every_message_once_and_in_time(
