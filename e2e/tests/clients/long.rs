@@ -201,15 +201,19 @@ const OTHERS: [Tool; 4] = [
     Tool {
         test: "mercurial_with_fsmonitor_sees_changes",
         needs: &[Need::Program("/usr/bin/hg"), Need::Program("watchman")],
-        setup:
-            "/usr/bin/hg init; echo > page; /usr/bin/hg add -q page; /usr/bin/hg commit -q -u a -m a
-            echo word-one > page",
-        shown: "$OWN/diff",
+        setup: "/usr/bin/hg init; mkdir sub; touch sub/word-two; /usr/bin/hg add -q; /usr/bin/hg commit -q -u a -m a
+            touch word-one",
+        shown: "--watched sub $OWN/status",
         command: r#"printf '[extensions]\nfsmonitor=\n[fsmonitor]\nmode=on\ntimeout=30\n' > $OWN/hgrc
             export HGRCPATH=$OWN/hgrc
             watchman --foreground --sockname=$WATCHMAN_SOCK --statefile=$OWN/state --logfile=$OWN/log --no-spawn &
             until test -S $WATCHMAN_SOCK; do :; done
-            while :; do env -u PYTHONPATH /usr/bin/hg diff > $OWN/new; mv $OWN/new $OWN/diff; done"#,
-        steps: saves!("page"),
+            while :; do env -u PYTHONPATH /usr/bin/hg status > $OWN/new; mv $OWN/new $OWN/status; done"#,
+        // It looks again at what was changed or new before, without events: each step is about another file.
+        steps: &[
+            ("echo new > sub/word-two", "word-two word-one"),
+            ("touch word-three", "word-two word-one word-three"),
+            ("mv word-three sub/word-four", "word-two word-four word-one"),
+        ],
     },
 ];
