@@ -7,6 +7,7 @@
 //! of the three.
 
 mod compat;
+mod ids;
 mod log;
 mod metrics;
 mod modcaps;

@@ -172,10 +172,10 @@ pub(crate) struct IdArgs {
     /// Translate users without a user namespace, `TYPE:from:to:count`. TYPE is guest, host,
     /// squash-guest, squash-host, forbid-guest (`forbid-guest:from:count`), or map for both ways
     /// (`map:guest:host:count`)
-    #[arg(long, value_name = "RULE")]
+    #[arg(long, value_name = "RULE", value_parser = super::ids::rule)]
     pub(crate) translate_uid: Vec<IdMap>,
     /// The same for groups
-    #[arg(long, value_name = "RULE")]
+    #[arg(long, value_name = "RULE", value_parser = super::ids::rule)]
     pub(crate) translate_gid: Vec<IdMap>,
 }
 
