@@ -184,6 +184,7 @@ impl Engine {
             if std::mem::take(&mut self.owes) {
                 // Of directories, too, that the guest got to know when there was no agent.
                 self.nets.lost_track(self.in_step, &self.tree);
+                self.end_nameless();
             } else {
                 self.in_step = now;
                 self.nets.polls.begin(now);

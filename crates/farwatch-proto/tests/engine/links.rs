@@ -95,6 +95,23 @@ fn node_that_is_there_or_was_forgotten_is_not_ended() {
     assert_eq!(host.rest(Some(&listed("f", 3))), []);
 }
 
+/// As one in the guest's limbo directory, or one that a program there has open and unlinked.
+#[test]
+fn node_without_a_name_is_ended_when_the_next_agent_comes() {
+    let mut host = Host::new();
+    host.knows_file("f", 2);
+    host.knows_file("g", 3);
+    host.own(OwnChange::Removed(NodeId::ROOT, &name("f")));
+    assert_eq!(host.rest(None), []);
+    host.engine.detach();
+    host.engine.attach(43).unwrap();
+    host.engine.listen(SystemTime::UNIX_EPOCH);
+    let sent = host.rest(None);
+    let [end] = &sent[..] else { panic!("{sent:?}") };
+    assert_eq!(end.node.map(|node| node.id), Some(NodeId::LIMBO));
+    assert_eq!((end.mask, end.child.map(|node| node.id)), (Mask::DELETE, Some(id(2))));
+}
+
 #[test]
 fn rename_whose_second_half_was_replayed_alone_has_arrived() {
     let mut host = Host::new();

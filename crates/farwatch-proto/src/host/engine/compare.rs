@@ -117,6 +117,17 @@ impl Engine {
         }
     }
 
+    /// What the guest holds under no name is in no directory that is compared: its last name may have gone on the host while
+    /// no agent listened, or its replay ended half done. A kernel that raises events itself asks for the link count.
+    pub(super) fn end_nameless(&mut self) {
+        if self.is_native() {
+            return;
+        }
+        for id in self.tree.nameless() {
+            self.push_end(id);
+        }
+    }
+
     /// Has the watches on a node end, if it is gone by the time of the replay: its last name may have been taken
     /// from another node in the guest (`docs/PROTOCOL.md`, 6.5). The server looks whether it is gone when the
     /// agent's kernel asks for it.
