@@ -242,7 +242,7 @@ fn beside_an_overlay(fs: &FileSystem) -> Result<()> {
 }
 
 fn overlay_is_limited(fs: &FileSystem) -> Result<()> {
-    const WORDS: &str = "changes made beside it, in its upper or lower directory, are not seen";
+    const WORDS: &str = "changes made directly in its upper or lower directory are not seen";
     let served = Mount::unmounted_in(fs.root())?;
     let report = doctor(&served, &served.host())?;
     ensure!(line(&report, WORDS)?.starts_with("limited  file system"), "{report}");
