@@ -13,7 +13,6 @@
 mod ahead;
 mod attr;
 mod control;
-mod held;
 mod identify;
 mod inner;
 mod keep;
@@ -44,8 +43,6 @@ use virtiofsd::soft_idmap::Id;
 
 use crate::share::{Keep, Share};
 use control::Control;
-pub(crate) use held::FILES_HELD_MAX;
-use held::HeldFiles;
 pub use inner::Inner;
 use reconnect::Reconnect;
 pub use reconnect::{Entries, OneEntry};
@@ -71,7 +68,6 @@ pub struct Interposer {
     counts_links: bool,
     /// How long the guest may keep what events keep true; `None` for no longer than anything else.
     lease: Option<Duration>,
-    held: HeldFiles,
 }
 
 /// By a descriptor: the seccomp filter has no statfs(2).
@@ -91,21 +87,14 @@ impl Interposer {
         let (control, reconnect, stale) = Default::default();
         let root = root.to_owned();
         let counts_links = !is_overlay(&root);
-        let (inner, lease, held) = (inner.into(), None, HeldFiles::default());
-        Self { inner, share, control, reconnect, stale, root, adopts, counts_links, lease, held }
+        let (inner, lease) = (inner.into(), None);
+        Self { inner, share, control, reconnect, stale, root, adopts, counts_links, lease }
     }
 
     /// Lets the guest keep what events keep true, for `lease` after each reply.
     #[must_use]
     pub fn with_lease(self, lease: Option<Duration>) -> Self {
         Self { lease, ..self }
-    }
-
-    /// Holds up to `max` of the files that the guest has looked up last, so that they stay what they are for it when
-    /// the host deletes them.
-    #[must_use]
-    pub fn holding_files(self, max: usize) -> Self {
-        Self { held: HeldFiles::new(max), ..self }
     }
 
     /// Both tags of an agent that replays: the marker uid, and the thread that opened the control node.
@@ -156,7 +145,6 @@ impl Interposer {
         let Some(id) = NodeId::new(entry.inode) else { return entry };
         let identity = || self.identify(dir, name, &entry);
         let keep = self.share.guest_made(id, &entry.attr, dir, name, identity);
-        self.hold(id, &entry.attr, dir, name);
         self.given(id, entry, keep)
     }
 
@@ -165,7 +153,6 @@ impl Interposer {
         let Some(id) = NodeId::new(entry.inode) else { return entry };
         let identity = || self.identify(dir, name, &entry);
         let keep = self.share.learn(id, &entry.attr, dir, name, identity);
-        self.hold(id, &entry.attr, dir, name);
         self.given(id, entry, keep)
     }
 
@@ -231,17 +218,11 @@ impl Interposer {
     fn give_back(&self, ctx: Context, id: NodeId, count: u64) {
         let open = |dir: NodeId| self.open_directory(dir.get()).ok();
         for (id, borrowed) in self.share.forget(id, count, open) {
-            self.held.remove(id);
             if borrowed > 0 {
                 self.inner.forget(ctx, id.get(), borrowed);
             }
         }
     }
-}
-
-/// Of a request that this process makes for itself.
-fn ourselves() -> Context {
-    Context { uid: 0.into(), gid: 0.into(), pid: 0 }
 }
 
 fn node(inode: Inode) -> io::Result<NodeId> {

@@ -78,7 +78,7 @@ pub(crate) fn run(args: &ServeArgs, defaults: Defaults) -> anyhow::Result<()> {
     let process = Process::this(Command::Serve);
     let (listeners, status) = Listeners::bind("serve", args.sharing.metrics.as_ref())?;
     let socket::Socket { listener, pid_file: _pid_file } = socket::open(&args.connection)?;
-    let (guest_fd_limit, files_held) = config::limit_files(args)?;
+    let guest_fd_limit = config::limit_files(args)?;
     if args.connection.socket.is_some() {
         // A client can connect. From the sandbox, systemd's socket could not be reached any more.
         signals::notify_ready();
@@ -93,8 +93,7 @@ pub(crate) fn run(args: &ServeArgs, defaults: Defaults) -> anyhow::Result<()> {
     let adopts = args.files.inode_file_handles != InodeFileHandles::Never
         && has_file_handles(&inside.root_dir)?;
     let fs = Interposer::new(inner, Arc::clone(&share), inside.root_dir.as_ref(), adopts)
-        .with_lease(args.sharing.lease())
-        .holding_files(files_held);
+        .with_lease(args.sharing.lease());
     let queues = args.sharing.request_queues;
     let device = Arc::new(Device::new(fs, tag, queues.into(), Arc::clone(&share) as _)?);
     let pump = Arc::downgrade(&device);

@@ -16,11 +16,11 @@ use std::sync::{Arc, Weak};
 
 use farwatch_proto::{Fid, FileKind, Name, NodeId};
 use rustix::fs::{AtFlags, Mode, OFlags};
-use virtiofsd::filesystem::{Entry, FileSystem, ZeroCopyWriter};
+use virtiofsd::filesystem::{Context, Entry, FileSystem, ZeroCopyWriter};
 use virtiofsd::fuse::Attr;
 use virtiofsd::oslib;
 
-use super::{Interposer, ourselves};
+use super::Interposer;
 use crate::share::{Identity, Share};
 use crate::watch::is_mounted;
 
@@ -103,7 +103,7 @@ impl Interposer {
                 Ok(0)
             }
         }
-        let ctx = ourselves();
+        let ctx = Context { uid: 0.into(), gid: 0.into(), pid: 0 };
         let (handle, _) = self.inner.opendir(ctx, inode, 0)?;
         let handle = handle.ok_or(io::ErrorKind::Unsupported)?;
         let mut capture = Capture(None);
@@ -133,7 +133,7 @@ fn mount_of(dir: &Arc<OwnedFd>) -> Option<u64> {
     })
 }
 
-pub(super) fn resolve(dir: &OwnedFd, name: &CStr) -> Option<OwnedFd> {
+fn resolve(dir: &OwnedFd, name: &CStr) -> Option<OwnedFd> {
     rustix::fs::openat(dir, name, PATH_ONLY, Mode::empty()).ok()
 }
 
@@ -157,7 +157,7 @@ fn named_ino(fid: &Fid) -> Option<u64> {
 }
 
 /// Whether a descriptor is open on the object that a reply describes.
-pub(super) fn is_object(fd: &OwnedFd, attr: &Attr) -> bool {
+fn is_object(fd: &OwnedFd, attr: &Attr) -> bool {
     rustix::fs::statat(fd, c"", AtFlags::EMPTY_PATH).is_ok_and(|stat| {
         stat.st_ino == attr.ino
             && FileKind::from_mode(stat.st_mode) == FileKind::from_mode(attr.mode)

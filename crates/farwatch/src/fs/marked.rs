@@ -409,7 +409,6 @@ impl Interposer {
         let Some(entry) = found else { return self.phantom(dir, name, kind) };
         if let Some(id) = NodeId::new(entry.inode) {
             self.share.learn(id, &entry.attr, dir, name, || identity);
-            self.hold(id, &entry.attr, dir, name);
         }
         self.stamped(entry)
     }

@@ -7,10 +7,10 @@ use std::time::SystemTime;
 
 use farwatch_proto::NodeId;
 use rustix::io::Errno;
-use virtiofsd::filesystem::FileSystem;
+use virtiofsd::filesystem::{Context, FileSystem};
 
 use super::reported::{Request, reported};
-use super::{Interposer, attr, ourselves};
+use super::{Interposer, attr};
 use crate::share::Announced;
 
 /// How often a call is made again that has failed for no reason.
@@ -48,7 +48,8 @@ impl Interposer {
 
     /// When an object was changed last.
     fn changed(&self, node: NodeId) -> Option<SystemTime> {
-        let (attr, _) = self.inner.getattr(ourselves(), node.get(), None).ok()?;
+        let ctx = Context { uid: 0.into(), gid: 0.into(), pid: 0 };
+        let (attr, _) = self.inner.getattr(ctx, node.get(), None).ok()?;
         attr::changed(&attr)
     }
 }

@@ -68,7 +68,6 @@ impl FileSystem for Interposer {
         }
         let granted = self.inner.init(capable)?;
         self.control.close();
-        self.held.clear();
         self.share.reset(identify::root(&self.share, &self.root));
         // Without it the guest's kernel finds no node by its handle.
         Ok(granted | FsOptions::EXPORT_SUPPORT)
@@ -77,7 +76,6 @@ impl FileSystem for Interposer {
     fn destroy(&self) {
         self.inner.destroy();
         self.control.close();
-        self.held.clear();
         self.share.reset(None);
     }
 
@@ -340,7 +338,6 @@ impl FileSystem for Interposer {
         }
         let id = self.check(&ctx, inode)?;
         let kept = self.keeps_content(&ctx, id, OpenOptions::KEEP_CACHE)?;
-        self.hold_opened(id);
         if kill_priv && truncates(flags) {
             self.clear_set_id(ctx, id);
         }

@@ -8,7 +8,6 @@ use virtiofsd::limits::setup_rlimit_nofile;
 use virtiofsd::passthrough::{CachePolicy, Config, InodeFileHandlesMode};
 
 use super::sandbox::Inside;
-use crate::fs::FILES_HELD_MAX;
 use crate::limits;
 use crate::options::{Cache, Defaults, InodeFileHandles, ServeArgs};
 use crate::share::DIRS_OPEN_MAX;
@@ -16,12 +15,11 @@ use crate::share::DIRS_OPEN_MAX;
 /// Descriptors that the library leaves to the device: one for each of 509 memory regions, as many as
 /// a vhost-user client can have, and some.
 const DEVICE_FDS: u64 = 509 + 100;
-/// Sets RLIMIT_NOFILE, the last limit that is set here. Returns how many descriptors the guest's files may have, and how
-/// many files that it has not open are held.
+/// Sets RLIMIT_NOFILE, the last limit that is set here. Returns how many descriptors the guest's files may have.
 ///
 /// # Errors
 /// When the limit that was asked for cannot be set, or leaves nothing for the guest.
-pub(super) fn limit_files(args: &ServeArgs) -> anyhow::Result<(u64, usize)> {
+pub(super) fn limit_files(args: &ServeArgs) -> anyhow::Result<u64> {
     let limit = setup_rlimit_nofile(args.isolation.rlimit_nofile)
         .map_err(|error| anyhow!("the limit of open files cannot be set: {error}"))?;
     limits::hold();
@@ -29,19 +27,11 @@ pub(super) fn limit_files(args: &ServeArgs) -> anyhow::Result<(u64, usize)> {
     let left = limit.checked_sub(reserve).filter(|left| *left > 0).with_context(|| {
         format!("{limit} open files are not enough: the device alone needs {reserve}")
     })?;
-    let reserved = |max: usize, left: u64| u64::try_from(max).unwrap_or(u64::MAX).min(left / 2);
-    let left = left - reserved(DIRS_OPEN_MAX, left);
-    let held = if args.files.inode_file_handles == InodeFileHandles::Never {
-        // The library holds every file that the guest knows.
-        0
-    } else {
-        reserved(FILES_HELD_MAX, left)
-    };
-    let left = left - held;
+    let left = left - u64::try_from(DIRS_OPEN_MAX).unwrap_or(u64::MAX).min(left / 2);
     if left < 128 {
         tracing::warn!(left, "very few files can be open in the guest: raise --rlimit-nofile");
     }
-    Ok((left, usize::try_from(held)?))
+    Ok(left)
 }
 
 /// The settings. Nothing is opened.
