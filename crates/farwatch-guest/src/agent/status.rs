@@ -52,7 +52,7 @@ mod tests {
     fn exit_code_tells_nothing_from_something_wrong() {
         let fine = State { since: Some(1.0), answered: Some(9.0), ..State::default() };
         assert_eq!(shown(&[], 0, 10.0), ("no farwatch-agent runs\n".to_owned(), NOTHING));
-        assert_eq!(shown(&[], 1, 10.0).0, "1 that you may not look at: run this as root\n");
+        assert_eq!(shown(&[], 1, 10.0).0, "1 that you may not look at: run as root\n");
         assert_eq!(shown(std::slice::from_ref(&fine), 0, 10.0).1, 0);
         assert_eq!(shown(&[fine, State::default()], 0, 10.0).1, WRONG);
     }

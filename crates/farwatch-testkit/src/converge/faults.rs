@@ -3,9 +3,9 @@
 //! files. `cargo xtask faults` calls it.
 //!
 //! A *round* is a load on both sides of a mount, a fault at a random moment of it, and a judgement. A fault that the
-//! mount [survives](survivable) is taken back within the round, `farwatch sync` returns, and the judges of
-//! [convergence](super) compare. After one that [ends](ending) it, another mount takes its place, and what it shows
-//! and reports is judged. In both cases the [tree of the host](audit) is judged by the operations alone: a replay must
+//! mount survives (`survivable`) is taken back within the round, `farwatch sync` returns, and the judges of
+//! [convergence](super) compare. After one that ends it (`ending`), another mount takes its place, and what it shows
+//! and reports is judged. In both cases the tree of the host is judged by the operations alone: a replay must
 //! not have changed it, and what a program in the mount was told to be written must be there.
 
 mod audit;

@@ -2,7 +2,7 @@
 //! Soak: rounds of faults in one mount for hours, and whether anything grows. `cargo xtask soak` calls it.
 //!
 //! Between two rounds, when nothing is on its way and the directories of the last round are gone, the processes are as
-//! they were after the first. What they hold then is [sampled](Sample), and [trend] decides whether it grows.
+//! they were after the first. What they hold then is sampled, and `trend` decides whether it grows.
 
 mod sample;
 mod trend;
