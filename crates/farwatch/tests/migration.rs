@@ -361,6 +361,8 @@ fn a_read_that_waits_is_answered_before_the_state_is_saved() {
     let mut guest = source.mount();
     let file = guest.attach_by_reads();
     guest.post(&requests::read(CONTROL, file, 4096));
+    // The queue is served in order. A read that was not taken yet is served at the destination.
+    guest.lookup(ROOT, "top");
     guest.driver.log_writes(true);
     let state = guest.driver.save().unwrap();
     assert_eq!(guest.reply(), Ok(Vec::new()));
