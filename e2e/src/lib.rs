@@ -8,6 +8,7 @@
 pub mod hostile;
 pub mod limited;
 pub mod oracle;
+pub mod started;
 pub mod transcript;
 
 use std::os::unix::process::CommandExt as _;

@@ -3,16 +3,14 @@
 //! share that works and has its events. What they ask virtiofsd before they start it is asked, too.
 
 use std::fs::{self, Permissions};
-use std::os::fd::{AsRawFd as _, IntoRawFd as _};
-use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::os::unix::net::UnixListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::Need;
+use e2e::started::{inherited, under_the_name};
 use farwatch_testkit::{Mount, Recorder, merge_allowed};
-use rustix::io::{FdFlags, fcntl_setfd};
 
 /// A program, and how it starts virtiofsd: with the arguments from its source, where `FD` stands for a listening socket that is
 /// inherited, `SOCKET` for the path of one, `DIR` for the directory and `GROUP` for a group of this machine.
@@ -128,11 +126,7 @@ fn start(caller: &Caller, served: &Mount, socket: &Path) -> Result<Command> {
     let dir = served.host();
     let mut fd = String::new();
     if caller.arguments.contains("FD") {
-        let listener = UnixListener::bind(socket)?;
-        fcntl_setfd(&listener, FdFlags::empty())?;
-        ensure!(listener.as_raw_fd() > 2, "a standard stream");
-        // Left open for the program that is about to be started.
-        fd = listener.into_raw_fd().to_string();
+        fd = inherited(socket)?.to_string();
     }
     let places = [
         ("FD", fd),
@@ -199,17 +193,6 @@ fn asked(name: &str, question: &str) -> Result<String> {
     let said = String::from_utf8_lossy(&stderr);
     ensure!(status.success() && said.is_empty(), "{status}: {said}");
     Ok(String::from_utf8(stdout)?)
-}
-
-fn under_the_name(name: &str, served: &Mount) -> Result<Command> {
-    let farwatch = served.farwatch()?;
-    let link = served.outside().join(name);
-    symlink(farwatch.get_program(), &link)?;
-    let mut command = Command::new(link);
-    for (name, value) in farwatch.get_envs() {
-        command.env(name, value.unwrap_or_default());
-    }
-    Ok(command)
 }
 
 /// One that this machine has.

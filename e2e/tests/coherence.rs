@@ -7,11 +7,11 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use e2e::Need;
 use farwatch_testkit::coherence::{Plan, run, run_paced};
-use farwatch_testkit::{Mount, PATIENCE, Process};
-use rustix::process::{Pid, Signal, kill_process};
+use farwatch_testkit::{Mount, PATIENCE, child_of};
+use rustix::process::{Signal, kill_process};
 
 /// What is old for no longer than this is as fresh as with `--cache auto`, whatever else the machine does.
 const OLD_MAX: Duration = Duration::from_secs(1);
@@ -110,7 +110,7 @@ fn agent_that_is_stopped_leaves_nothing_old_for_longer_than_the_lease() -> Resul
     const LEASE: Duration = Duration::from_secs(1);
     let mut mount = Mount::start_with_agent_and(&["--lease", "1"])?;
     let name = cached(&mount)?;
-    let worker = worker_of(mount.agent())?;
+    let worker = child_of(mount.agent().id())?;
     kill_process(worker, Signal::STOP)?;
     let changed = Instant::now();
     fs::write(mount.host().join(name), "changed")?;
@@ -123,12 +123,12 @@ fn agent_that_is_stopped_leaves_nothing_old_for_longer_than_the_lease() -> Resul
 fn worker_that_is_killed_is_replaced_and_the_caches_are_true() -> Result<()> {
     let mut mount = Mount::start_with_agent_and(&["--lease", "86400"])?;
     let name = cached(&mount)?;
-    let worker = worker_of(mount.agent())?;
+    let worker = child_of(mount.agent().id())?;
     kill_process(worker, Signal::KILL)?;
     fs::write(mount.host().join(name), "changed")?;
     wait_for_size(&mount.mount_point().join(name), "changed".len())?;
     mount.agent().wait_for_line(|line| line.starts_with("events are delivered on "))?;
-    ensure!(worker_of(mount.agent())? != worker, "no other worker");
+    ensure!(child_of(mount.agent().id())? != worker, "no other worker");
     mount.sync()
 }
 
@@ -168,13 +168,4 @@ fn wait_for_size(path: &Path, size: usize) -> Result<Duration> {
         std::thread::yield_now();
     }
     Ok(start.elapsed())
-}
-
-/// The process that replays, a child of the agent.
-fn worker_of(agent: &Process) -> Result<Pid> {
-    let pid = agent.id();
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
-    let child = children.split_whitespace().next().context("an agent without a worker")?;
-    let pid = child.parse().context("a number")?;
-    Pid::from_raw(pid).context("a process")
 }

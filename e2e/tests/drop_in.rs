@@ -3,18 +3,17 @@
 //! sandbox, with virtiofsd's options and under its name. What it serves is mounted and watched.
 
 use std::fs;
-use std::os::fd::{AsRawFd as _, IntoRawFd as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
-use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use e2e::Need;
 use e2e::limited::{USER, as_user};
-use farwatch_testkit::{Mount, Process, Recorder, Share, Submount, render};
+use e2e::started::{inherited, under_the_name};
+use farwatch_testkit::{Mount, Process, Recorder, Share, Submount, children_of, render};
 use rustix::fs::XattrFlags;
-use rustix::io::{Errno, FdFlags, fcntl_setfd};
+use rustix::io::Errno;
 use rustix::process::Signal;
 
 fn main() -> ExitCode {
@@ -202,7 +201,7 @@ fn users_are_translated() -> Result<()> {
 /// libvirt's: no subcommand, the options in one string, a listening socket inherited.
 fn a_link_named_virtiofsd_takes_its_command_line() -> Result<()> {
     let mut served = Mount::start_through_socket(|served, socket| {
-        let (mut command, fd) = under_the_name("virtiofsd", served, socket)?;
+        let (mut command, fd) = (under_the_name("virtiofsd", served)?, inherited(socket)?);
         let source = format!("source={},cache=auto,sandbox=namespace", served.host().display());
         command.arg(format!("--fd={fd}")).arg("-o").arg(source);
         Ok(command)
@@ -220,7 +219,8 @@ fn a_link_named_virtiofsd_takes_its_command_line() -> Result<()> {
 
 fn under_its_own_name_it_shares_extended_attributes() -> Result<()> {
     let asked = Mount::start_through_socket(|served, socket| {
-        let (mut command, fd) = under_the_name("farwatch-virtiofsd", served, socket)?;
+        let mut command = under_the_name("farwatch-virtiofsd", served)?;
+        let fd = inherited(socket)?;
         command.arg(format!("--fd={fd}")).arg("--shared-dir").arg(served.host()).arg("--xattr");
         Ok(command)
     })?;
@@ -237,7 +237,9 @@ fn the_device_can_do_nothing_but_serve() -> Result<()> {
     const NEEDED: &str = "00000000880000df";
     let served = start(&[])?;
     both_sides_are_told(&served)?;
-    let device = only_child(&parent(&served)?)?;
+    let children = children_of(parent(&served)?)?;
+    let [device] = &children[..] else { bail!("not one child: {children:?}") };
+    let device = device.to_string();
     let status = fs::read_to_string(format!("/proc/{device}/status"))?;
     for (field, wanted) in [
         ("Seccomp", "2"),
@@ -325,22 +327,6 @@ fn start_as_user(options: &[&str]) -> Result<Mount> {
     Mount::start_through_socket(|served, socket| as_user(served, socket, &[], options))
 }
 
-/// The program by a link called `name`, and the number of a listening socket that it inherits.
-fn under_the_name(name: &str, served: &Mount, socket: &Path) -> Result<(Command, i32)> {
-    let farwatch = served.farwatch()?;
-    let link = served.outside().join(name);
-    symlink(farwatch.get_program(), &link)?;
-    let mut command = Command::new(link);
-    for (name, value) in farwatch.get_envs() {
-        command.env(name, value.unwrap_or_default());
-    }
-    let listener = UnixListener::bind(socket)?;
-    fcntl_setfd(&listener, FdFlags::empty())?;
-    ensure!(listener.as_raw_fd() > 2, "a standard stream");
-    // Left open for the program that is about to be started.
-    Ok((command, listener.into_raw_fd()))
-}
-
 fn watched(served: &Mount, name: &str) -> Result<(Share, Recorder)> {
     let share = served.share(name)?;
     let mut recorder = Recorder::new(&share, Recorder::CHANGES)?;
@@ -383,16 +369,8 @@ fn setxattr(served: &Mount) -> Result<(), Errno> {
 }
 
 /// The process that was started, by its pid file.
-fn parent(served: &Mount) -> Result<String> {
+fn parent(served: &Mount) -> Result<u32> {
     let mut path = served.socket().into_os_string();
     path.push(".pid");
-    Ok(fs::read_to_string(path)?.trim().to_owned())
-}
-
-fn only_child(pid: &str) -> Result<String> {
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
-    let mut children = children.split_whitespace();
-    let child = children.next().context("no child")?;
-    ensure!(children.next().is_none(), "more than one child");
-    Ok(child.to_owned())
+    Ok(fs::read_to_string(path)?.trim().parse()?)
 }

@@ -3,6 +3,7 @@
 //! other, no program that they execute gets more, and the device process sees the shared directory and nothing else.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
@@ -11,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use e2e::Need;
 use farwatch_guest::{CAPABILITIES as REPLAYING, CAPABILITIES_IN_GUEST};
 use farwatch_sys::thread::CapabilitySet;
-use farwatch_testkit::Mount;
+use farwatch_testkit::{Mount, child_of};
 
 /// What a file server for users of all kinds takes, by file handle.
 const SERVING: CapabilitySet = CapabilitySet::CHOWN
@@ -45,7 +46,7 @@ struct Thread {
 }
 
 impl Thread {
-    fn all(pid: u32) -> Result<Vec<Self>> {
+    fn all(pid: impl Display) -> Result<Vec<Self>> {
         let tasks = fs::read_dir(format!("/proc/{pid}/task"))?;
         tasks.map(|task| Self::read(&task?.path().join("status"))).collect()
     }
@@ -72,11 +73,6 @@ impl Thread {
         ensure!(self.fields["NoNewPrivs"] == "1", "{} can gain privileges", self.name);
         Ok(())
     }
-}
-
-fn child_of(pid: u32) -> Result<u32> {
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
-    children.split_whitespace().next().context("no child")?.parse().context("a number")
 }
 
 fn each_thread_of_a_mount_has_the_capabilities_that_it_needs() -> Result<()> {

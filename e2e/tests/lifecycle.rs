@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use e2e::Need;
-use farwatch_testkit::{Mount, PATIENCE, Process, is_mount_point};
+use farwatch_testkit::{Mount, PATIENCE, Process, child_of, is_mount_point};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn main() -> ExitCode {
@@ -112,7 +112,7 @@ fn a_mount_ends_with_an_error_when_its_device_is_killed() -> Result<()> {
 
 fn a_mount_ends_with_an_error_when_the_device_that_serves_it_is_killed() -> Result<()> {
     let mut mount = Mount::start()?;
-    kill_process(own_device(&mut mount)?, Signal::KILL)?;
+    kill_process(child_of(mount.driver().id())?, Signal::KILL)?;
     let status = mount.ended()?;
     ensure!(status.code() == Some(1), "an error was expected, not {status}");
     Ok(())
@@ -122,7 +122,7 @@ fn sigterm_ends_a_mount_whose_device_is_stopped_and_whoever_waits_for_it() -> Re
     let mut mount = Mount::start()?;
     let mut waits = Command::new("stat");
     waits.arg(mount.mount_point().join("missing")).stdout(Stdio::null()).stderr(Stdio::null());
-    kill_process(own_device(&mut mount)?, Signal::STOP)?;
+    kill_process(child_of(mount.driver().id())?, Signal::STOP)?;
     // The agent waits for an answer, and so does a program.
     fs::write(mount.host().join("f"), "changed")?;
     let mut waits = waits.spawn()?;
@@ -131,14 +131,6 @@ fn sigterm_ends_a_mount_whose_device_is_stopped_and_whoever_waits_for_it() -> Re
     ensure!(status.code() == Some(1), "an error was expected, not {status}");
     ensure!(!waits.wait()?.success(), "the program has got an answer");
     Ok(())
-}
-
-/// The device that the driver has started.
-fn own_device(mount: &mut Mount) -> Result<Pid> {
-    let driver = mount.driver().id();
-    let children = fs::read_to_string(format!("/proc/{driver}/task/{driver}/children"))?;
-    let child = children.split_whitespace().next().context("the driver has no child")?;
-    Pid::from_raw(child.parse()?).context("a pid")
 }
 
 fn a_device_serves_the_next_mount_after_the_first_has_ended() -> Result<()> {

@@ -147,13 +147,7 @@ fn directories_are_watched_as_soon_as_the_limit_is_raised() -> Result<()> {
         let missing = missing(&told, &expected);
         ensure!(missing.is_empty(), "{missing:?} of\n{told}");
         ensure!(!status(&served)?.contains("cannot be watched"), "{}", status(&served)?);
-        // What comes and goes is seen by a watch alone.
-        let brief = share.host().join(format!("d{}/brief", DIRS - 1));
-        fs::write(&brief, "")?;
-        fs::remove_file(brief)?;
-        served.sync()?;
-        let told = render(&recorder.take_events_now()?);
-        ensure!(told.contains("/brief\n"), "{told}");
+        last_is_watched(&served, &share, &mut recorder)?;
     }
     Ok(())
 }
@@ -170,6 +164,11 @@ fn directory_that_had_no_room_is_watched_when_others_are_forgotten() -> Result<(
         ensure!(begun.elapsed() < PATIENCE, "{}", status(&served)?);
         served.sync()?;
     }
+    last_is_watched(&served, &share, &mut recorder)
+}
+
+/// In the last directory, what comes and goes is told: only a watch sees that.
+fn last_is_watched(served: &Mount, share: &Share, recorder: &mut Recorder) -> Result<()> {
     let brief = share.host().join(format!("d{}/brief", DIRS - 1));
     fs::write(&brief, "")?;
     fs::remove_file(brief)?;

@@ -11,10 +11,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::Need;
-use farwatch_testkit::{Mount, PATIENCE};
+use farwatch_testkit::{Mount, PATIENCE, child_of};
 use inotify::{EventMask, Inotify, WatchMask};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 
 const DOCUMENT: &str = include_str!("../../docs/PROTOCOL.md");
 /// The fsuid of an agent.
@@ -176,7 +176,7 @@ fn requests(cache: &str, change: &Change) -> Result<String> {
     }
     let mut inotify = Inotify::init()?;
     inotify.watches().add(&watched, WatchMask::ALL_EVENTS)?;
-    let device = device_of(&mut mount)?;
+    let device = child_of(mount.driver().id())?;
     // What is read in one piece is told in as few messages as possible.
     kill_process(device, Signal::STOP)?;
     let made = (change.make)(&dir);
@@ -192,14 +192,6 @@ fn requests(cache: &str, change: &Change) -> Result<String> {
     drop(still_open);
     let log = mount.driver().log();
     Ok(log.lines().filter_map(request).collect::<Vec<_>>().join(", "))
-}
-
-/// The process that serves a mount.
-fn device_of(mount: &mut Mount) -> Result<Pid> {
-    let driver = mount.driver().id();
-    let children = fs::read_to_string(format!("/proc/{driver}/task/{driver}/children"))?;
-    let device = children.split_whitespace().next().context("the driver has no device")?;
-    Pid::from_raw(device.parse()?).context("a process id is never 0")
 }
 
 fn events_until(inotify: &mut Inotify, last: EventMask) -> Result<Vec<EventMask>> {

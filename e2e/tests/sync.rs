@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use e2e::Need;
 use farwatch_testkit::vm::{Kernel, Vm};
-use farwatch_testkit::{Mount, Place, Process, merge_allowed, render};
-use rustix::process::{Pid, Signal, kill_process};
+use farwatch_testkit::{Mount, Place, Process, child_of, merge_allowed, render};
+use rustix::process::{Signal, kill_process};
 
 /// How often each test of what is there asks.
 const ROUNDS: usize = 50;
@@ -128,10 +128,7 @@ fn in_vm(version: &str, backend: &str) -> Result<()> {
 
 /// Signals the part of the agent that replays.
 fn signal_agent(mount: &mut Mount, signal: Signal) -> Result<()> {
-    let pid = mount.agent().id();
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
-    let child = children.split_whitespace().next().context("an agent without a worker")?;
-    let worker = Pid::from_raw(child.parse()?).context("a process has a number")?;
+    let worker = child_of(mount.agent().id())?;
     kill_process(worker, signal).context("kill")
 }
 

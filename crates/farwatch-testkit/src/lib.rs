@@ -43,7 +43,7 @@ pub use inotifywait::Inotifywait;
 pub use merge::merge_allowed;
 pub use mount::{Mount, farwatch, farwatch_agent, is_mount_point, mount_points};
 pub use place::{Place, Record};
-pub use process::Process;
+pub use process::{Process, child_of, children_of};
 pub use recorder::Recorder;
 pub use scenario::{Expectation, Scenario, Step, Watch};
 pub use share::{Share, shell};

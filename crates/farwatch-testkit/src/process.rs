@@ -15,6 +15,24 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use crate::PATIENCE;
 
+/// The children of a process, in the order in which it has started them (`proc_pid_task(5)`).
+///
+/// # Errors
+/// When there is no such process.
+pub fn children_of(parent: u32) -> Result<Vec<Pid>> {
+    let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))?;
+    let pid = |child: &str| Pid::from_raw(child.parse()?).context("a process id is never 0");
+    children.split_whitespace().map(pid).collect()
+}
+
+/// The first child of a process: the device of a driver, the worker of an agent.
+///
+/// # Errors
+/// When it has none.
+pub fn child_of(parent: u32) -> Result<Pid> {
+    children_of(parent)?.first().copied().with_context(|| format!("{parent} has no child"))
+}
+
 /// A running program. Dropping it kills it: what must end well is ended by the test.
 #[derive(Debug)]
 pub struct Process {

@@ -45,6 +45,20 @@ pub(crate) struct Room<'a> {
 /// What has been printed for each path, in order, without repetitions.
 type Printed = BTreeMap<String, Vec<String>>;
 
+/// The same for a client that prints what libuv's `uv_fs_event` tells it.
+pub(crate) fn libuv_is_told_as_locally(start: impl Fn(&Room<'_>) -> Result<Process>) -> Result<()> {
+    let steps = [
+        Step::new("echo two > a", &["change a"]),
+        Step::new("echo one > b", &["rename b", "change b"]),
+        Step::new("mv b c", &["rename b", "rename c"]),
+        Step::new("mv c a", &["rename c", "rename a"]),
+        Step::new("mkdir d", &["rename d"]),
+        Step::new("rm a", &["rename a"]),
+        Step::new("touch end", &["rename end", "change end"]),
+    ];
+    same_as_locally("echo one > a", start, &steps)
+}
+
 /// Runs a client on a local directory and on a mount. Both must be told of each step, and nothing else may
 /// differ.
 ///

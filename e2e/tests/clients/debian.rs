@@ -12,8 +12,8 @@ use libtest_mimic::Trial;
 use rustix::process::Signal;
 
 use crate::client::{
-    Room, Step, program, same_as_locally, settle, start, start_silent, told_as_locally,
-    wait_for_watches, watches_of,
+    Room, Step, libuv_is_told_as_locally, program, same_as_locally, settle, start, start_silent,
+    told_as_locally, wait_for_watches, watches_of,
 };
 use crate::recursive::{self, IN_ONE_GO, day};
 
@@ -335,17 +335,5 @@ fn neovim_tells_what_it_tells_locally() -> Result<()> {
         nvim.current_dir(room.share.mount());
         start(nvim, |line| line == "ready")
     };
-    same_as_locally(
-        "echo one > a",
-        client,
-        &[
-            Step::new("echo two > a", &["change a"]),
-            Step::new("echo one > b", &["rename b", "change b"]),
-            Step::new("mv b c", &["rename b", "rename c"]),
-            Step::new("mv c a", &["rename c", "rename a"]),
-            Step::new("mkdir d", &["rename d"]),
-            Step::new("rm a", &["rename a"]),
-            Step::new("touch end", &["rename end", "change end"]),
-        ],
-    )
+    libuv_is_told_as_locally(client)
 }

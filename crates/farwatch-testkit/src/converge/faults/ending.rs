@@ -11,7 +11,6 @@ use fastrand::Rng;
 use rustix::process::{Resource, Rlimit, Signal, kill_process, prlimit};
 
 use super::audit::audit;
-use super::injection::device_of;
 use super::processes::{kill, pause};
 use super::survivable::{id, serve};
 use super::{DELAY_MAX, JUDGES, Judged, Kind, OPS, OPS_AFTERWARDS, only_watches, plan};
@@ -23,6 +22,7 @@ use crate::converge::state::{State, read_all};
 use crate::converge::trial::{Trial, remove};
 use crate::converge::worker::{Done, Worker, now};
 use crate::mount::Mount;
+use crate::process::child_of;
 use crate::share::Share;
 
 /// A mount that has not ended yet.
@@ -87,10 +87,10 @@ impl Stand {
     fn end(&mut self) -> Result<()> {
         match self.kind {
             Kind::KillDriver => self.mount.kill_driver(),
-            Kind::KillDevice => kill(device_of(self.mount.driver())?),
+            Kind::KillDevice => kill(child_of(self.mount.driver().id())?),
             Kind::Memory => {
                 // No further page: the first allocation that needs one aborts the device.
-                let device = device_of(self.mount.driver())?;
+                let device = child_of(self.mount.driver().id())?;
                 let limit = Rlimit { current: Some(0), maximum: Some(0) };
                 prlimit(Some(device), Resource::As, limit).context("prlimit")?;
                 pause(DELAY_MAX)?;

@@ -12,12 +12,12 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use super::host::set_read_only;
-use super::processes::{child_of, pause, pid, stop};
+use super::processes::{pause, pid, stop};
 use super::survivable::Agent;
 use super::{DELAY_MAX, Kind};
 use crate::PATIENCE;
 use crate::mount::Mount;
-use crate::process::Process;
+use crate::process::child_of;
 use crate::submount::Submount;
 
 /// A process is stopped for at most so long.
@@ -52,8 +52,8 @@ impl Injection<'_> {
         match self.kind {
             Kind::StopDriver => stop(pid(self.last)?, time),
             Kind::StopServe => stop(pid(self.first)?, time),
-            Kind::StopDevice => stop(self.device()?, time),
-            Kind::StopWorker => stop(child_of(self.agent()?.process())?, time),
+            Kind::StopDevice => stop(child_of(self.first)?, time),
+            Kind::StopWorker => stop(child_of(self.agent()?.process().id())?, time),
             Kind::StopSupervisor => stop(pid(self.agent()?.process().id())?, time),
             Kind::KillWorker => self.agent()?.kill_worker(),
             Kind::KillSupervisor => {
@@ -75,12 +75,6 @@ impl Injection<'_> {
 
     fn agent(&mut self) -> Result<&mut Agent> {
         self.agent.as_deref_mut().context("an agent")
-    }
-
-    fn device(&self) -> Result<Pid> {
-        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.first))?;
-        let child = children.split_whitespace().next().context("the driver has no child")?;
-        Pid::from_raw(child.parse()?).context("a process id is never 0")
     }
 
     /// Writes outside the share until nothing is left, and takes that away again.
@@ -108,7 +102,7 @@ impl Injection<'_> {
     }
 
     fn descriptors(&self, left: u64, time: Duration) -> Result<()> {
-        let device = self.device()?;
+        let device = child_of(self.first)?;
         let open = fs::read_dir(format!("/proc/{}/fd", device.as_raw_nonzero()))?.count();
         let limit = Rlimit { current: Some(u64::try_from(open)? + left), maximum: None };
         let before = prlimit(Some(device), Resource::Nofile, Rlimit { ..limit });
@@ -136,9 +130,4 @@ impl Injection<'_> {
 
 fn random(rng: &mut Rng, max: Duration) -> Duration {
     max.mul_f64(rng.f64())
-}
-
-/// The id of a process's first child, if it has one.
-pub(super) fn device_of(driver: &Process) -> Result<Pid> {
-    child_of(driver)
 }

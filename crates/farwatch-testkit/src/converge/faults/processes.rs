@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The processes of a mount, as faults need them: found again each time, since some are replaced.
 
-use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -9,19 +8,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use crate::PATIENCE;
-use crate::process::Process;
 
 /// A process by its id.
 pub(super) fn pid(id: u32) -> Result<Pid> {
     Pid::from_raw(id.try_into()?).context("a process id is never 0")
-}
-
-/// The first child of a process: the device of a driver, the worker of a supervisor.
-pub(super) fn child_of(parent: &Process) -> Result<Pid> {
-    let id = parent.id();
-    let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children"))?;
-    let child = children.split_whitespace().next().with_context(|| format!("{id} has no child"))?;
-    Pid::from_raw(child.parse()?).context("a process id is never 0")
 }
 
 /// Kills a process that has been found above, and waits until it has ended.

@@ -10,15 +10,15 @@ use anyhow::{Context as _, Result, ensure};
 use fastrand::Rng;
 
 use super::host::Host;
-use super::injection::{Injection, device_of};
-use super::processes::{child_of, kill};
+use super::injection::Injection;
+use super::processes::kill;
 use super::soak::Sample;
 use super::{JUDGES, Judged, Kind, OPS, only_watches, plan};
 use crate::converge::case::{self, Case};
 use crate::converge::state::list;
 use crate::converge::trial::Trial;
 use crate::mount::Mount;
-use crate::process::Process;
+use crate::process::{Process, child_of};
 use crate::share::Share;
 use rustix::process::{Pid, Signal};
 
@@ -52,7 +52,7 @@ impl Agent {
 
     /// Returns when another worker has taken the place of the killed one.
     pub(super) fn kill_worker(&mut self) -> Result<()> {
-        kill(child_of(&self.0)?)?;
+        kill(child_of(self.0.id())?)?;
         self.0.wait_for_line(|line| line.starts_with("events are delivered on ")).map(drop)
     }
 
@@ -109,7 +109,7 @@ impl Stand {
 
     /// What driver and device hold now.
     pub(super) fn sample(&mut self, begin: Instant) -> Result<Sample> {
-        let processes = [device_of(self.mount.driver())?, id(self.mount.driver())?];
+        let processes = [child_of(self.mount.driver().id())?, id(self.mount.driver())?];
         Sample::take(&self.mount, &processes, begin)
     }
 
@@ -121,7 +121,7 @@ impl Stand {
         let plan = plan(OPS, &JUDGES);
         let case = Case::generate(case, plan.knobs, seed).with_ledger(OPS / 4);
         let inner = match &mut self.host {
-            Host::Served(inner) => Some(device_of(inner.driver())?),
+            Host::Served(inner) => Some(child_of(inner.driver().id())?),
             Host::Usual | Host::Small { .. } => None,
         };
         let [first, last] = [self.mount.device().id(), self.mount.driver().id()];
