@@ -5,15 +5,15 @@
 //! The process that delivers the events holds a lock on it (flock(2)), so a file that a killed process has left is told
 //! from one that counts.
 
-use std::fmt::Write as _;
 use std::fs::{DirBuilder, File, Permissions};
 use std::io::{self, Write as _};
-use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use farwatch_sys::status_socket::{DIR_VARIABLE, SYSTEM_DIR};
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+
+use crate::root::MountRoot;
 
 /// In the directory of the status sockets.
 const NAME: &str = "events";
@@ -34,11 +34,8 @@ impl Announcement {
     ///
     /// # Errors
     /// When the file cannot be made.
-    pub fn prepare(root: impl AsFd) -> io::Result<Self> {
-        // The device number, without a request to a server that may not answer.
-        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-        let stat = statx(root, c"", flags, StatxFlags::empty())?;
-        Self::new(&dir(), (stat.stx_dev_major, stat.stx_dev_minor))
+    pub fn prepare(root: &MountRoot) -> io::Result<Self> {
+        Self::new(&dir(), root.device().map_err(io::Error::other)?)
     }
 
     /// The same for the file system that is mounted at `mount_point`.
@@ -46,24 +43,21 @@ impl Announcement {
     /// # Errors
     /// As [`Self::prepare`].
     pub fn prepare_at(mount_point: &Path) -> io::Result<Self> {
+        // The device number, without a request to a server that may not answer.
         let stat = statx(CWD, mount_point, AtFlags::STATX_DONT_SYNC, StatxFlags::empty())?;
         Self::new(&dir(), (stat.stx_dev_major, stat.stx_dev_minor))
     }
 
     fn new(dir: &Path, (major, minor): (u32, u32)) -> io::Result<Self> {
-        match DirBuilder::new().recursive(true).mode(0o755).create(dir) {
-            // Whatever this process's umask is, others may look.
-            Ok(()) => std::fs::set_permissions(dir, Permissions::from_mode(0o755))?,
-            Err(error) => return Err(error),
-        }
+        DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
+        // Whatever this process's umask is, others may look.
+        std::fs::set_permissions(dir, Permissions::from_mode(0o755))?;
         remove_stale(dir);
         let path = dir.join(format!("{major}:{minor}"));
         let mut file = File::create(unfinished(&path))?;
         file.set_permissions(Permissions::from_mode(0o644))?;
         file.lock()?;
-        let mut text = String::new();
-        writeln!(text, "pid {}", std::process::id()).expect("a string takes everything");
-        file.write_all(text.as_bytes())?;
+        writeln!(file, "pid {}", std::process::id())?;
         Ok(Self { path, file })
     }
 

@@ -80,6 +80,11 @@ pub(crate) struct Values {
 impl Values {
     /// Reads them.
     pub(crate) fn read() -> Self {
+        Self::read_where(|_| true)
+    }
+
+    /// Reads those of the files with these names alone.
+    fn read_where(is_wanted: impl Fn(&str) -> bool) -> Self {
         let held = HELD.get();
         let value = |nth: usize| {
             let read = |file: &File| {
@@ -96,7 +101,7 @@ impl Values {
         };
         let one_more = rustix::io::fcntl_dupfd_cloexec(io::stderr(), 0);
         Self {
-            files: std::array::from_fn(value),
+            files: std::array::from_fn(|nth| is_wanted(FILES[nth].0).then(|| value(nth)).flatten()),
             open_files: match held {
                 Some(held) => held.open_files,
                 None => getrlimit(Resource::Nofile).current,
@@ -139,7 +144,8 @@ impl Limit {
 
     /// What to say of it now.
     pub(crate) fn reached(self) -> Reached {
-        self.reached_at(&Values::read())
+        // Each directory that cannot be watched asks.
+        self.reached_at(&Values::read_where(|name| self.names().contains(&name)))
     }
 
     /// The same, by values that were read before.
