@@ -9,6 +9,7 @@
 mod burst;
 mod latency;
 mod machine;
+mod relay;
 mod report;
 mod run;
 mod stats;
@@ -18,6 +19,7 @@ mod watch;
 
 pub use burst::{burst, read_burst};
 pub use latency::{Change, Latency, latencies};
+pub use relay::relayed;
 pub use run::{Part, Scale, run};
 pub use stats::{Samples, micros, ratio};
 pub use stock::run_stock;

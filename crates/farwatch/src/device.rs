@@ -74,6 +74,7 @@ use self::waiting::{WAITING_MAX, Waiting};
 pub(crate) use self::waiting::{may_wait, put_off};
 use crate::busy_poll::BusyPoll;
 use crate::dev_fuse::{self, Counts, FuseDevice, Handoff};
+use crate::replay_cpu::{Follower, ReplayCpu};
 use crate::virtio::{F_VERSION_1, FS_F_NOTIFICATION, RING_F_EVENT_IDX, RING_F_INDIRECT_DESC};
 
 type Memory = GuestMemoryMmap<BitmapMmapRegion>;
@@ -340,7 +341,7 @@ impl<F: FileSystem + Send + Sync + 'static> Device<F> {
     }
 
     /// Serves the connection that the driver gives away over `handoff`, in threads that end with it. Called once, before
-    /// the session.
+    /// the session. `on_cpu` learns where events are replayed.
     ///
     /// # Errors
     /// When there is no thread to wait for it.
@@ -348,11 +349,16 @@ impl<F: FileSystem + Send + Sync + 'static> Device<F> {
         self: &Arc<Self>,
         handoff: Handoff,
         counts: Arc<Counts>,
+        on_cpu: impl FnOnce(Arc<ReplayCpu>) + Send + 'static,
     ) -> io::Result<()> {
         let device = Arc::clone(self);
         let wait = move || {
             let outcome = handoff.try_clone().and_then(|own| match handoff.take()? {
-                Some(fuse) => device.start_direct(fuse, own, counts).map(Some),
+                Some((fuse, cpu)) => {
+                    let cpu = Arc::new(cpu);
+                    on_cpu(Arc::clone(&cpu));
+                    device.start_direct(fuse, own, counts, &cpu).map(Some)
+                }
                 None => Ok(None),
             });
             match outcome {
@@ -374,16 +380,18 @@ impl<F: FileSystem + Send + Sync + 'static> Device<F> {
         fuse: FuseDevice,
         handoff: Handoff,
         counts: Arc<Counts>,
+        replay_cpu: &Arc<ReplayCpu>,
     ) -> io::Result<Weak<Direct>> {
         let threads = usize::try_from(self.request_queues).expect("a small number");
         let direct = Direct::new(fuse, threads + WAITING_OVERALL_MAX, counts, handoff)?;
         for nth in 0..threads {
             let (device, direct) = (Arc::clone(self), Arc::clone(&direct));
             let mut desk = Desk::new()?;
+            let follower = Follower::new(Arc::clone(replay_cpu));
             thread::Builder::new().name(format!("fuse_{nth}")).spawn(move || {
                 // The others end with this one, be it in a panic.
                 let _stop = StopOnDrop(&direct);
-                if let Err(error) = device.serve_direct(&direct, &mut desk) {
+                if let Err(error) = device.serve_direct(&direct, &mut desk, follower) {
                     error!(%error, "the mount is not served any more");
                 }
             })?;
@@ -392,11 +400,17 @@ impl<F: FileSystem + Send + Sync + 'static> Device<F> {
     }
 
     /// Serves the kernel until there is nothing more to come.
-    fn serve_direct(&self, direct: &Arc<Direct>, desk: &mut Desk) -> Result<(), dev_fuse::Error> {
+    fn serve_direct(
+        &self,
+        direct: &Arc<Direct>,
+        desk: &mut Desk,
+        mut follower: Follower,
+    ) -> Result<(), dev_fuse::Error> {
         let mut poll = BusyPoll::default();
         let mem = direct.memory().memory();
         while let Some(taken) = direct.next(&mut poll)? {
             let Some(_admission) = self.requests.admit() else { break };
+            follower.serves(taken.is_of_agent());
             self.serve_taken(taken, desk, &mem);
         }
         Ok(())

@@ -52,6 +52,7 @@ use signal::Signal;
 use supervisor::{Orders, Supervisor};
 
 use crate::dev_fuse::{Counts, FuseDevice, Handoff};
+use crate::replay_cpu::ReplayCpu;
 
 /// The most request queues that a driver uses, each with a thread.
 pub const REQUEST_QUEUES_MAX: usize = 4;
@@ -105,7 +106,15 @@ pub struct Driver {
     notification_queue: Option<NotificationQueue>,
     orders: Orders,
     counts: Arc<Counts>,
-    direct: Option<(Handoff, Kill)>,
+    direct: Option<DirectDevice>,
+}
+
+/// A device that serves the kernel itself.
+struct DirectDevice {
+    /// The way of the FUSE connection to it.
+    handoff: Handoff,
+    kill: Kill,
+    replay_cpu: Arc<ReplayCpu>,
 }
 
 impl Driver {
@@ -128,14 +137,16 @@ impl Driver {
         kill: impl Fn() + Send + 'static,
         options: &Options,
     ) -> Result<Self, Error> {
-        let direct = Some((handoff, Kill(Box::new(kill))));
+        let replay_cpu = ReplayCpu::new().map_err(Error::system("making the shared memory"))?;
+        let (kill, replay_cpu) = (Kill(Box::new(kill)), Arc::new(replay_cpu));
+        let direct = Some(DirectDevice { handoff, kill, replay_cpu });
         Self::connect_with(Endpoint::Stream(stream), options, direct)
     }
 
     fn connect_with(
         endpoint: Endpoint,
         options: &Options,
-        direct: Option<(Handoff, Kill)>,
+        direct: Option<DirectDevice>,
     ) -> Result<Self, Error> {
         let mut device = Device::connect(endpoint, options.request_queues_max)?;
         let features = device.features();
@@ -205,6 +216,11 @@ impl Driver {
         self.notification_queue.take()
     }
 
+    /// Where the agent is to replay, if the device serves the kernel itself.
+    pub(crate) fn replay_cpu(&self) -> Option<Arc<ReplayCpu>> {
+        self.direct.as_ref().map(|direct| Arc::clone(&direct.replay_cpu))
+    }
+
     /// What ends the session.
     pub fn stopper(&self) -> Stopper {
         Stopper(self.orders.stop.clone())
@@ -228,9 +244,10 @@ impl Driver {
         let orders = self.orders.clone();
         let (service, handoff) = match self.direct {
             None => (Service::start_workers(self.workers, &fuse, &orders.halt)?, None),
-            Some((handoff, kill)) => {
+            Some(DirectDevice { handoff, kill, replay_cpu }) => {
                 let handoff = Arc::new(handoff);
-                (Service::hand_over(&handoff, &fuse, kill)?, Some(handoff))
+                let service = Service::hand_over(&handoff, &fuse, &replay_cpu, kill)?;
+                (service, Some(handoff))
             }
         };
         // The service has the references that last.

@@ -23,6 +23,7 @@ mod monitor;
 mod mount;
 mod mount_helper;
 mod options;
+mod replay_cpu;
 mod serve;
 pub mod share;
 mod signals;

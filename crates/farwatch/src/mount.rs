@@ -91,7 +91,8 @@ fn serve(
     let stopper = driver.stopper();
     // Before /dev/fuse is opened: the agent's thread must not hold it.
     let queue = driver.notification_queue().filter(|_| !args.no_agent);
-    let agent = queue.map(Agent::prepare).transpose()?;
+    let cpu = driver.replay_cpu();
+    let agent = queue.map(|queue| Agent::prepare(queue, cpu)).transpose()?;
     keep_capabilities(CAPABILITIES)?;
     signals::on_report(on_report).context("SIGUSR1 cannot be waited for")?;
     signals::on_end(move || stopper.stop()).context("signals cannot be waited for")?;

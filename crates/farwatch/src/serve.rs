@@ -112,7 +112,7 @@ pub(crate) fn run(args: &ServeArgs, defaults: Defaults) -> anyhow::Result<()> {
     };
     let _monitor = Monitor::start(listeners, served).context("the monitor thread")?;
     if let Some(fd) = args.connection.handoff_fd {
-        serve_kernel(fd, &device)?;
+        serve_kernel(fd, &device, &share)?;
     }
     let _watcher = Watcher::start(share).context("the watch thread")?;
     let stop = StopHandle::new()?;
@@ -153,12 +153,18 @@ fn keep(args: &ServeArgs, status: StatusSocket) -> Option<StatusSocket> {
 }
 
 /// Serves the FUSE connection of a `farwatch mount`, which comes over this socket.
-fn serve_kernel(fd: RawFd, device: &Arc<Device<Interposer>>) -> anyhow::Result<()> {
+fn serve_kernel(
+    fd: RawFd,
+    device: &Arc<Device<Interposer>>,
+    share: &Arc<Share>,
+) -> anyhow::Result<()> {
     let socket =
         farwatch_sys::inherited(fd).with_context(|| format!("--handoff-fd {fd} is not open"))?;
     let counts = Arc::<Counts>::default();
+    let share = Arc::clone(share);
+    let on_cpu = move |cpu| share.replays_on(cpu);
     device
-        .serve_kernel(Handoff::from(socket), Arc::clone(&counts))
+        .serve_kernel(Handoff::from(socket), Arc::clone(&counts), on_cpu)
         .context("a thread for /dev/fuse")?;
     signals::on_report(move || tracing::info!("requests: {counts}"))
         .context("SIGUSR1 cannot be waited for")

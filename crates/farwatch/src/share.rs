@@ -39,6 +39,7 @@ use farwatch_sys::handle;
 
 use crate::deliver::Outbox;
 use crate::meter::Meter;
+use crate::replay_cpu::{Leader, ReplayCpu};
 use crate::watch::Backend;
 use ahead::Moments;
 pub(crate) use dirs::DIRS_OPEN_MAX;
@@ -65,6 +66,8 @@ pub struct Share {
     /// Where notifications go, and where one waits for them and for barriers.
     outbox: Outbox,
     moments: Moments,
+    /// Where events are replayed, on this machine.
+    leader: OnceLock<Mutex<Leader>>,
 }
 
 /// What the lock guards.
@@ -141,6 +144,7 @@ impl Share {
             work: OnceLock::new(),
             outbox: Outbox::default(),
             moments: Moments::default(),
+            leader: OnceLock::new(),
         }
     }
 
@@ -189,6 +193,11 @@ impl Share {
     /// be something for it to pull. It should not keep the share alive.
     pub fn add_sink(&self, wake: impl Fn() + Send + Sync + 'static) {
         self.outbox.add_sink(wake);
+    }
+
+    /// Events are replayed by this machine's agent, on the CPU of the watch thread. Called once.
+    pub(crate) fn replays_on(&self, cpu: Arc<ReplayCpu>) {
+        let _first = self.leader.set(Mutex::new(Leader::new(cpu)));
     }
 
     /// Sets a limit to the events that wait for a sink, instead of the default.

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use farwatch_testkit::bench::{Change, Samples, latencies, ratio};
+use farwatch_testkit::bench::{Change, Samples, latencies, ratio, relayed};
 use rustix::fs::{AtFlags, StatxFlags};
 
 use super::Scale;
@@ -28,8 +28,9 @@ pub(super) fn run(programs: &Programs, scale: Scale, report: &mut Report) -> any
             here.extend(events(change, (local.path(), local.path()), turn, count)?);
             there.extend(events(change, (&share.src(), &share.mnt()), turn, count)?);
         }
-        let (here, there) = (Samples::new(here), Samples::new(there));
         let costs = share.costs()? - &before;
+        let by_relay = relay_events(change, local.path(), &share, scale.changes / 2)?;
+        let (here, there) = (Samples::new(here), Samples::new(there));
         rows.push(vec![
             name.to_owned(),
             human(here.median()),
@@ -37,6 +38,8 @@ pub(super) fn run(programs: &Programs, scale: Scale, report: &mut Report) -> any
             human(there.median()),
             human(there.percentile(99)),
             format!("{:.2}", ratio(there.median(), here.median())),
+            human(by_relay.median()),
+            format!("{:.2}", ratio(by_relay.median(), here.median())),
             per_event(costs.requests(), scale.changes),
             per_event(costs.sleeps, scale.changes),
         ]);
@@ -49,6 +52,8 @@ pub(super) fn run(programs: &Programs, scale: Scale, report: &mut Report) -> any
         human(request.median()),
         human(request.percentile(99)),
         String::new(),
+        String::new(),
+        String::new(),
         "1.0".to_owned(),
         String::new(),
     ]);
@@ -59,6 +64,8 @@ pub(super) fn run(programs: &Programs, scale: Scale, report: &mut Report) -> any
         "ours p50",
         "ours p99",
         "ours / local",
+        "relay p50",
+        "relay / local",
         "requests an event",
         "sleeps an event",
     ];
@@ -79,6 +86,20 @@ fn events(
 ) -> anyhow::Result<impl Iterator<Item = Duration>> {
     let latencies = latencies(change, src, mnt, turn, count)?;
     Ok(latencies.into_iter().map(|latency| latency.event))
+}
+
+/// The same for changes that a relay makes in the mount.
+fn relay_events(
+    change: Change,
+    local: &Path,
+    share: &Share,
+    count: usize,
+) -> anyhow::Result<Samples> {
+    let to = share.make_dir(&format!("relayed-{change:?}"))?;
+    let from = tempfile::tempdir_in(local)?;
+    let dirs = (from.path(), &*to);
+    let latencies = relayed(change, dirs, count, || latencies(change, dirs.0, dirs.1, 0, count))?;
+    Ok(Samples::new(latencies.into_iter().map(|latency| latency.event).collect()))
 }
 
 fn requests(mnt: &Path, count: usize) -> anyhow::Result<Samples> {

@@ -143,6 +143,13 @@ impl Share {
         Ok(share)
     }
 
+    /// Makes a directory, and returns its path in the mount.
+    pub(super) fn make_dir(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let dir = self.mnt().join(name);
+        fs::create_dir(&dir)?;
+        Ok(dir)
+    }
+
     fn mount_stock(&mut self, programs: &Programs, options: &[&str]) -> anyhow::Result<()> {
         let virtiofsd = programs.stock.as_ref().context("FARWATCH_STOCK_VIRTIOFSD is not set")?;
         let socket = self.dir.join("socket");

@@ -28,6 +28,11 @@ pub enum Change {
     Create,
 }
 
+impl Change {
+    /// The file that is appended to.
+    pub(super) const APPENDED: &str = "appended";
+}
+
 /// How long one change took.
 #[derive(Clone, Copy, Debug)]
 pub struct Latency {
@@ -57,9 +62,9 @@ pub fn latencies(
 
 fn append(changed: &Path, watched: &Path, count: usize) -> Result<Vec<Latency>> {
     // Not truncated: that would be a MODIFY too, which may come when the watch is there.
-    let file = File::options().append(true).create(true).open(changed.join("appended"))?;
+    let file = File::options().append(true).create(true).open(changed.join(Change::APPENDED))?;
     // A file that somebody works with is known to the guest.
-    std::fs::metadata(watched.join("appended"))?;
+    std::fs::metadata(watched.join(Change::APPENDED))?;
     let watch = Watch::new(watched, WatchFlags::MODIFY)?;
     each(&watch, count, |_| Ok((&file).write_all(b"x")?))
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A plain inotify program: one watch on one directory.
 
-use std::ffi::CStr;
+use std::collections::VecDeque;
+use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -64,6 +65,25 @@ impl Watch {
                     Err(Errno::AGAIN) => break,
                     Err(error) => return Err(error.into()),
                 }
+            }
+        }
+    }
+
+    /// Reads the names of all events that are there.
+    ///
+    /// # Errors
+    /// When events were dropped.
+    pub(super) fn drain_into(&self, names: &mut VecDeque<CString>) -> anyhow::Result<()> {
+        let mut buf = [const { MaybeUninit::uninit() }; 1 << 16];
+        let mut reader = Reader::new(&self.0, &mut buf);
+        loop {
+            match reader.next() {
+                Ok(event) if event.events().contains(ReadFlags::QUEUE_OVERFLOW) => {
+                    bail!("the reader is too slow for its own queue");
+                }
+                Ok(event) => names.extend(event.file_name().map(CStr::to_owned)),
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(error) => return Err(error.into()),
             }
         }
     }

@@ -19,6 +19,7 @@ use rustix::net::{
 };
 
 use super::FuseDevice;
+use crate::replay_cpu::ReplayCpu;
 
 /// A message of the driver that comes with the connection.
 const CONNECTION: u8 = 0;
@@ -50,13 +51,13 @@ impl Handoff {
         self.0.try_clone().map(Self)
     }
 
-    /// Gives the connection away. `fuse` remains a reference to the same one.
+    /// Gives the connection away, of which `fuse` remains a reference, and says where replays are made.
     ///
     /// # Errors
     /// When the device is gone.
-    pub(crate) fn give(&self, fuse: &FuseDevice) -> io::Result<()> {
-        let fds = [fuse.as_fd()];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    pub(crate) fn give(&self, fuse: &FuseDevice, replay_cpu: &ReplayCpu) -> io::Result<()> {
+        let fds = [fuse.as_fd(), replay_cpu.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if !ancillary.push(SendAncillaryMessage::ScmRights(&fds)) {
             return Err(io::Error::other("no room for a descriptor"));
@@ -65,22 +66,23 @@ impl Handoff {
         Ok(())
     }
 
-    /// Waits for the connection; `None` if the driver has gone.
+    /// Waits for what the driver gives; `None` if it has gone.
     ///
     /// # Errors
     /// When the message is none of [`Handoff::give`].
-    pub(crate) fn take(&self) -> io::Result<Option<FuseDevice>> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    pub(crate) fn take(&self) -> io::Result<Option<(FuseDevice, ReplayCpu)>> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         if self.receive(&mut ancillary)?.is_none() {
             return Ok(None);
         }
-        let fd = ancillary.drain().find_map(|message| {
+        let fds = ancillary.drain().find_map(|message| {
             let RecvAncillaryMessage::ScmRights(mut fds) = message else { return None };
-            fds.next()
+            fds.next().zip(fds.next())
         });
-        let fd = fd.ok_or_else(|| io::Error::other("a message without a descriptor"))?;
-        Ok(Some(FuseDevice::from(fd)))
+        let (fuse, replay_cpu) =
+            fds.ok_or_else(|| io::Error::other("a message without descriptors"))?;
+        Ok(Some((FuseDevice::from(fuse), ReplayCpu::map(replay_cpu)?)))
     }
 
     /// Tells the driver whether the kernel raises the events of notifications itself.
@@ -192,8 +194,8 @@ mod tests {
         let (kernel, fuse) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .unwrap();
-        driver.give(&FuseDevice::from(fuse)).unwrap();
-        let taken = device.take().unwrap().unwrap();
+        driver.give(&FuseDevice::from(fuse), &ReplayCpu::new().unwrap()).unwrap();
+        let (taken, _) = device.take().unwrap().unwrap();
         rustix::io::write(&taken, b"reply").unwrap();
         let mut reply = [0; 5];
         rustix::io::read(&kernel, &mut reply).unwrap();
@@ -212,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_without_a_descriptor_is_no_connection() {
+    fn a_message_without_descriptors_is_no_connection() {
         let (driver, device) = Handoff::pair().unwrap();
         driver.tell_raises(false);
         assert!(device.take().is_err());

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{io, iter};
 
+use farwatch_proto::wire::abi::MARKER_UID;
 use vm_memory::{
     Address, Bytes, GuestAddress, GuestAddressSpace, GuestMemory, GuestMemoryAtomic, VolatileSlice,
 };
@@ -70,6 +71,8 @@ pub(super) struct Place {
     /// The kernel waits for a reply.
     replies: bool,
     is_init: bool,
+    /// The uid is the agent's. Nothing but speed depends on this.
+    is_of_agent: bool,
 }
 
 /// Bytes of a slot.
@@ -192,7 +195,9 @@ impl Direct {
         let direct = Arc::clone(self);
         let is_init = header.is_init();
         let unique = header.unique;
-        Taken::from_kernel(chain, Place { direct, slot, reply, unique, replies, is_init })
+        let is_of_agent = uid == MARKER_UID;
+        let place = Place { direct, slot, reply, unique, replies, is_init, is_of_agent };
+        Taken::from_kernel(chain, place)
     }
 
     fn free(&self) -> MutexGuard<'_, Vec<usize>> {
@@ -224,9 +229,14 @@ impl Drop for Direct {
 }
 
 impl Place {
+    /// Whether an agent asks.
+    pub(super) fn is_of_agent(&self) -> bool {
+        self.is_of_agent
+    }
+
     /// Writes the reply, of `len` bytes.
     pub(super) fn answer(self, len: u32) {
-        let Self { direct, slot, reply, unique, replies, is_init } = self;
+        let Self { direct, slot, reply, unique, replies, is_init, .. } = self;
         let len = usize::try_from(len).unwrap_or(usize::MAX).min(reply.len);
         if replies {
             let memory = direct.memory.memory();

@@ -47,6 +47,14 @@ impl Taken {
         }
     }
 
+    /// Whether an agent on this machine asks: not known of a driver's queues.
+    pub(super) fn is_of_agent(&self) -> bool {
+        match &self.from {
+            Origin::Ring(_) => false,
+            Origin::Kernel(place) => place.is_of_agent(),
+        }
+    }
+
     /// Will be answered when `source` has something. When the ring is stopped it is told to hurry.
     pub(super) fn waits_for(&self, source: &Arc<dyn NotificationSource>) {
         match &self.from {

@@ -13,6 +13,7 @@ use super::error::Error;
 use super::forward::{DRAIN_WAIT, Halt, Worker};
 use super::signal::{self, Signal};
 use crate::dev_fuse::{FuseDevice, Handoff};
+use crate::replay_cpu::ReplayCpu;
 
 const HANG_UP: u64 = 0;
 const AT_ONCE: u64 = 1;
@@ -73,9 +74,10 @@ impl Service {
     pub(super) fn hand_over(
         handoff: &Arc<Handoff>,
         fuse: &Arc<FuseDevice>,
+        replay_cpu: &ReplayCpu,
         kill: Kill,
     ) -> Result<Self, Error> {
-        handoff.give(fuse).map_err(Error::system("giving /dev/fuse to the device"))?;
+        handoff.give(fuse, replay_cpu).map_err(Error::system("giving /dev/fuse to the device"))?;
         Ok(Self::Device { handoff: Arc::clone(handoff), fuse: Arc::clone(fuse), kill })
     }
 

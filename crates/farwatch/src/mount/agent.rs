@@ -7,6 +7,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -19,6 +20,7 @@ use farwatch_proto::wire::Notification;
 use farwatch_proto::wire::control::Delivery;
 
 use crate::driver::{self, NotificationQueue, Stopper};
+use crate::replay_cpu::{Follower, ReplayCpu};
 
 /// A thread that waits to be told the mount point.
 pub(super) struct Prepared {
@@ -50,16 +52,25 @@ pub(super) enum Raised {
 pub(super) const NOT_ANNOUNCED: &str =
     "/run/farwatch/events does not show that events are delivered";
 
-struct Queue(NotificationQueue);
+/// Notifications, and where they are replayed.
+struct Source {
+    queue: NotificationQueue,
+    follower: Option<Follower>,
+}
 
-impl Receive for Queue {
+impl Receive for Source {
     fn receive(
         &mut self,
         deadline: Option<Instant>,
         buf: &mut [u8; Notification::LEN_MAX],
     ) -> io::Result<Received> {
-        match self.0.receive(deadline, buf).map_err(io::Error::other)? {
-            driver::Received::Message(len) => Ok(Received::Message(len)),
+        match self.queue.receive(deadline, buf).map_err(io::Error::other)? {
+            driver::Received::Message(len) => {
+                if let Some(follower) = &mut self.follower {
+                    follower.replays();
+                }
+                Ok(Received::Message(len))
+            }
             driver::Received::TimedOut => Ok(Received::TimedOut),
             driver::Received::Closed => Ok(Received::Closed),
         }
@@ -67,8 +78,12 @@ impl Receive for Queue {
 }
 
 impl Agent {
-    /// Starts the thread. To be called before `/dev/fuse` is opened.
-    pub(super) fn prepare(queue: NotificationQueue) -> anyhow::Result<Prepared> {
+    /// Starts the thread, which replays on `cpu`, if that is given. To be called before `/dev/fuse` is opened.
+    pub(super) fn prepare(
+        queue: NotificationQueue,
+        cpu: Option<Arc<ReplayCpu>>,
+    ) -> anyhow::Result<Prepared> {
+        let source = Source { queue, follower: cpu.map(Follower::new) };
         let (mount_point, mounted) = channel::<PathBuf>();
         let (ready, is_ready) = channel();
         let (attached_tx, attached) = channel();
@@ -79,7 +94,7 @@ impl Agent {
                 return;
             }
             let Ok(mount_point) = mounted.recv() else { return };
-            run(&mount_point, Queue(queue), &attached_tx);
+            run(&mount_point, source, &attached_tx);
         })?;
         is_ready.recv().context("the agent's thread exited")??;
         Ok(Prepared { mount_point, attached, thread })
@@ -113,7 +128,7 @@ impl Prepared {
     }
 }
 
-fn run(mount_point: &Path, mut queue: Queue, attached: &Sender<Result<(), NotAttached>>) {
+fn run(mount_point: &Path, mut source: Source, attached: &Sender<Result<(), NotAttached>>) {
     let linked = MountRoot::open(mount_point).and_then(|root| {
         // Before the thread has the uid of its tags.
         let announcement = Announcement::prepare(&root);
@@ -123,7 +138,7 @@ fn run(mount_point: &Path, mut queue: Queue, attached: &Sender<Result<(), NotAtt
         Ok(linked) => linked,
         Err(error) => {
             // Whoever waits for this has it, or has given up.
-            drop(attached.send(Err(NotAttached { error, queue: queue.0 })));
+            drop(attached.send(Err(NotAttached { error, queue: source.queue })));
             return;
         }
     };
@@ -136,7 +151,7 @@ fn run(mount_point: &Path, mut queue: Queue, attached: &Sender<Result<(), NotAtt
     }
     let mut superblocks = Superblocks::new(root);
     let progress = Progress::default();
-    match farwatch_guest::run(&mut queue, &mut superblocks, link.welcome().next_seq, &progress) {
+    match farwatch_guest::run(&mut source, &mut superblocks, link.welcome().next_seq, &progress) {
         Ok(()) => {
             let Report { received, undecoded, calls, failed, overflows } = progress.report();
             tracing::info!(received, undecoded, calls, failed, overflows, "the agent exits");

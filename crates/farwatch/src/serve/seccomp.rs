@@ -22,6 +22,7 @@ const PROCESS: &[&str] = &[
     "exit",
     "exit_group",
     "futex",
+    "getcpu",
     "getpid",
     "getrandom",
     "gettid",
@@ -188,6 +189,9 @@ fn rules(watching: &[&str], messages: bool) -> Vec<Value> {
     let all =
         [PROCESS, CONNECTION, FILES, watching, BACKTRACE, OLD, messages].into_iter().flatten();
     let mut rules: Vec<_> = all.map(|name| json!({ "syscall": name })).collect();
+    // Of the calling thread alone.
+    let own = json!({ "index": 0, "type": "dword", "op": "eq", "val": 0 });
+    rules.push(json!({ "syscall": "sched_setaffinity", "args": [own] }));
     for request in REQUESTS {
         let request = json!({ "index": 1, "type": "dword", "op": "eq", "val": request });
         rules.push(json!({ "syscall": "ioctl", "args": [request] }));

@@ -2,7 +2,7 @@
 //! The share as the [`Intake`] of the watch thread.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use farwatch_proto::NodeId;
@@ -69,6 +69,9 @@ impl Intake for Share {
     }
 
     fn wake_sinks(&self) {
+        if let Some(leader) = self.leader.get() {
+            leader.lock().unwrap_or_else(PoisonError::into_inner).leads(Instant::now());
+        }
         self.outbox.wake();
     }
 
