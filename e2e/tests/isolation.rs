@@ -2,11 +2,13 @@
 //! What the processes of a mount may still do once it is mounted: each thread has the capabilities that it needs and no
 //! other, no program that they execute gets more, and the device process sees the shared directory and nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
+use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::Need;
@@ -25,6 +27,9 @@ const SERVING: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::MKNOD)
     .union(CapabilitySet::SETFCAP);
 
+/// The longest that the threads of a replay take to come together.
+const PATIENCE: Duration = Duration::from_secs(15);
+
 /// What mounting and unmounting takes.
 const MOUNTING: CapabilitySet = CapabilitySet::SYS_ADMIN.union(CapabilitySet::DAC_READ_SEARCH);
 
@@ -35,11 +40,12 @@ fn main() -> ExitCode {
         the_device_process_sees_the_shared_directory_alone,
         the_agent_of_a_guest_has_the_capabilities_that_replaying_needs,
         the_sandbox_of_the_device_process_can_be_left_out,
+        the_threads_of_a_replay_stay_on_one_cpu_and_the_others_on_all,
     ])
 }
 
 /// What `/proc/PID/task/TID/status` says of a thread.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Thread {
     name: String,
     fields: BTreeMap<String, String>,
@@ -90,6 +96,37 @@ fn each_thread_of_a_mount_has_the_capabilities_that_it_needs() -> Result<()> {
         ensure!(thread.fields["Seccomp"] == "2", "{} has no filter", thread.name);
     }
     Ok(())
+}
+
+fn the_threads_of_a_replay_stay_on_one_cpu_and_the_others_on_all() -> Result<()> {
+    let mut mount = Mount::start()?;
+    fs::read_dir(mount.mount_point())?.for_each(drop);
+    let driver = mount.driver().id();
+    let device = child_of(driver)?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        for nth in 0..10 {
+            fs::write(mount.host().join(nth.to_string()), "")?;
+        }
+        mount.sync()?;
+        let threads = [Thread::all(driver)?, Thread::all(device)?].concat();
+        let stays = |thread: &&Thread| thread.fields["Cpus_allowed_list"].parse::<usize>().is_ok();
+        let (names, cpus): (BTreeSet<_>, BTreeSet<_>) = threads
+            .iter()
+            .filter(stays)
+            .map(|thread| (&*thread.name, &*thread.fields["Cpus_allowed_list"]))
+            .unzip();
+        let replays = |name: &str| name == "agent" || name == "watch" || name.starts_with("fuse_");
+        if available_parallelism()?.get() > 1 {
+            ensure!(names.iter().all(|name| replays(name)), "on one CPU: {names:?}");
+        }
+        // Once a second the watch thread looks for another CPU; the others follow with the next event.
+        let all = ["agent", "watch"].iter().all(|name| names.contains(name));
+        if all && names.iter().any(|name| name.starts_with("fuse_")) && cpus.len() == 1 {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "on one CPU: {names:?} on {cpus:?}");
+    }
 }
 
 fn the_device_process_sees_the_shared_directory_alone() -> Result<()> {

@@ -36,6 +36,16 @@ impl Scale {
 }
 
 impl Scale {
+    /// Turns of everything.
+    pub(super) fn turns(self) -> usize {
+        self.turns
+    }
+
+    /// Changes of a turn whose latency is taken.
+    pub(super) fn changes(self) -> usize {
+        self.changes
+    }
+
     /// Files of a burst, and of the tree that is walked.
     pub(super) fn files(self) -> usize {
         self.files

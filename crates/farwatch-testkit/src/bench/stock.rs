@@ -8,6 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
+use super::latency::Change;
 use super::machine::{durations, wait_for_line};
 use super::report::Table;
 use super::run::Scale;
@@ -20,14 +21,18 @@ use crate::vm::{Guest, Kernel, mount_point, programs, serve};
 const VERSION: &str = "6.12";
 const OURS: &str = "ours";
 const STOCK: &str = "stock";
+/// The directory of [`OURS`] once more, by a server that reports nothing: what is changed there is changed on the host.
+const HOST: &str = "host";
 const AGENT: &str = "agent";
+/// In memory of the guest.
+const LOCAL: &str = "/tmp/local";
 /// In the shared directories.
 const PROGRAM: &str = "farwatch-bench";
 const TREE: &str = "walked";
 /// Walks after the first: as many as a median needs.
 const WALKS: usize = 5;
 
-/// Boots the kernel, and walks through the same tree in both shares again and again.
+/// Boots the kernel, takes latencies, and walks through the same tree in both shares again and again.
 ///
 /// # Errors
 /// When something is missing, or does not work at all.
@@ -35,23 +40,100 @@ pub fn run_stock(scale: Scale, virtiofsd: &Path) -> Result<()> {
     let kernel = Kernel::find(VERSION)
         .context("no kernel: `./test` fetches one, and FARWATCH_KERNELS says where it is")?;
     let ours = serve(OURS, &[])?;
-    let stock = Mount::start_device(|mount, socket| {
-        let mut device = Command::new(virtiofsd);
-        device.arg("--socket-path").arg(socket).arg("--shared-dir").arg(mount.host());
-        device.args(["--sandbox", "none", "--log-level", "off"]);
-        Ok(device)
-    })?;
+    let start = |shared: Option<PathBuf>| {
+        Mount::start_device(|mount, socket| {
+            let shared = shared.unwrap_or_else(|| mount.host());
+            let mut device = Command::new(virtiofsd);
+            device.arg("--socket-path").arg(socket).arg("--shared-dir").arg(shared);
+            device.args(["--sandbox", "none", "--log-level", "off"]);
+            Ok(device)
+        })
+    };
+    let (stock, host) = (start(None)?, start(Some(ours.host()))?);
     let (tree, program) = (Tree::of_files(scale.files()), programs()?.join(PROGRAM));
     for share in [&ours, &stock] {
         tree.make(&share.host().join(TREE))?;
         fs::copy(&program, share.host().join(PROGRAM)).context(PROGRAM)?;
     }
-    let sockets = [ours.socket(), stock.socket()];
-    let shares = [(OURS, sockets[0].as_path()), (STOCK, sockets[1].as_path())];
+    let sockets = [ours.socket(), stock.socket(), host.socket()];
+    let shares =
+        [(OURS, &*sockets[0]), (STOCK, sockets[1].as_path()), (HOST, sockets[2].as_path())];
     let mut guest = Guest::boot(&kernel, &shares)?;
     let mounted = mount_point(OURS);
     guest.start(AGENT, &["farwatch-agent".as_ref(), mounted.as_os_str()])?;
     guest.wait_for_line(AGENT, "events are delivered on ")?;
+    for (change, what) in [(Change::Append, "append to a file"), (Change::Create, "create a file")]
+    {
+        latency(&mut guest, &ours, change, what, scale)?;
+    }
+    walks(&mut guest, scale)?;
+    guest.is_sound()
+}
+
+/// From a change to its event, of a program in the guest.
+fn latency(
+    guest: &mut Guest,
+    ours: &Mount,
+    change: Change,
+    what: &str,
+    scale: Scale,
+) -> Result<()> {
+    let name = format!("{change:?}");
+    let own = mount_point(STOCK).join(&name);
+    // Of a change on the host, of one that the guest makes in a share itself, and of a local one.
+    let sites = [
+        (OURS, mount_point(HOST).join(&name), mount_point(OURS).join(&name)),
+        ("own change", own.clone(), own),
+        ("local", Path::new(LOCAL).join(&name), Path::new(LOCAL).join(&name)),
+    ];
+    let mut table = Table::new(format!(
+        "latency: {what}, {} times each, from the system call to the event",
+        scale.turns() * scale.changes()
+    ));
+    let mut requests = 0;
+    for turn in 0..scale.turns() {
+        for (site, changed, watched) in &sites {
+            let dirs = [changed, watched].map(|dir| dir.display().to_string());
+            guest.shell(Path::new("/"), &format!("mkdir -p {}; ls {0} {}", dirs[0], dirs[1]))?;
+            let before = served(ours)?;
+            let count = scale.changes().to_string();
+            let change = name.to_lowercase();
+            let argv = ["latency", &*change, &*turn.to_string(), &*count, &*dirs[0], &*dirs[1]];
+            let program = mount_point(STOCK).join(PROGRAM);
+            let argv: Vec<_> = [program].into_iter().chain(argv.map(PathBuf::from)).collect();
+            let samples = measured(guest, &format!("{site}-{name}-{turn}"), &argv)?;
+            let (samples, _) = samples.as_chunks();
+            for sample in samples {
+                table.add_pair(site, *sample);
+            }
+            if *site == OURS {
+                requests += served(ours)? - before;
+            }
+        }
+    }
+    table.print_latencies("local");
+    let events = scale.turns() * scale.changes();
+    println!("  {:.1} requests an event, with the agent's reads\n", per_event(requests, events));
+    Ok(())
+}
+
+fn per_event(requests: u64, events: usize) -> f64 {
+    let [requests, events] =
+        [requests, u64::try_from(events).unwrap_or(u64::MAX)].map(u32::try_from);
+    f64::from(requests.unwrap_or(u32::MAX)) / f64::from(events.unwrap_or(u32::MAX))
+}
+
+/// Requests that the server of `mount` has had.
+fn served(mount: &Mount) -> Result<u64> {
+    const WORD: &str = "\"requests\":";
+    let output = mount.farwatch()?.arg("status").arg("--json").arg(mount.host()).output()?;
+    let status = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (_, rest) = status.split_once(WORD).with_context(|| format!("no {WORD} in {status}"))?;
+    let number: String = rest.trim_start().chars().take_while(char::is_ascii_digit).collect();
+    number.parse().with_context(|| format!("no number behind {WORD}"))
+}
+
+fn walks(guest: &mut Guest, scale: Scale) -> Result<()> {
     let mut table = Table::new(format!(
         "walk: lstat(2) of {} files, again, in a virtual machine with Linux {VERSION}",
         scale.files()
@@ -61,7 +143,7 @@ pub fn run_stock(scale: Scale, virtiofsd: &Path) -> Result<()> {
             let at = mount_point(share);
             let files = scale.files().to_string();
             let argv = [at.join(PROGRAM), "walk".into(), files.into(), at.join(TREE)];
-            let took = measured(&mut guest, &format!("{share}-{walk}"), &argv)?;
+            let took = measured(guest, &format!("{share}-{walk}"), &argv)?;
             if walk > 0 {
                 table.add(share, took);
             } else {
@@ -73,7 +155,7 @@ pub fn run_stock(scale: Scale, virtiofsd: &Path) -> Result<()> {
         }
     }
     table.print_totals(STOCK);
-    guest.is_sound()
+    Ok(())
 }
 
 fn measured(guest: &mut Guest, name: &str, argv: &[PathBuf]) -> Result<Vec<std::time::Duration>> {
