@@ -60,11 +60,15 @@ impl Backlog {
     }
 
     /// In order.
+    ///
+    /// The whole backlog is sorted under the lock of the share, so names are compared by their hashes alone, which takes
+    /// some milliseconds at the limit. Two names with one hash count as one: at worst, a directory is compared whose events
+    /// could have been delivered.
     fn crowds(&self) -> Vec<NodeId> {
-        let mut entries: Vec<(NodeId, &Name)> = Vec::with_capacity(self.queue.len());
+        let mut entries: Vec<(NodeId, u64)> = Vec::with_capacity(self.queue.len());
         for pending in &self.queue {
             let named = pending.entries().into_iter().flatten();
-            entries.extend(named.map(|entry| (entry.dir.id, &entry.name)));
+            entries.extend(named.map(|entry| (entry.dir.id, hash(&entry.name))));
         }
         entries.sort_unstable();
         let by_dir = entries.chunk_by(|one, two| one.0 == two.0);
@@ -75,6 +79,15 @@ impl Backlog {
         });
         crowds.filter(|dir| !dir.is_reserved()).collect()
     }
+}
+
+/// FNV-1a of 64 bits.
+fn hash(name: &Name) -> u64 {
+    const OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0100_0000_01b3;
+    name.as_bytes()
+        .iter()
+        .fold(OFFSET_BASIS, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(PRIME))
 }
 
 impl Pending {
