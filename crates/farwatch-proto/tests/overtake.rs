@@ -193,3 +193,33 @@ fn backlog_without_a_crowd_is_looked_at_once_a_second() {
     host.now += MOMENT;
     assert!(host.next().is_err() && host.engine.stale_len() == 1);
 }
+
+#[test]
+fn content_that_changed_after_the_clock_was_set_back_is_reported() {
+    let new = Mask::MODIFY | Mask::ATTRIB | Mask::CLOSE_WRITE;
+    for set_back in [false, true] {
+        let mut host = Host::new();
+        host.changed(1, "f0", Mask::CREATE | Mask::CLOSE_WRITE);
+        assert!(host.next().is_err());
+        assert_eq!(host.told().len(), 1);
+        host.engine.learn(
+            Learned { id: id(9), fid: Some(fid(99)), kind: FileKind::Regular, ino: 0 },
+            ROOT,
+            &name("f0"),
+        );
+        host.input(Input::Drained(at(1000)));
+        host.comes_and_goes(TIMES, 2);
+        let changed = if set_back { 400 } else { 1001 };
+        host.input(Input::Drained(at(changed)));
+        host.now += BEHIND_MAX;
+        assert!(host.next().is_err());
+        host.told();
+        host.next().expect("a comparison");
+        let entries = vec![
+            there("f0", 99, FileKind::Regular, changed),
+            there("sub", 2, FileKind::Directory, 10),
+        ];
+        host.input(Input::Listing(Listing { entries, ..Listing::default() }));
+        assert_eq!(host.told(), [event("f0", new)], "set back: {set_back}");
+    }
+}

@@ -192,7 +192,7 @@ impl Engine {
             self.polls_unseen = true;
             // Otherwise it is in step when it has replayed the difference and asks for more: if it goes before
             // that, the next one is owed the same.
-            self.nets.drained(now);
+            self.drained(now);
         }
     }
 
@@ -272,6 +272,13 @@ impl Engine {
     /// Which link this is, counted from the daemon's start; `None` when no agent listens. For sinks.
     pub fn link(&self) -> Option<u64> {
         self.is_listening().then_some(self.links)
+    }
+
+    /// See [`Input::Drained`].
+    fn drained(&mut self, at: SystemTime) {
+        if self.nets.drained(at) {
+            self.in_step = self.in_step.min(at);
+        }
     }
 
     /// See [`Input::Asked`].

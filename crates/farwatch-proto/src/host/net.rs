@@ -163,9 +163,19 @@ impl Nets {
     /// How long a directory that could not be compared is left alone.
     const RETRY: Duration = Duration::from_secs(1);
 
-    /// The kernel's queue was found empty at `now`, or later.
-    pub(super) fn drained(&mut self, now: SystemTime) {
-        self.drained = self.drained.max(now);
+    /// The kernel's queue was found empty at `now`, or later. Returns whether the clock was set back since the last time:
+    /// then what changes from now on has an older time than what was in step before.
+    pub(super) fn drained(&mut self, now: SystemTime) -> bool {
+        let is_set_back = now.checked_add(Self::GRANULARITY).is_some_and(|now| now < self.drained);
+        if is_set_back {
+            self.drained = now;
+            let since = since(now);
+            self.stale.values_mut().for_each(|stale| stale.since = stale.since.min(since));
+        } else {
+            // Two threads say it, in any order.
+            self.drained = self.drained.max(now);
+        }
+        is_set_back
     }
 
     /// When the kernel's queue was last known to be empty.
@@ -253,7 +263,8 @@ impl Nets {
     /// Events about entries of `dir` that waited were dropped. None from before `in_step` is missing.
     pub(super) fn overtook(&mut self, dir: NodeId, in_step: SystemTime, tree: &Tree) {
         self.polls.unsee(dir);
-        self.lost_since(in_step, dir, Mask::empty(), tree);
+        // Later is only what was queued before the clock was set back.
+        self.lost_since(in_step.min(self.drained), dir, Mask::empty(), tree);
     }
 
     /// A directory could not be watched.
@@ -274,7 +285,7 @@ impl Nets {
             self.asked = None;
         }
         let in_step = self.polls.in_step(dir).map_or(in_step, |polled| polled.min(in_step));
-        let since = in_step.checked_sub(Self::GRANULARITY).unwrap_or(SystemTime::UNIX_EPOCH);
+        let since = since(in_step);
         let stale = self.stale.entry(dir).or_insert_with(|| {
             self.count += 1;
             Stale::new(self.count, since)
@@ -301,8 +312,8 @@ impl Nets {
     }
 
     fn compare_polled(&mut self, dir: NodeId) {
-        let in_step = self.polls.in_step(dir).unwrap_or(self.drained);
-        let since = in_step.checked_sub(Self::GRANULARITY).unwrap_or(SystemTime::UNIX_EPOCH);
+        let in_step = self.polls.in_step(dir).map_or(self.drained, |at| at.min(self.drained));
+        let since = since(in_step);
         let stale = self.stale.entry(dir).or_insert_with(|| {
             self.count += 1;
             self.polled_len += 1;
@@ -437,6 +448,11 @@ impl Nets {
         }
         Some((dir, net))
     }
+}
+
+/// From when on the time of a change may be that of one which came after `in_step`.
+fn since(in_step: SystemTime) -> SystemTime {
+    in_step.checked_sub(Nets::GRANULARITY).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 impl Stale {

@@ -107,7 +107,7 @@ impl Engine {
                 self.polls_unseen = true;
             }
             Input::Watched(dir) => self.handle_watched(dir),
-            Input::Drained(at) => self.nets.drained(at),
+            Input::Drained(at) => self.drained(at),
             Input::ReadUpTo(mark) => self.handle_read(mark),
             Input::ReadDone => self.queue = Queue::Empty,
             Input::Looked(look, found) => {
