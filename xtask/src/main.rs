@@ -7,6 +7,7 @@ mod bench;
 mod cached;
 mod ci;
 mod clients;
+mod correctness;
 mod docs;
 mod fuzz;
 mod guest;
@@ -51,6 +52,9 @@ usage: cargo xtask <task>
             --seed S [--settle 1s|sync] [--path mount|agent|local] [--watch BACKEND] [--cache POLICY]
             [--names N --dirs N --ops N --exchange] [--blind] [--fault NAME] [--stop] [--repeat]
             [--log FILE]; farwatch-converge run --help says more
+  correctness
+            tests of file systems in a local directory, in mounts, and in those of stock virtiofsd; installs what is missing
+            (Debian, root): [checks posix fsx fio stress] [--quick] [--all]
   faults    parts of a mount killed, stopped, or out of something while both sides change files, and whether anything is lost
             (needs root): [KIND...] --rounds N --seed S [--minutes N] [--stop]; farwatch-faults --help names the kinds
   fuzz      [TARGET...] [--minutes N]: the targets of fuzz/, guided by coverage, each for a minute or so many; what they find goes
@@ -86,6 +90,7 @@ fn main() -> ExitCode {
         ["oracle", ref args @ ..] => testkit::oracle(root, args),
         ["coherence", ref args @ ..] => testkit::coherence(root, args),
         ["converge", ref args @ ..] => testkit::converge(root, args),
+        ["correctness", ref args @ ..] => correctness::run(root, args),
         ["faults", ref args @ ..] => testkit::faults(root, args),
         ["fuzz", ref args @ ..] => fuzz::run(root, args),
         ["soak", ref args @ ..] => testkit::soak(root, args),

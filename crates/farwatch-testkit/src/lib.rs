@@ -14,6 +14,7 @@
 pub mod bench;
 pub mod coherence;
 pub mod converge;
+pub mod correctness;
 mod event;
 mod fanotify;
 mod file_system;

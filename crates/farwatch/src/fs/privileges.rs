@@ -13,6 +13,13 @@
 //! - The host reports one event for mode and content, and the guest's kernel raises both. Cleared before, each is
 //!   reported for itself, and left out as one that the guest made.
 //! - FALLOCATE and COPY_FILE_RANGE have no flag. They are made without CAP_FSETID for every user but root.
+//! - Set-group-ID of a file that its group may not execute (once: mandatory locking) stays when a member of the group
+//!   changes it. The host's kernel sees this process, which is a member of nothing, and would clear it. The guest's
+//!   kernel knows the user's groups, and has sent a SETATTR before if the bit has to go. So where the bit is alone, the
+//!   call is made with CAP_FSETID.
+//! - The SETATTR that sets nothing also comes of a `chown(2)` to nobody, which changes nothing where another user than the
+//!   owner calls it. From a user who may not write the file, as far as its mode says, nothing is therefore cleared
+//!   before the write.
 
 use std::io;
 
@@ -20,21 +27,39 @@ use farwatch_proto::NodeId;
 use rustix::fs::Mode;
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 use virtiofsd::filesystem::{Context, FileSystem, SetattrValid};
-use virtiofsd::fuse::SetattrIn;
+use virtiofsd::fuse::{Attr, SetattrIn};
 use virtiofsd::soft_idmap::Id;
 
 use super::Interposer;
 use super::reported::Request;
 
 impl Interposer {
-    /// Clears the bits that a SETATTR says nothing about, but is sent for, or that go with its truncation.
-    pub(super) fn clear_before_setattr(&self, ctx: Context, node: NodeId, valid: SetattrValid) {
+    /// Clears the bits that a SETATTR says nothing about, but is sent for, or that go with its truncation. Returns what is
+    /// left to set; `None` where the reply must not be kept, since what follows may change the mode.
+    pub(super) fn clear_before_setattr(
+        &self,
+        ctx: Context,
+        node: NodeId,
+        valid: SetattrValid,
+    ) -> Option<SetattrValid> {
         let truncates = SetattrValid::SIZE | SetattrValid::KILL_SUIDGID;
+        if valid.contains(truncates) {
+            self.clear_set_id(ctx, node);
+            return Some(if self.is_cleared_by_a_change(ctx, node) {
+                valid
+            } else {
+                valid - SetattrValid::KILL_SUIDGID
+            });
+        }
         // Sent before a write of root too, when the file has capabilities; root keeps the bits.
-        let bare = valid.is_empty() && ctx.uid.into_inner() != 0;
-        if bare || valid.contains(truncates) {
+        if valid.is_empty() && ctx.uid.into_inner() != 0 {
+            let (attr, _) = self.inner.getattr(ctx, node.get(), None).ok()?;
+            if !may_write(&ctx, &attr) {
+                return None;
+            }
             self.clear_set_id(ctx, node);
         }
+        Some(valid)
     }
 
     /// Clears set-user-ID, and set-group-ID where the group may execute or the user is not in it
@@ -52,14 +77,38 @@ impl Interposer {
             tracing::debug!(%node, %error, "set-user-ID cannot be cleared");
         }
     }
+
+    /// Whether the host's kernel has to clear bits when a user without CAP_FSETID changes the content.
+    pub(super) fn is_cleared_by_a_change(&self, ctx: Context, node: NodeId) -> bool {
+        let Ok((attr, _)) = self.inner.getattr(ctx, node.get(), None) else { return true };
+        // As for a member of the group: the guest's kernel has seen to it where the user is none.
+        cleared(attr.mode, true).is_some()
+    }
+
+    /// Makes `call`, which changes the content of a file, for a user of the guest as the host's kernel has it done for such
+    /// a user.
+    pub(super) fn as_user<T>(
+        &self,
+        ctx: Context,
+        node: NodeId,
+        call: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        let drops = ctx.uid.into_inner() != 0 && self.is_cleared_by_a_change(ctx, node);
+        let dropped = drops.then(Dropped::fsetid).transpose()?;
+        let result = call();
+        drop(dropped);
+        result
+    }
 }
 
-/// Makes `call` for a user of the guest as the host's kernel has it done for such a user.
-pub(super) fn as_user<T>(ctx: &Context, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    let dropped = (ctx.uid.into_inner() != 0).then(Dropped::fsetid).transpose()?;
-    let result = call();
-    drop(dropped);
-    result
+/// Whether the mode lets a user write, who is in no other group than the request says. An access control list may let more,
+/// or less.
+fn may_write(ctx: &Context, attr: &Attr) -> bool {
+    let mode = Mode::from_raw_mode(attr.mode);
+    let is_of_group = ctx.gid.into_inner() == attr.gid.into_inner();
+    ctx.uid.into_inner() == attr.uid.into_inner()
+        || mode.contains(Mode::WOTH)
+        || is_of_group && mode.contains(Mode::WGRP)
 }
 
 /// The mode without the bits, if it has them.

@@ -24,7 +24,6 @@ use virtiofsd::passthrough::PassthroughFs;
 use virtiofsd::soft_idmap::Id;
 
 use super::ahead::later;
-use super::privileges::as_user;
 use super::reconnect::Entries;
 use super::reported::{Request, truncates};
 use super::{
@@ -135,7 +134,7 @@ impl FileSystem for Interposer {
     ) -> io::Result<(Attr, Duration)> {
         let (id, agent) = (node(inode)?, self.is_agent(&ctx));
         if let Some(attr) = attr::of_reserved(id, agent) {
-            return Ok((attr, Duration::ZERO));
+            return Ok(self.as_told(id, attr, Duration::ZERO));
         }
         self.check_read(inode)?;
         self.catch_up(&ctx, Held::Node(id));
@@ -167,7 +166,10 @@ impl FileSystem for Interposer {
             return self.setattr_marked(ctx, inode, valid);
         }
         let id = self.check(&ctx, inode)?;
-        self.clear_before_setattr(ctx, id, valid);
+        let Some(valid) = self.clear_before_setattr(ctx, id, valid) else {
+            let (attr, _) = self.inner.getattr(ctx, inode, handle)?;
+            return Ok(self.as_told(id, attr, Duration::ZERO));
+        };
         let request = Request::SetAttr { node: id, valid, open: handle.is_some() };
         let (attr, timeout) =
             self.own(&request, || self.inner.setattr(ctx, inode, attr, handle, valid))?;
@@ -341,6 +343,7 @@ impl FileSystem for Interposer {
         if kill_priv && truncates(flags) {
             self.clear_set_id(ctx, id);
         }
+        let kill_priv = kill_priv && self.is_cleared_by_a_change(ctx, id);
         let request = Request::Open { node: id, flags };
         let opened = self.own(&request, || self.inner.open(ctx, inode, kill_priv, flags));
         opened.map(|(handle, options)| (handle, options | kept))
@@ -386,9 +389,10 @@ impl FileSystem for Interposer {
         if node(inode)? == NodeId::CONTROL {
             return self.control.write(handle, r, size);
         }
-        let request = Request::Write(self.check(&ctx, inode)?);
+        let id = self.check(&ctx, inode)?;
         check_offset(offset)?;
-        self.own(&request, || {
+        let kill_priv = kill_priv && self.is_cleared_by_a_change(ctx, id);
+        self.own(&Request::Write(id), || {
             self.inner.write(
                 ctx,
                 inode,
@@ -526,9 +530,9 @@ impl FileSystem for Interposer {
         flags: u64,
     ) -> io::Result<usize> {
         self.check(&ctx, inode_in)?;
-        let request = Request::Write(share_node(inode_out)?);
-        self.own(&request, || {
-            as_user(&ctx, || {
+        let out = share_node(inode_out)?;
+        self.own(&Request::Write(out), || {
+            self.as_user(ctx, out, || {
                 self.inner.copyfilerange(
                     ctx, inode_in, handle_in, offset_in, inode_out, handle_out, offset_out, len,
                     flags,
@@ -546,9 +550,9 @@ impl FileSystem for Interposer {
         offset: u64,
         length: u64,
     ) -> io::Result<()> {
-        let request = Request::Write(self.check(&ctx, inode)?);
-        self.own(&request, || {
-            as_user(&ctx, || self.inner.fallocate(ctx, inode, handle, mode, offset, length))
+        let id = self.check(&ctx, inode)?;
+        self.own(&Request::Write(id), || {
+            self.as_user(ctx, id, || self.inner.fallocate(ctx, inode, handle, mode, offset, length))
         })
     }
 
