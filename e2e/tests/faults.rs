@@ -14,7 +14,9 @@ const ROUNDS: u64 = 2;
 fn main() -> ExitCode {
     let trials = Kind::all().iter().map(|kind| {
         let name = format!("nothing_is_lost_by_{}", kind.name().replace('-', "_"));
-        e2e::trial(&name, &[Need::Mount], move || nothing_is_lost(*kind))
+        let machine = [Need::Mount, Need::Vm("6.12"), Need::Migration];
+        let needs = if kind.needs_machine() { &machine[..] } else { &[Need::Mount] };
+        e2e::trial(&name, needs, move || nothing_is_lost(*kind))
     });
     e2e::run(trials.collect())
 }

@@ -138,6 +138,15 @@ impl Guest {
         Ok(())
     }
 
+    /// Has QEMU stop the machine until `run` returns.
+    pub(crate) fn stopped_while(&mut self, run: impl FnOnce() -> Result<()>) -> Result<()> {
+        let monitor = &mut self.qemu.as_mut().context("only QEMU stops machines")?.monitor;
+        monitor.execute(r#"{"execute": "stop"}"#)?;
+        let done = run();
+        monitor.execute(r#"{"execute": "cont"}"#)?;
+        done
+    }
+
     fn wait_for_observer(&mut self) -> Result<()> {
         let process = &self.process;
         // The kernel restarts the machine when it panics: without a look at what it says, that would

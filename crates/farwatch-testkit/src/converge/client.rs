@@ -21,6 +21,7 @@ use anyhow::{Context as _, Result, ensure};
 use fastrand::Rng;
 use inotify::WatchMask;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Statx, StatxFlags};
+use rustix::io::Errno;
 
 use super::Plan;
 use super::case::Case;
@@ -224,6 +225,17 @@ impl Client {
             (None, None) => "[?]".to_owned(),
         };
         event.render(object, begin)
+    }
+
+    /// Reads again what could not be read while the device had no descriptors, as a program does that goes on: no event
+    /// tells it that they are there again.
+    pub(super) fn look_where_descriptors_were_short(&mut self) {
+        let is_short = |state: &Option<State>| {
+            state.as_ref().is_some_and(|state| state.kind == Type::Unreadable(Errno::MFILE))
+        };
+        let names = self.states.iter().filter(|(_, state)| is_short(state));
+        let names: Vec<String> = names.map(|(name, _)| name.clone()).collect();
+        names.iter().for_each(|name| self.look(name, false));
     }
 
     /// Returns the names to read again.

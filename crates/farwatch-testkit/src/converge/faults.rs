@@ -12,6 +12,7 @@ mod audit;
 mod ending;
 mod host;
 mod injection;
+mod machine;
 mod processes;
 pub mod soak;
 mod survivable;
@@ -75,6 +76,10 @@ pub enum Kind {
     Submount,
     /// The host's file system does not answer for a while: it is another mount, whose device is stopped
     SlowHost,
+    /// A virtual machine with the share is stopped by QEMU for a while, and goes on
+    MachineStop,
+    /// A virtual machine with the share moves to another QEMU and another server
+    Migration,
 }
 
 impl Kind {
@@ -82,6 +87,12 @@ impl Kind {
     #[must_use]
     pub fn all() -> &'static [Self] {
         Self::value_variants()
+    }
+
+    /// Whether it needs a virtual machine, with a kernel in `FARWATCH_KERNELS` and the programs of `cargo xtask guest`.
+    #[must_use]
+    pub fn needs_machine(self) -> bool {
+        matches!(self, Self::MachineStop | Self::Migration)
     }
 
     /// As it is given on the command line.
@@ -97,6 +108,7 @@ impl Kind {
             Self::KillWorker | Self::KillSupervisor | Self::StopDriver | Self::StopDevice => false,
             Self::StopServe | Self::StopWorker | Self::StopSupervisor | Self::DiskFull => false,
             Self::Descriptors | Self::ReadOnly | Self::Submount | Self::SlowHost => false,
+            Self::MachineStop | Self::Migration => false,
         }
     }
 }
@@ -237,11 +249,14 @@ fn run_kind(
 enum Stand {
     GoesOn(survivable::Stand),
     Ends(ending::Stand),
+    Machine(machine::Stand),
 }
 
 impl Stand {
     fn new(kind: Kind) -> Result<Self> {
-        Ok(if kind.ends() {
+        Ok(if kind.needs_machine() {
+            Self::Machine(machine::Stand::new(kind)?)
+        } else if kind.ends() {
             Self::Ends(ending::Stand::new(kind)?)
         } else {
             Self::GoesOn(survivable::Stand::new(kind)?)
@@ -254,6 +269,10 @@ impl Stand {
             Self::GoesOn(mut stand) => {
                 let judged = stand.round(name, seed).with_context(|| stand.log())?;
                 (Self::GoesOn(stand), judged)
+            }
+            Self::Machine(mut stand) => {
+                let judged = stand.round(name, seed).with_context(|| stand.log())?;
+                (Self::Machine(stand), judged)
             }
             Self::Ends(stand) => {
                 let (stand, judged) = stand.round(name, seed)?;

@@ -92,6 +92,7 @@ impl<'a, P: Place> Trial<'a, P> {
             changed.and(disturbed?.context("the disturbance"))
         });
         disturbed?;
+        self.client.look_where_descriptors_were_short();
         self.outcome()
     }
 

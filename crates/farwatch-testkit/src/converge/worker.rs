@@ -136,7 +136,8 @@ const NAMES: [(Errno, &str); 12] = [
 ];
 
 impl Done {
-    fn parse(line: &str) -> Result<Self> {
+    /// A line that a process has printed.
+    pub(super) fn parse(line: &str) -> Result<Self> {
         let mut words = line.split(' ');
         let mut number = || words.next().and_then(|word| word.parse::<u64>().ok());
         let errno = number().and_then(|errno| i32::try_from(errno).ok());

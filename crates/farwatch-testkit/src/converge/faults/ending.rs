@@ -111,7 +111,9 @@ impl Stand {
             | Kind::Descriptors
             | Kind::ReadOnly
             | Kind::Submount
-            | Kind::SlowHost => anyhow::bail!("a mount survives this"),
+            | Kind::SlowHost
+            | Kind::MachineStop
+            | Kind::Migration => anyhow::bail!("a mount survives this"),
         }
     }
 

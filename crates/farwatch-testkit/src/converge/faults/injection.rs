@@ -21,7 +21,7 @@ use crate::process::child_of;
 use crate::submount::Submount;
 
 /// A process is stopped for at most so long.
-const STOP_MAX: Duration = Duration::from_millis(150);
+pub(super) const STOP_MAX: Duration = Duration::from_millis(150);
 /// A shortage lasts at most so long.
 const SHORTAGE_MAX: Duration = Duration::from_millis(60);
 /// Descriptors that a device may still open when they are short.
@@ -65,6 +65,7 @@ impl Injection<'_> {
             Kind::ReadOnly => self.read_only(short),
             Kind::Descriptors => self.descriptors(rng.u64(..DESCRIPTORS_LEFT_MAX), short),
             Kind::Submount => self.submounts(rng),
+            Kind::MachineStop | Kind::Migration => bail!("this needs a virtual machine"),
             Kind::KillDriver
             | Kind::KillDevice
             | Kind::KillServe
