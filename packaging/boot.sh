@@ -32,69 +32,48 @@ PATH=/usr/sbin:/usr/bin chroot "$root" sh -c 'dpkg --install /packages/farwatch_
 umount "$root/packages"
 kernel=$3 initrd=$4
 
-echo "src /srv/src virtiofs defaults,nofail 0 0" >>"$root/etc/fstab"
-# Two watchers, one of which comes with a share that is mounted by hand.
-for share in src later; do
-    cat >"$root/etc/systemd/system/watch-$share.service" <<END
+# unit NAME AFTER COMMAND: a service of the machine, started when it boots, whose output is in result-NAME.
+units=$root/etc/systemd/system
+mkdir -p "$units/multi-user.target.wants"
+unit() {
+    cat >"$units/$1.service" <<END
 [Unit]
-After=srv-src.mount farwatch-agent.service
+After=$2
 [Service]
-ExecStart=/usr/bin/inotifywait --monitor --event create --format event:%%f /srv/$share
-StandardOutput=append:/result-$share
-StandardError=append:/result-$share
-[Install]
-WantedBy=multi-user.target
+ExecStart=$3
+StandardOutput=append:/result-$1
+StandardError=append:/result-$1
 END
-    : >"$root/result-$share"
-done
-sed -i '/^ExecStart/iExecStartPre=/usr/bin/mount -t virtiofs later /srv/later' "$root/etc/systemd/system/watch-later.service"
-cat >"$root/etc/systemd/system/said.service" <<'END'
-[Unit]
-After=farwatch-agent.service
-[Service]
-ExecStart=/usr/bin/journalctl --follow --no-tail --unit farwatch-agent.service --output cat
-StandardOutput=append:/result-agent
-[Install]
-WantedBy=multi-user.target
-END
-: >"$root/result-agent"
+    ln -s "../$1.service" "$units/multi-user.target.wants/"
+    : >"$root/result-$1"
+}
 
-# Two mounts of the machine's own.
+# Two watchers, one of which comes with a share that is mounted by hand. (systemd wants % twice.)
+watch="/usr/bin/inotifywait --monitor --event create --format event:%f"
+echo "src /srv/src virtiofs defaults,nofail 0 0" >>"$root/etc/fstab"
+mounted="srv-src.mount farwatch-agent.service"
+unit src "$mounted" "${watch//%/%%} /srv/src"
+unit later "$mounted" "/bin/sh -c 'mount -t virtiofs later /srv/later && exec ${watch//%/%%} /srv/later'"
+unit agent farwatch-agent.service "/usr/bin/journalctl --follow --no-tail --unit farwatch-agent.service --output cat"
+
+# Two mounts of the machine's own, the second of which is enabled as systemctl does it.
 mkdir -p "$root"/{local,srv/fstab,srv/unit}
 {
     echo "tmpfs /local tmpfs defaults 0 0"
     echo "/local /srv/fstab farwatch nofail,x-systemd.requires-mounts-for=/local 0 0"
 } >>"$root/etc/fstab"
 echo "SHARED_DIR=/local" >"$root/etc/farwatch/mount/srv-unit.conf"
-cat >"$root/change.sh" <<'END'
+ln -s /usr/lib/systemd/system/farwatch-mount@.service "$units/multi-user.target.wants/farwatch-mount@srv-unit.service"
+cat >"$root/change.sh" <<END
 # Changes a file when the watcher in the mount is there, and says which event that was.
-coproc inotifywait --monitor --event create --format event:%f "/srv/$1" 2>&1
-while read -r line <&"${COPROC[0]}"; do
-    echo "$line"
-    [[ $line != Watches* ]] || touch "/local/made-for-$1"
+coproc $watch "/srv/\$1" 2>&1
+while read -r line <&"\${COPROC[0]}"; do
+    echo "\$line"
+    [[ \$line != Watches* ]] || touch "/local/made-for-\$1"
 done
 END
-for mount in fstab unit; do
-    unit=srv-fstab.mount
-    [[ $mount == fstab ]] || unit=farwatch-mount@srv-unit.service
-    cat >"$root/etc/systemd/system/watch-$mount.service" <<END
-[Unit]
-After=$unit
-Requires=$unit
-[Service]
-ExecStart=/bin/bash /change.sh $mount
-StandardOutput=append:/result-$mount
-[Install]
-WantedBy=multi-user.target
-END
-    : >"$root/result-$mount"
-done
-
-units=$root/etc/systemd/system
-mkdir -p "$units/multi-user.target.wants"
-for unit in watch-src watch-later watch-fstab watch-unit said; do
-    ln -s "../$unit.service" "$units/multi-user.target.wants/"
-done
+unit fstab srv-fstab.mount "/bin/bash /change.sh fstab"
+unit unit farwatch-mount@srv-unit.service "/bin/bash /change.sh unit"
 
 devices=()
 for share in root src later; do
