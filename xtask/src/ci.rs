@@ -53,10 +53,11 @@ type Task = (&'static str, fn(&Path) -> Result<bool>);
 
 /// What takes too long for each commit. One that cannot be run has failed, and the next is run.
 fn long(root: &Path, tally: &mut Tally) {
-    const TASKS: [Task; 5] = [
+    const TASKS: [Task; 6] = [
         ("package", |root| package::run(root, &[])),
         ("package check", package::check),
         ("package boot", |root| package::boot(root, "6.12")),
+        ("package callers", |root| package::callers(root, "6.12")),
         ("clients", clients::run),
         ("package reproduce", |root| package::reproduce(root, &[])),
     ];

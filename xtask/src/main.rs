@@ -84,6 +84,7 @@ fn main() -> ExitCode {
         ["kernel", ref versions @ ..] => kernel::run(root, versions),
         ["package", "check"] => package::check(root),
         ["package", "boot"] => package::boot(root, "6.12"),
+        ["package", "callers"] => package::callers(root, "6.12"),
         ["package", "reproduce", ref architectures @ ..] => package::reproduce(root, architectures),
         ["package", ref architectures @ ..] => package::run(root, architectures),
         ["vm-image", kernel, dir] => vm_image::run(root, kernel, Path::new(dir)),

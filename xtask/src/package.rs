@@ -126,14 +126,40 @@ exec switch_root /new /lib/systemd/systemd
 
 /// Boots a virtual machine in which the agent has been installed, and nothing has been configured.
 pub(crate) fn boot(root: &Path, kernel: &str) -> Result<bool> {
-    let found = Kernel::find(kernel).with_context(|| {
-        format!("no kernel {kernel} in the cache or in FARWATCH_KERNELS: `./test` fetches it")
-    })?;
+    let found = stock_kernel(kernel)?;
     let dir = tempfile::tempdir()?;
     let initrd = initrd(&found, &guest::dir(root), START_SYSTEMD, dir.path())?;
     println!("Debian in a virtual machine with Linux {kernel}:");
     let mut command = Root::boot_command(&root.join("packaging"), &self::dir(root))?;
     Ok(command.arg(&found.image).arg(initrd).status()?.success())
+}
+
+/// What the first process of a machine does that another program has started: it watches the shares of two tags.
+const WATCH_SHARES: &str = "\
+farwatch-agent --all &
+for share in found named; do
+    mkdir -p /srv/$share && mount -t virtiofs $share /srv/$share
+    inotifywait --monitor --event create --format 'event %f' /srv/$share 2>&1 | sed -u \"s/^/$share: /\" &
+done
+wait
+";
+
+/// Has programs that start virtiofsd start the packages' farwatch instead, each for a virtual machine of its own.
+pub(crate) fn callers(root: &Path, kernel: &str) -> Result<bool> {
+    let found = stock_kernel(kernel)?;
+    let dir = tempfile::tempdir()?;
+    initrd(&found, &guest::dir(root), WATCH_SHARES, dir.path())?;
+    fs::copy(&found.image, dir.path().join("vmlinuz"))?;
+    fs::copy(root.join("packaging/callers.sh"), dir.path().join("callers.sh"))?;
+    println!("programs that start virtiofsd, with Linux {kernel} in their machines:");
+    let mut command = Root::callers()?.test_command(&self::dir(root), dir.path());
+    Ok(command.args(["bash", "/scripts/callers.sh", "amd64"]).status()?.success())
+}
+
+fn stock_kernel(version: &str) -> Result<Kernel> {
+    Kernel::find(version).with_context(|| {
+        format!("no kernel {version} in the cache or in FARWATCH_KERNELS: `./test` fetches it")
+    })
 }
 
 /// Where they are.

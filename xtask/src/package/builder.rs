@@ -24,6 +24,10 @@ const BUILD_PACKAGES: &str = "ca-certificates,debhelper,dpkg-dev,rpm,pkg-config,
 /// What packages are tried in: one that can boot, with programs that watch and check.
 const TEST_PACKAGES: &str = "inotify-tools,kmod,libcap-ng0,mount,procps,systemd,systemd-sysv,udev";
 
+/// What starts virtiofsd there, by its own means.
+const CALLER_PACKAGES: &str = "inotify-tools,kmod,libcap-ng0,libvirt-clients,libvirt-daemon-driver-qemu,\
+    libvirt-daemon-system,mount,procps,qemu-system-x86,virtme-ng";
+
 /// The suites that packages are tried in, and what else each has: virtiofsd is a package from trixie on.
 const TEST_SUITES: [(&str, &str); 2] =
     [("bookworm", ",openrc,rpm"), ("trixie", ",lintian,virtiofsd")];
@@ -70,6 +74,9 @@ pub(super) const LINTIAN_SUITE: &str = "trixie";
 /// The suite that is booted.
 const BOOT_SUITE: &str = "trixie";
 
+/// The suite of the programs that start virtiofsd: the first that has virtme-ng.
+const CALLER_SUITE: &str = "trixie";
+
 /// Where the system has the certificates that it trusts.
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
@@ -90,6 +97,11 @@ impl Root {
             Ok((suite, Self::make("package-test", suite, "amd64", &packages)?))
         };
         TEST_SUITES.into_iter().map(make).collect()
+    }
+
+    /// The one with programs that start virtiofsd.
+    pub(super) fn callers() -> Result<Self> {
+        Self::make("package-callers", CALLER_SUITE, "amd64", CALLER_PACKAGES)
     }
 
     /// Boots that Debian in a virtual machine, by `packaging/boot.sh`.
