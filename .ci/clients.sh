@@ -77,12 +77,19 @@ fetch_debian_clients() {
     rm -r "$new/packages" && mv "$new" "$clients/debian"
 }
 
+CARGO_WATCH_VERSION=8.5.3
+
+# Services, and programs that know each other's directories: in a Debian of their own.
+SERVICES=(dbus jekyll minidlna mpc mpd prometheus samba smbclient syncthing tracker tracker-miner-fs transmission-daemon)
+
 # use_long_clients: from here on, $programs and $clients are those of `cargo xtask clients`, which are large.
 use_long_clients() {
     programs+=/long
     clients=${XDG_CACHE_HOME:-$HOME/.cache}/farwatch/clients-long-$(
-        cat "$programs/package-lock.json" "$programs/requirements.txt" | sha256sum | cut -c1-12
+        cat "$programs/package-lock.json" "$programs/requirements.txt" <(echo $CARGO_WATCH_VERSION "${SERVICES[@]}") |
+            sha256sum | cut -c1-12
     )
+    need mmdebstrap mmdebstrap
     need npm npm
     python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
     need watchman watchman
@@ -96,5 +103,18 @@ use_long_clients() {
 fetch_long_clients() {
     mkdir -p "$clients" || return
     [[ -d $clients/node_modules ]] || fetch_npm_clients || return
-    [[ -d $clients/python ]] || fetch_python_clients
+    [[ -d $clients/python ]] || fetch_python_clients || return
+    [[ -x $clients/bin/cargo-watch ]] || fetch_cargo_watch || return
+    [[ -d $clients/services ]] || fetch_services
+}
+
+# Without optimisation it is built in a third of the time.
+fetch_cargo_watch() {
+    cargo install --quiet --locked --debug cargo-watch --version $CARGO_WATCH_VERSION --root "$clients"
+}
+
+fetch_services() {
+    "${as_root[@]}" rm -rf "$clients/services.new" &&
+        "${as_root[@]}" mmdebstrap --quiet --variant=minbase --include="$(IFS=,; echo "${SERVICES[*]}")" bookworm \
+            "$clients/services.new" && mv "$clients/services.new" "$clients/services"
 }

@@ -9,6 +9,7 @@ use farwatch_testkit::Process;
 use libtest_mimic::Trial;
 
 use crate::client::{Room, program, same_as_locally, start};
+use crate::long_services::SERVICES;
 use crate::recursive::{self, day};
 use crate::tool::{Tool, saves};
 
@@ -23,7 +24,7 @@ const SCRIPT: &str = "echo 'export const word: string = \"word-one\"' > word.ts
     echo 'import { word } from \"./word.ts\"; console.log(word); setInterval(() => {}, 1000)' > main.ts";
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let tables = [&BUNDLERS[..], &RUNTIMES, &SITES, &OTHERS];
+    let tables = [&BUNDLERS[..], &RUNTIMES, &SITES, &OTHERS, &APPLICATIONS, &SERVICES];
     let dotnet = e2e::trial(
         "file_system_watcher_of_dotnet_tells_what_it_tells_locally",
         &[Need::Mount, Need::Python, PYPI],
@@ -82,6 +83,64 @@ const BUNDLERS: [Tool; 2] = [
         shown: "$OWN/out.css",
         command: "exec tailwindcss --watch=always --cwd $PWD -i $PWD/in.css -o $OWN/out.css",
         steps: saves!("in.css"),
+    },
+];
+
+/// A page in React that has the word of a module. Next writes beside it.
+const PAGE: &str = r#"mkdir app; echo '{"private": true}' > package.json
+    echo 'export default ({ children }) => <html><body>{children}</body></html>;' > app/layout.js
+    echo 'import { word } from "./word.js"; export default () => <p>{word}</p>;' > app/page.js
+    echo 'export const word = "word-one";' > app/word.js
+    echo 'export default { turbopack: { root: "/" } };' > next.config.mjs"#;
+
+const APPLICATIONS: [Tool; 5] = [
+    Tool {
+        test: "next_serves_the_new_page",
+        needs: &[NPM],
+        setup: PAGE,
+        shown: "--watched app http://127.0.0.1:8000/",
+        command: "ln -s $CLIENTS/node_modules node_modules; export NEXT_TELEMETRY_DISABLED=1
+            exec next dev --turbopack --port 8000",
+        steps: saves!("app/word.js"),
+    },
+    Tool {
+        test: "metro_serves_the_new_bundle",
+        needs: &[NPM],
+        setup: "echo 'export const word = \"word-one\";' > word.js
+            echo 'import { word } from \"./word\"; console.log(word);' > main.js",
+        shown: "'http://127.0.0.1:8000/main.bundle?dev=true'",
+        command: "export MODULES=$CLIENTS/node_modules
+            exec metro serve --config $PROGRAMS/metro.config.cjs --port 8000",
+        steps: saves!("word.js"),
+    },
+    Tool {
+        test: "browser_sync_reloads_the_page",
+        needs: &[NPM],
+        setup: "mkdir sub; echo > sub/page.html",
+        shown: "--watched sub --ready 'Watching files' -",
+        command: "echo word-zero; cp $PROGRAMS/browser-sync.mjs $OWN; exec node $OWN/browser-sync.mjs",
+        steps: &[
+            ("echo more > sub/page.html", "word-changed"),
+            ("echo > sub/word-one.html", "word-changed word-one"),
+            ("mv sub/word-one.html word-two.html", "word-changed word-two"),
+        ],
+    },
+    Tool {
+        test: "streamlit_runs_the_script_again",
+        needs: &[PYPI],
+        // A module is watched only some time after the script has run.
+        setup: "echo 'print(\"word-one\", flush=True)' > app.py",
+        shown: "-",
+        command: "exec python3 $PROGRAMS/streamlit_client.py",
+        steps: saves!("app.py"),
+    },
+    Tool {
+        test: "cargo_watch_runs_its_command",
+        needs: &[Need::Client("bin/cargo-watch")],
+        setup: "mkdir src; echo '[package]\nname = \"a\"' > Cargo.toml; echo word-one > src/word",
+        shown: "--watched src -",
+        command: "exec cargo-watch --no-vcs-ignores --shell 'cat src/word'",
+        steps: saves!("src/word"),
     },
 ];
 

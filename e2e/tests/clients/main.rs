@@ -7,6 +7,7 @@ mod debian;
 mod javascript;
 mod languages;
 mod long;
+mod long_services;
 mod recursive;
 mod services;
 mod tool;

