@@ -28,10 +28,10 @@ wait_for() {
         fail "no $2 in ${1##*/}"
 }
 
-# events_come CONSOLE DIRECTORY NAME: the machine watches NAME, which is that directory here.
+# events_come CONSOLE DIRECTORY NAME MOUNT_POINT: the machine watches NAME, which is that directory here, in that mount.
 events_come() {
     wait_for "$1" "$3: Watches established"
-    wait_for "$1" "events are delivered on .*$3"
+    wait_for "$1" "events are delivered on $4"
     touch "$2/made"
     wait_for "$1" "$3: event made"
 }
@@ -51,10 +51,10 @@ libvirt_starts() {
     printf '%s\n' 'user = "root"' 'group = "root"' 'security_driver = "none"' 'namespaces = []' \
         'cgroup_controllers = []' 'stdio_handler = "file"' 'remember_owner = 0' >/etc/libvirt/qemu.conf
     mkdir -p /run/libvirt
-    virtqemud >/tmp/log/virtqemud 2>&1 &
+    libvirtd >/tmp/log/libvirtd 2>&1 &
     libvirt=$!
     until virsh --connect qemu:///system version >/tmp/log/virsh 2>&1; do
-        kill -0 $libvirt 2>/dev/null || fail "virtqemud has ended"
+        kill -0 $libvirt 2>/dev/null || fail "libvirtd has ended"
     done
 }
 
@@ -106,9 +106,28 @@ libvirt_starts
 if [[ -n ${FARWATCH_KVM:-} ]]; then domain kvm host-passthrough; else domain qemu maximum; fi >/tmp/domain.xml
 virsh --connect qemu:///system create /tmp/domain.xml >>/tmp/log/virsh 2>&1
 for share in found named; do
-    events_come /tmp/log/libvirt-console /src/$share $share
+    events_come /tmp/log/libvirt-console /src/$share $share /srv/$share
 done
 virsh --connect qemu:///system destroy farwatch >>/tmp/log/virsh 2>&1
 gone
 kill $libvirt && wait $libvirt
 ok "libvirt $(virsh --version) finds farwatch by its JSON file and under virtiofsd's path; events come in the domain"
+
+# Its machine has the root directory of this one for its own. It is given the kernel as a distribution installs it.
+kernel=$(grep --text --only-matching --max-count=1 --extended-regexp '[0-9]+[.][0-9]+[.][0-9]+[^ ]*-amd64' /scripts/vmlinuz)
+cp -r /scripts/modules "/lib/modules/$kernel"
+cp /scripts/vmlinuz "/boot/vmlinuz-$kernel"
+depmod "$kernel"
+cat >/src/watch.sh <<'END'
+farwatch-agent --all &
+inotifywait --event create --format 'event %f' /src/vng 2>&1 | sed --unbuffered 's/^/vng: /'
+END
+options=(--disable-kvm --disable-microvm)
+[[ -z ${FARWATCH_KVM:-} ]] || options=()
+vng --run "$kernel" --rw "${options[@]}" --memory 512M --verbose --exec "sh /src/watch.sh" \
+    </dev/null >/tmp/log/vng-console 2>&1 &
+vng=$!
+events_come /tmp/log/vng-console /src/vng vng /
+wait $vng
+gone
+ok "$(vng --version) finds farwatch under virtiofsd's path, and events come in the root directory of its machine"

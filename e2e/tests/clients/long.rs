@@ -137,7 +137,7 @@ const APPLICATIONS: [Tool; 5] = [
     Tool {
         test: "cargo_watch_runs_its_command",
         needs: &[Need::Client("bin/cargo-watch")],
-        setup: "mkdir src; echo '[package]\nname = \"a\"' > Cargo.toml; echo word-one > src/word",
+        setup: "mkdir src; touch src/lib.rs; echo 'package.name = \"a\"' > Cargo.toml; echo word-one > src/word",
         shown: "--watched src -",
         command: "exec cargo-watch --no-vcs-ignores --shell 'cat src/word'",
         steps: saves!("src/word"),

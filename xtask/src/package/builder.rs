@@ -25,7 +25,7 @@ const BUILD_PACKAGES: &str = "ca-certificates,debhelper,dpkg-dev,rpm,pkg-config,
 const TEST_PACKAGES: &str = "inotify-tools,kmod,libcap-ng0,mount,procps,systemd,systemd-sysv,udev";
 
 /// What starts virtiofsd there, by its own means.
-const CALLER_PACKAGES: &str = "inotify-tools,kmod,libcap-ng0,libvirt-clients,libvirt-daemon-driver-qemu,\
+const CALLER_PACKAGES: &str = "busybox-static,inotify-tools,kmod,libcap-ng0,libvirt-clients,libvirt-daemon-driver-qemu,\
     libvirt-daemon-system,mount,procps,qemu-system-x86,virtme-ng";
 
 /// The suites that packages are tried in, and what else each has: virtiofsd is a package from trixie on.
