@@ -28,7 +28,7 @@ const fn caller(name: &'static str, arguments: &'static str) -> Caller {
     Caller { name, program: "virtiofsd", arguments, rust_log: None, in_dir: false }
 }
 
-const CALLERS: [Caller; 14] = [
+const CALLERS: [Caller; 15] = [
     caller(
         "proxmox",
         "--fd=FD --shared-dir=DIR --announce-submounts --inode-file-handles=prefer --syslog",
@@ -78,6 +78,10 @@ const CALLERS: [Caller; 14] = [
     caller("libvirt", "--fd=FD -o source=DIR,cache=always,sandbox=namespace,xattr"),
     caller("libvirt_without_options", "--fd=FD -o source=DIR"),
     caller("libvirt_with_threads", "--fd=FD -o source=DIR --thread-pool-size=4"),
+    caller(
+        "libvirt_11",
+        "--fd=FD --shared-dir DIR --cache always --sandbox chroot --xattr --thread-pool-size=4",
+    ),
     caller("systemd_vmspawn", "--shared-dir DIR --xattr --fd FD --no-announce-submounts"),
 ];
 

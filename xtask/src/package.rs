@@ -139,7 +139,8 @@ const WATCH_SHARES: &str = "\
 farwatch-agent --all &
 for share in found named; do
     mkdir -p /srv/$share && mount -t virtiofs $share /srv/$share
-    inotifywait --monitor --event create --format 'event %f' /srv/$share 2>&1 | sed -u \"s/^/$share: /\" &
+    inotifywait --monitor --event create --format 'event %f' /srv/$share 2>&1 |
+        while read -r line; do echo \"$share: $line\"; done &
 done
 wait
 ";
