@@ -24,7 +24,7 @@ fail() {
 
 # wait_for FILE TEXT: until a line of the file has the text, whoever writes it.
 wait_for() {
-    grep --quiet --max-count=1 "$2" < <(timeout 300 tail --follow=name --retry --lines=+1 "$1" 2>/dev/null) ||
+    grep --quiet --max-count=1 "$2" < <(timeout 300 tail --follow=name --retry --lines=+1 "$1" 2>/dev/null || true) ||
         fail "no $2 in ${1##*/}"
 }
 
@@ -115,6 +115,7 @@ ok "libvirt $(virsh --version) finds farwatch by its JSON file and under virtiof
 
 # Its machine has the root directory of this one for its own. It is given the kernel as a distribution installs it.
 kernel=$(grep --text --only-matching --max-count=1 --extended-regexp '[0-9]+[.][0-9]+[.][0-9]+[^ ]*-amd64' /scripts/vmlinuz)
+mkdir -p /lib/modules
 cp -r /scripts/modules "/lib/modules/$kernel"
 cp /scripts/vmlinuz "/boot/vmlinuz-$kernel"
 depmod "$kernel"
