@@ -90,7 +90,7 @@ done
 
 # wait_for FILE LINE: until the line is in the file, which the machine writes.
 wait_for() {
-    grep --quiet --max-count=1 "$2" < <(timeout 300 tail --follow --lines=+1 "$1") || {
+    grep --quiet --max-count=1 "$2" < <(timeout 900 tail --follow --lines=+1 "$1") || {
         echo "FAILED: no $2 in ${1##*/}" >&2
         exit 1
     }

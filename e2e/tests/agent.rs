@@ -22,15 +22,15 @@ fn main() -> ExitCode {
     let mut trials = e2e::trials![
         &[Need::Mount];
         sigterm_ends_an_agent_within_a_second_and_its_mount_goes_on,
-        a_killed_agent_is_followed_by_one_that_tells_what_happened_meanwhile,
+        agent_that_follows_a_killed_one_reports_changes_made_in_the_meantime,
         a_second_agent_is_refused_and_the_first_goes_on,
         an_agent_whose_server_does_not_answer_says_so_and_fails,
         an_agent_whose_mount_is_gone_says_so_and_fails,
         an_agent_works_on_any_directory_of_the_mount_and_through_a_read_only_bind_mount,
         a_read_only_superblock_is_refused_with_what_to_do,
-        what_is_no_mount_of_ours_is_refused_with_what_to_do,
+        other_mount_is_refused_with_advice,
         an_agent_needs_root_and_says_so,
-        systemd_is_told_when_events_are_delivered_and_when_they_end,
+        systemd_is_notified_when_delivery_begins_and_ends,
         one_agent_serves_several_mounts,
         the_capabilities_of_the_systemd_unit_are_enough_and_each_is_needed,
     ];
@@ -61,7 +61,7 @@ fn sigterm_ends_an_agent_within_a_second_and_its_mount_goes_on() -> Result<()> {
     Ok(())
 }
 
-fn a_killed_agent_is_followed_by_one_that_tells_what_happened_meanwhile() -> Result<()> {
+fn agent_that_follows_a_killed_one_reports_changes_made_in_the_meantime() -> Result<()> {
     let mut mount = Mount::start_with_agent()?;
     let share = mount.share("share")?;
     for file in ["written", "gone", "moved", "same"] {
@@ -195,7 +195,7 @@ fn a_read_only_superblock_is_refused_with_what_to_do() -> Result<()> {
     refused(&mount, &mount.mount_point(), "mounted read-only, where the kernel raises no events")
 }
 
-fn what_is_no_mount_of_ours_is_refused_with_what_to_do() -> Result<()> {
+fn other_mount_is_refused_with_advice() -> Result<()> {
     let mount = Mount::unmounted()?;
     let no_directory = mount.host().join("missing");
     refused(&mount, &no_directory, "no such directory: name a mount point, or a tag")?;
@@ -219,7 +219,7 @@ fn an_agent_needs_root_and_says_so() -> Result<()> {
     Ok(())
 }
 
-fn systemd_is_told_when_events_are_delivered_and_when_they_end() -> Result<()> {
+fn systemd_is_notified_when_delivery_begins_and_ends() -> Result<()> {
     let mount = Mount::start_with(&["--no-agent"])?;
     let path = mount.outside().join("notify");
     let socket = UnixDatagram::bind(&path)?;

@@ -88,9 +88,9 @@ const CALLERS: [Caller; 15] = [
 fn main() -> ExitCode {
     let mut trials = e2e::trials![
         &[Need::Mount];
-        virtme_ng_is_told_the_options_that_it_looks_for,
-        incus_is_told_the_capabilities,
-        version_is_told_in_virtiofsds_form,
+        virtme_ng_finds_its_options_in_the_help,
+        incus_gets_the_capabilities,
+        version_has_the_form_of_virtiofsd,
         file_by_which_lima_and_libvirt_find_it_names_the_program,
     ];
     trials.extend(CALLERS.iter().map(|caller| {
@@ -155,7 +155,7 @@ fn start(caller: &Caller, served: &Mount, socket: &Path) -> Result<Command> {
 }
 
 /// It looks at the help first, and takes another way to share without these.
-fn virtme_ng_is_told_the_options_that_it_looks_for() -> Result<()> {
+fn virtme_ng_finds_its_options_in_the_help() -> Result<()> {
     let help = asked("virtiofsd", "--help")?;
     for option in ["--readonly", "--no-announce-submounts", "--syslog", "--sandbox"] {
         ensure!(help.contains(option), "{option} is not in\n{help}");
@@ -163,14 +163,14 @@ fn virtme_ng_is_told_the_options_that_it_looks_for() -> Result<()> {
     Ok(())
 }
 
-fn incus_is_told_the_capabilities() -> Result<()> {
+fn incus_gets_the_capabilities() -> Result<()> {
     let said = asked("virtiofsd", "--print-capabilities")?;
     let said: String = said.split_whitespace().collect();
     ensure!(said.starts_with('{') && said.contains(r#""type":"fs""#), "{said}");
     Ok(())
 }
 
-fn version_is_told_in_virtiofsds_form() -> Result<()> {
+fn version_has_the_form_of_virtiofsd() -> Result<()> {
     let said = asked("virtiofsd", "--version")?;
     let number = said.split_whitespace().nth(1).context("one word")?;
     ensure!(number.split('.').count() == 3, "{said}");

@@ -34,8 +34,8 @@ fn main() -> ExitCode {
     ];
     type Test = (&'static str, fn(&Mount) -> Result<()>);
     let tests: [Test; 3] = [
-        ("what_is_read_when_sync_returns_is_never_old", read_when_sync_returns),
-        ("what_is_read_at_any_moment_is_no_older_than_a_second", read_at_any_moment),
+        ("read_after_sync_is_never_stale", read_when_sync_returns),
+        ("read_at_any_moment_is_at_most_a_second_old", read_at_any_moment),
         ("effect_is_not_seen_before_its_cause", effect_after_cause),
     ];
     for (name, test) in tests {

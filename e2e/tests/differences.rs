@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         .map(|scenario| scenario_trial(scenario, &[Need::Mount], differs))
         .collect();
     trials.push(trial(
-        "an_open_is_told_with_the_close_and_a_read_not_at_all",
+        "open_is_reported_with_the_close_and_a_read_is_not_reported",
         &[Need::Mount],
         open_with_the_close,
     ));

@@ -22,7 +22,10 @@ const STALE_PER_THOUSAND_MAX: usize = 50;
 fn main() -> ExitCode {
     let trials = [
         ("a_listing_ends_when_the_host_deletes_the_directory", listing as fn(&Mount) -> Result<()>),
-        ("a_look_at_what_the_host_makes_and_deletes_meets_enoent_alone", made_and_deleted),
+        (
+            "access_to_files_that_the_host_creates_and_deletes_fails_with_enoent_only",
+            made_and_deleted,
+        ),
     ];
     let on_both = trials.into_iter().flat_map(|(name, test)| {
         [

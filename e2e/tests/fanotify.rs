@@ -12,7 +12,7 @@ use farwatch_testkit::{Mount, Objects, Recorder, Renames};
 fn main() -> ExitCode {
     e2e::run_on_each_path(&[
         ("a_program_with_fanotify_gets_one_rename_with_both_directories_and_names", renamed),
-        ("a_program_with_fanotify_is_told_of_which_object_an_event_is", objects),
+        ("fanotify_reports_the_handle_of_the_object", objects),
     ])
 }
 

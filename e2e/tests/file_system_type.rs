@@ -22,7 +22,7 @@ fn main() -> ExitCode {
     e2e::run(e2e::trials![
         &[Need::Mount];
         a_mount_has_the_type_that_programs_accept,
-        an_attribute_tells_that_events_are_delivered,
+        attribute_shows_that_events_are_delivered,
         the_attribute_is_missing_without_an_agent_and_after_its_end,
         the_attribute_cannot_be_set_and_is_not_listed,
         a_locked_file_announces_the_mount_until_its_end,
@@ -45,7 +45,7 @@ fn a_mount_has_the_type_that_programs_accept() -> Result<()> {
     Ok(())
 }
 
-fn an_attribute_tells_that_events_are_delivered() -> Result<()> {
+fn attribute_shows_that_events_are_delivered() -> Result<()> {
     let mount = Mount::start()?;
     let file = mount.host().join("file");
     File::create(&file)?;

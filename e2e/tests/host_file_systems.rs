@@ -45,10 +45,10 @@ fn main() -> ExitCode {
         on(Overlay, "files_of_the_lower_layer_go_elsewhere", |_| {
             lower_layer(&["delete-", "move-", "recursive-", "rename-"])
         }),
-        on(Overlay, "the_end_of_a_replaced_file_of_the_lower_layer_is_not_told", |_| replaced()),
-        on(Overlay, "what_is_changed_beside_an_overlay_is_not_told", beside_an_overlay),
-        on(Overlay, "doctor_and_log_say_what_an_overlay_lacks", overlay_is_limited),
-        on(Tmpfs, "the_log_says_what_a_fuse_file_system_lacks", fuse_is_limited),
+        on(Overlay, "end_of_a_replaced_file_of_the_lower_layer_is_not_reported", |_| replaced()),
+        on(Overlay, "change_in_a_layer_beside_an_overlay_is_not_reported", beside_an_overlay),
+        on(Overlay, "doctor_and_log_report_missing_features_of_an_overlay", overlay_is_limited),
+        on(Tmpfs, "log_reports_missing_features_of_a_fuse_file_system", fuse_is_limited),
     ];
     e2e::run(trials.into_iter().collect())
 }

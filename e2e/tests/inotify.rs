@@ -14,10 +14,10 @@ use farwatch_testkit::{Mount, Recorder, render};
 fn main() -> ExitCode {
     e2e::run(e2e::trials![
         &[Need::Mount];
-        a_client_is_told_that_it_can_have_both_names_of_a_rename,
-        a_client_is_told_that_it_cannot_have_both_names_and_gets_two_halves,
-        a_change_of_a_directory_that_was_never_looked_up_is_told,
-        what_is_written_to_a_replaced_file_is_told_of_the_new_one_too,
+        client_learns_that_it_can_have_both_names_of_a_rename,
+        client_learns_that_it_cannot_have_both_names_and_gets_two_halves,
+        change_of_a_directory_that_was_never_looked_up_is_reported,
+        write_to_a_replaced_file_is_also_reported_for_the_new_one,
     ])
 }
 
@@ -46,14 +46,14 @@ fn said(mount: &mut Mount, what: &str) -> Result<()> {
     Ok(())
 }
 
-fn a_client_is_told_that_it_can_have_both_names_of_a_rename() -> Result<()> {
+fn client_learns_that_it_can_have_both_names_of_a_rename() -> Result<()> {
     let mut mount = Mount::start_with(&["--log", "info", "--watch", "inotify"])?;
     let told = renamed(&mount)?;
     ensure!(told == "    MOVED_FROM a/old c1\n    MOVED_TO b/new c1\n", "{told}");
     said(&mut mount, "the server reports both names of a rename")
 }
 
-fn a_client_is_told_that_it_cannot_have_both_names_and_gets_two_halves() -> Result<()> {
+fn client_learns_that_it_cannot_have_both_names_and_gets_two_halves() -> Result<()> {
     let mut mount = Mount::start_with(&["--watch", "inotify", "--no-join-renames"])?;
     let told = renamed(&mount)?;
     ensure!(told == "    MOVED_FROM a/old c1\n    MOVED_TO b/new c2\n", "{told}");
@@ -61,7 +61,7 @@ fn a_client_is_told_that_it_cannot_have_both_names_and_gets_two_halves() -> Resu
 }
 
 /// fanotify reports it for the directory alone, without its name (e2e/differences).
-fn a_change_of_a_directory_that_was_never_looked_up_is_told() -> Result<()> {
+fn change_of_a_directory_that_was_never_looked_up_is_reported() -> Result<()> {
     let mount = Mount::start_with(&["--watch", "inotify"])?;
     let share = mount.share("never-looked-up")?;
     let mut recorder = Recorder::new(&share, Recorder::CHANGES)?;
@@ -79,7 +79,7 @@ fn a_change_of_a_directory_that_was_never_looked_up_is_told() -> Result<()> {
 }
 
 /// The scenario `write-to-replaced-file`, in which nobody else is told.
-fn what_is_written_to_a_replaced_file_is_told_of_the_new_one_too() -> Result<()> {
+fn write_to_a_replaced_file_is_also_reported_for_the_new_one() -> Result<()> {
     let mount = Mount::start_with(&["--watch", "inotify"])?;
     let share = mount.share("replaced")?;
     for name in ["f", "g"] {

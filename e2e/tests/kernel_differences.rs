@@ -18,9 +18,9 @@ const NEEDS: [Need; 2] = [Need::Mount, Need::Uml(VERSION)];
 fn main() -> ExitCode {
     let trials = e2e::trials![
         &NEEDS;
-        close_of_a_fifo_is_told_to_who_watches_it,
-        close_is_told_without_an_open_before_it,
-        open_and_read_are_told_when_they_happen_without_an_open_in_the_guest,
+        close_of_a_fifo_is_reported_to_its_watchers,
+        close_is_reported_without_an_open_before_it,
+        open_and_read_are_reported_immediately_without_an_open_in_the_guest,
     ];
     e2e::run(trials)
 }
@@ -29,17 +29,17 @@ fn start(options: &[&str]) -> Result<Vm> {
     Vm::start_uml(&Uml::find(VERSION).context("the kernel has gone")?, options)
 }
 
-fn close_is_told_without_an_open_before_it() -> Result<()> {
+fn close_is_reported_without_an_open_before_it() -> Result<()> {
     told(&[], &[], &[Kind::Modify, Kind::CloseWrite])
 }
 
-fn open_and_read_are_told_when_they_happen_without_an_open_in_the_guest() -> Result<()> {
+fn open_and_read_are_reported_immediately_without_an_open_in_the_guest() -> Result<()> {
     let read = [Kind::Open, Kind::Access, Kind::CloseNowrite];
     let written = [Kind::Open, Kind::Modify, Kind::CloseWrite];
     told(&["--events", "all"], &read, &written)
 }
 
-fn close_of_a_fifo_is_told_to_who_watches_it() -> Result<()> {
+fn close_of_a_fifo_is_reported_to_its_watchers() -> Result<()> {
     let vm = start(&[])?;
     let share = vm.share("fifo")?;
     share.run_on_host("mkfifo p")?;

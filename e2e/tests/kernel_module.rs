@@ -39,8 +39,8 @@ fn main() -> ExitCode {
             trials.push(e2e::trial(&format!("{name}::{version}"), &needs, move || test(version)));
         }
         let tests: [(&str, Test); 3] = [
-            ("hostile_server_tells_what_it_should_not", hostile_cases),
-            ("hostile_server_tells_at_random", hostile_at_random),
+            ("kernel_survives_forbidden_messages_of_a_hostile_server", hostile_cases),
+            ("kernel_survives_random_messages_of_a_hostile_server", hostile_at_random),
             ("hostile_server_stops_to_answer", hostile_stops),
         ];
         for (name, test) in tests {

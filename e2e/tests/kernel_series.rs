@@ -52,8 +52,8 @@ const EACH: &[(&str, Test)] = tests![
     model_is_true_after_changes_on_both_sides,
 ];
 const FULL_WITHOUT_MOUNT: &[(&str, Test)] = tests![
-    hostile_server_tells_what_it_should_not,
-    hostile_server_tells_at_random,
+    kernel_survives_forbidden_messages_of_a_hostile_server,
+    kernel_survives_random_messages_of_a_hostile_server,
     hostile_server_stops_to_answer,
 ];
 const FULL: &[(&str, Test)] = tests![
@@ -234,11 +234,11 @@ fn alone(version: &str) -> Result<Guest> {
     Guest::boot_uml(&kernel(version)?, &[])
 }
 
-fn hostile_server_tells_what_it_should_not(version: &'static str) -> Result<()> {
+fn kernel_survives_forbidden_messages_of_a_hostile_server(version: &'static str) -> Result<()> {
     hostile::cases(&mut alone(version)?, hostile::Way::Device)
 }
 
-fn hostile_server_tells_at_random(version: &'static str) -> Result<()> {
+fn kernel_survives_random_messages_of_a_hostile_server(version: &'static str) -> Result<()> {
     hostile::random(&mut alone(version)?, hostile::Way::Device, SEED, 50_000)
 }
 

@@ -20,10 +20,10 @@ fn main() -> ExitCode {
         sigterm_ends_a_mount_cleanly,
         umount_ends_a_mount_cleanly,
         sigterm_ends_a_mount_that_a_program_is_inside_of,
-        sigterm_ends_a_mount_whose_log_nobody_reads,
+        sigterm_ends_a_mount_whose_log_is_not_read,
         a_mount_ends_with_an_error_when_its_device_is_killed,
         a_mount_ends_with_an_error_when_the_device_that_serves_it_is_killed,
-        sigterm_ends_a_mount_whose_device_is_stopped_and_whoever_waits_for_it,
+        sigterm_ends_a_mount_whose_device_is_stopped_and_its_waiting_programs,
         a_device_serves_the_next_mount_after_the_first_has_ended,
         a_mount_takes_the_place_of_the_dead_mount_that_a_killed_one_has_left,
         a_shared_directory_that_is_deleted_is_said_by_sync_status_and_log,
@@ -72,7 +72,7 @@ fn sigterm_ends_a_mount_that_a_program_is_inside_of() -> Result<()> {
     Ok(())
 }
 
-fn sigterm_ends_a_mount_whose_log_nobody_reads() -> Result<()> {
+fn sigterm_ends_a_mount_whose_log_is_not_read() -> Result<()> {
     let mount = Mount::unmounted()?;
     let mut command = mount.farwatch()?;
     command.args(["--log", "info", "mount"]).arg(mount.host()).arg(mount.mount_point());
@@ -118,7 +118,7 @@ fn a_mount_ends_with_an_error_when_the_device_that_serves_it_is_killed() -> Resu
     Ok(())
 }
 
-fn sigterm_ends_a_mount_whose_device_is_stopped_and_whoever_waits_for_it() -> Result<()> {
+fn sigterm_ends_a_mount_whose_device_is_stopped_and_its_waiting_programs() -> Result<()> {
     let mut mount = Mount::start()?;
     let mut waits = Command::new("stat");
     waits.arg(mount.mount_point().join("missing")).stdout(Stdio::null()).stderr(Stdio::null());

@@ -17,17 +17,17 @@ use farwatch_testkit::{Mount, PATIENCE, Process, Recorder, Share, render};
 fn main() -> ExitCode {
     e2e::run(e2e::trials![
         &[Need::Mount, Need::UserNamespaces];
-        what_is_past_the_limit_of_inotify_watches_is_delivered_when_sync_returns,
-        what_is_past_the_limit_of_fanotify_marks_is_delivered_when_sync_returns,
-        what_is_past_the_limit_is_delivered_without_a_sync,
+        events_past_the_limit_of_inotify_watches_are_delivered_when_sync_returns,
+        events_past_the_limit_of_fanotify_marks_are_delivered_when_sync_returns,
+        events_past_the_limit_are_delivered_without_a_sync,
         limit_is_said_by_log_and_status_with_its_value_and_a_command,
         directories_are_watched_as_soon_as_the_limit_is_raised,
         directory_that_had_no_room_is_watched_when_others_are_forgotten,
         sync_says_how_many_directories_can_be_neither_watched_nor_listed,
         nothing_is_leased_in_a_directory_that_is_polled,
         fanotify_is_chosen_where_inotify_cannot_be_had_and_the_log_says_so,
-        without_an_inotify_instance_the_user_is_told_what_to_raise,
-        without_a_fanotify_group_the_user_is_told_what_to_raise,
+        message_without_an_inotify_instance_names_the_limit_to_raise,
+        message_without_a_fanotify_group_names_the_limit_to_raise,
     ])
 }
 
@@ -99,15 +99,15 @@ fn delivered_when_sync_returns(limit: (&str, &str)) -> Result<()> {
     Ok(())
 }
 
-fn what_is_past_the_limit_of_inotify_watches_is_delivered_when_sync_returns() -> Result<()> {
+fn events_past_the_limit_of_inotify_watches_are_delivered_when_sync_returns() -> Result<()> {
     delivered_when_sync_returns(WATCHES)
 }
 
-fn what_is_past_the_limit_of_fanotify_marks_is_delivered_when_sync_returns() -> Result<()> {
+fn events_past_the_limit_of_fanotify_marks_are_delivered_when_sync_returns() -> Result<()> {
     delivered_when_sync_returns(MARKS)
 }
 
-fn what_is_past_the_limit_is_delivered_without_a_sync() -> Result<()> {
+fn events_past_the_limit_are_delivered_without_a_sync() -> Result<()> {
     let (_served, share, mut recorder) = past_the_limit(WATCHES, &[])?;
     let expected = change(&share, 0)?;
     recorder
@@ -251,10 +251,10 @@ fn refused(limit: &str, backend: &str) -> Result<()> {
     Ok(())
 }
 
-fn without_an_inotify_instance_the_user_is_told_what_to_raise() -> Result<()> {
+fn message_without_an_inotify_instance_names_the_limit_to_raise() -> Result<()> {
     refused("max_inotify_instances", "inotify")
 }
 
-fn without_a_fanotify_group_the_user_is_told_what_to_raise() -> Result<()> {
+fn message_without_a_fanotify_group_names_the_limit_to_raise() -> Result<()> {
     refused("max_fanotify_groups", "fanotify")
 }

@@ -19,12 +19,12 @@ fn main() -> ExitCode {
         &[Need::Mount];
         kept_cases_are_equal,
         kept_cases_are_equal_through_fanotify,
-        paced_operations_are_told_as_locally,
-        paced_operations_are_told_as_locally_by_an_agent,
-        unpaced_operations_are_told_as_locally,
-        unpaced_operations_are_told_as_locally_by_an_agent,
-        paced_operations_are_told_as_locally_through_fanotify,
-        unpaced_operations_are_told_as_locally_through_fanotify,
+        paced_operations_have_the_events_of_a_local_directory,
+        paced_operations_have_the_events_of_a_local_directory_with_an_agent,
+        unpaced_operations_have_the_events_of_a_local_directory,
+        unpaced_operations_have_the_events_of_a_local_directory_with_an_agent,
+        paced_operations_have_the_events_of_a_local_directory_through_fanotify,
+        unpaced_operations_have_the_events_of_a_local_directory_through_fanotify,
         an_event_that_is_dropped_is_noticed,
         two_events_that_change_places_are_noticed,
         a_cookie_that_is_lost_is_noticed,
@@ -65,28 +65,28 @@ fn kept_cases_are_equal_through_fanotify() -> Result<()> {
     kept_cases(&Mount::start_with(&BY_FANOTIFY)?, |_| true)
 }
 
-fn paced_operations_are_told_as_locally() -> Result<()> {
+fn paced_operations_have_the_events_of_a_local_directory() -> Result<()> {
     equal(&Mount::start_with(&BY_INOTIFY)?, PACED)
 }
 
-fn paced_operations_are_told_as_locally_by_an_agent() -> Result<()> {
+fn paced_operations_have_the_events_of_a_local_directory_with_an_agent() -> Result<()> {
     equal(&Mount::start_with_agent_and(&BY_INOTIFY)?, Plan { seed: SEED + 1000, ..PACED })
 }
 
-fn unpaced_operations_are_told_as_locally() -> Result<()> {
+fn unpaced_operations_have_the_events_of_a_local_directory() -> Result<()> {
     equal(&Mount::start_with(&BY_INOTIFY)?, UNPACED)
 }
 
-fn unpaced_operations_are_told_as_locally_by_an_agent() -> Result<()> {
+fn unpaced_operations_have_the_events_of_a_local_directory_with_an_agent() -> Result<()> {
     equal(&Mount::start_with_agent_and(&BY_INOTIFY)?, Plan { seed: SEED + 1000, ..UNPACED })
 }
 
-fn paced_operations_are_told_as_locally_through_fanotify() -> Result<()> {
+fn paced_operations_have_the_events_of_a_local_directory_through_fanotify() -> Result<()> {
     let mount = Mount::start_with(&BY_FANOTIFY)?;
     equal(&mount, Plan { ops: 2000, seed: SEED + 2000, by_name: false, ..PACED })
 }
 
-fn unpaced_operations_are_told_as_locally_through_fanotify() -> Result<()> {
+fn unpaced_operations_have_the_events_of_a_local_directory_through_fanotify() -> Result<()> {
     let mount = Mount::start_with(&BY_FANOTIFY)?;
     equal(&mount, Plan { seed: SEED + 2000, by_name: false, ..UNPACED })
 }

@@ -30,7 +30,7 @@ type Overflow = fn(&'static str) -> Result<()>;
 
 fn main() -> ExitCode {
     let all: [(&str, Overflow); 2] = [
-        ("what_a_program_was_told_of_files_is_true_in_the_end", files),
+        ("model_of_a_program_is_correct_after_dropped_events", files),
         ("a_directory_moved_unseen_lives_on_and_a_removed_one_is_deleted", directories),
     ];
     let on = |(name, run): (&str, Overflow)| {
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     let mut trials: Vec<_> = all.into_iter().flat_map(on).collect();
     trials.extend(e2e::trials![
         &[Need::Mount];
-        what_inotify_had_no_room_for_is_told_in_the_end,
+        events_lost_by_a_full_inotify_queue_are_replaced_by_the_difference,
         comparison_overtakes_many_events_about_few_names,
     ]);
     e2e::run(trials)
@@ -147,7 +147,7 @@ fn directories(watch: &'static str) -> Result<()> {
     Ok(())
 }
 
-fn what_inotify_had_no_room_for_is_told_in_the_end() -> Result<()> {
+fn events_lost_by_a_full_inotify_queue_are_replaced_by_the_difference() -> Result<()> {
     let mut mount = Mount::start_through_socket(|mount, socket| {
         let mut command = mount.farwatch()?;
         command.arg("serve").arg("--socket").arg(socket).arg("--shared-dir").arg(mount.host());

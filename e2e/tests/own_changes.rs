@@ -32,10 +32,10 @@ const STEPS: [&str; 14] = [
 
 fn main() -> ExitCode {
     e2e::run_on_each_path(&[
-        ("what_a_program_in_the_mount_does_is_told_once_and_as_locally", as_locally),
-        ("changes_on_both_sides_are_told_once_each", once_each),
-        ("names_made_on_both_sides_at_once_are_told_once_each", names_at_once),
-        ("a_file_written_on_both_sides_at_once_is_told_to_the_end", written_at_once),
+        ("change_by_a_program_in_the_mount_is_reported_once_and_as_locally", as_locally),
+        ("changes_on_both_sides_are_reported_once_each", once_each),
+        ("names_created_on_both_sides_at_once_are_reported_once_each", names_at_once),
+        ("file_written_on_both_sides_at_once_has_an_event_after_its_last_write", written_at_once),
     ])
 }
 

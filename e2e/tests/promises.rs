@@ -24,13 +24,13 @@ type Promise = fn(&Mount) -> Result<()>;
 
 fn main() -> ExitCode {
     let promises: [(&str, Promise); 9] = [
-        ("a_program_told_of_a_write_reads_the_new_content", fresh_content),
-        ("a_program_told_of_a_write_sees_the_new_mtime", fresh_mtime),
-        ("a_program_told_of_a_new_name_finds_it_in_a_listing", fresh_listing),
-        ("a_close_after_the_delete_is_told_while_a_program_has_the_file", late_close),
+        ("program_that_receives_modify_reads_the_new_content", fresh_content),
+        ("program_that_receives_modify_sees_the_new_mtime", fresh_mtime),
+        ("program_that_receives_a_new_name_finds_it_in_a_listing", fresh_listing),
+        ("close_after_the_delete_is_reported_while_a_program_has_the_file_open", late_close),
         ("a_file_is_never_read_as_it_was_before_the_host_wrote_it", just_written),
-        ("a_directory_that_moves_in_is_told_while_programs_look_its_name_up", looked_up_ahead),
-        ("a_watch_on_a_file_alone_outlives_what_the_kernel_knows_of_its_directory", alone),
+        ("directory_that_moves_in_is_reported_while_programs_look_its_name_up", looked_up_ahead),
+        ("watch_on_a_file_outlives_the_dentry_of_its_directory", alone),
         ("events_come_after_the_kernel_has_dropped_its_caches", dropped_caches),
         ("directories_made_in_one_go_are_all_found_by_watching_and_listing", nothing_between),
     ];

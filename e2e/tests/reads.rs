@@ -15,24 +15,24 @@ use rustix::process::Signal;
 fn main() -> ExitCode {
     let mut trials = e2e::trials![
         &[Need::Mount];
-        a_cycle_of_a_reader_or_a_writer_is_told_in_its_order,
-        a_listing_is_told_of_the_directory,
+        open_use_and_close_are_reported_in_order,
+        listing_is_reported_for_the_directory,
         a_file_stays_open_until_the_host_closes_it,
-        a_reader_beside_a_writer_is_told_as_one,
-        what_is_read_in_the_mount_is_told_once,
+        reader_beside_a_writer_is_reported_as_a_reader,
+        read_in_the_mount_is_reported_once,
         a_writer_that_waits_before_it_writes_is_first_taken_for_a_reader,
-        a_truncation_by_an_open_is_told_before_or_after_it,
+        truncation_by_an_open_is_reported_before_or_after_it,
         a_directory_that_was_listed_ends_with_its_deletion,
         a_deleted_file_ends_though_the_host_has_it_open,
         a_mount_ends_while_the_host_has_files_open,
-        without_the_option_nobody_is_told_of_reads,
-        reads_cannot_be_told_by_inotify,
+        reads_are_not_reported_without_the_option,
+        reads_cannot_be_reported_by_inotify,
     ];
     trials.extend(
-        e2e::trials![&[Need::Mount, Need::Vm("6.1")]; reads_are_told_in_a_machine_with_6_1],
+        e2e::trials![&[Need::Mount, Need::Vm("6.1")]; reads_are_reported_in_a_machine_with_6_1],
     );
     trials.extend(
-        e2e::trials![&[Need::Mount, Need::Vm("6.12")]; reads_are_told_in_a_machine_with_6_12],
+        e2e::trials![&[Need::Mount, Need::Vm("6.12")]; reads_are_reported_in_a_machine_with_6_12],
     );
     e2e::run(trials)
 }
@@ -97,7 +97,7 @@ fn on_both(paths: &[&str], test: impl Fn(&mut Watched) -> Result<()>) -> Result<
     test(&mut mounted).with_context(|| mount.log())
 }
 
-fn a_cycle_of_a_reader_or_a_writer_is_told_in_its_order() -> Result<()> {
+fn open_use_and_close_are_reported_in_order() -> Result<()> {
     on_both(&["."], cycles)
 }
 
@@ -115,7 +115,7 @@ fn cycles(it: &mut Watched) -> Result<()> {
     Ok(())
 }
 
-fn a_listing_is_told_of_the_directory() -> Result<()> {
+fn listing_is_reported_for_the_directory() -> Result<()> {
     for (watched, object) in [(".", "d"), ("d", "[d]")] {
         on_both(&[watched], |it| {
             // A directory that the mount has forgotten is not told of.
@@ -149,7 +149,7 @@ fn stays_open(it: &mut Watched) -> Result<()> {
     it.expect("CLOSE_WRITE f2; CLOSE_WRITE [f]")
 }
 
-fn a_reader_beside_a_writer_is_told_as_one() -> Result<()> {
+fn reader_beside_a_writer_is_reported_as_a_reader() -> Result<()> {
     on_both(&["."], |it| {
         let mut writer = OpenOptions::new().append(true).open(it.file())?;
         writer.write_all(b"more")?;
@@ -167,7 +167,7 @@ fn a_reader_beside_a_writer_is_told_as_one() -> Result<()> {
     })
 }
 
-fn what_is_read_in_the_mount_is_told_once() -> Result<()> {
+fn read_in_the_mount_is_reported_once() -> Result<()> {
     on_both(&["."], |it| {
         for (script, expected) in [
             ("cat f", "OPEN f; ACCESS f; CLOSE_NOWRITE f"),
@@ -192,7 +192,7 @@ fn a_writer_that_waits_before_it_writes_is_first_taken_for_a_reader() -> Result<
     it.expect("OPEN f; CLOSE_WRITE f; CLOSE_NOWRITE f")
 }
 
-fn a_truncation_by_an_open_is_told_before_or_after_it() -> Result<()> {
+fn truncation_by_an_open_is_reported_before_or_after_it() -> Result<()> {
     on_both(&["."], |it| {
         it.share.run_on_host("echo x > f")?;
         let told = it.told()?;
@@ -239,7 +239,7 @@ fn a_deleted_file_ends_though_the_host_has_it_open() -> Result<()> {
     it.expect("")
 }
 
-fn without_the_option_nobody_is_told_of_reads() -> Result<()> {
+fn reads_are_not_reported_without_the_option() -> Result<()> {
     let mount = Mount::start()?;
     let mut it = Watched::new(mount.share("share")?, &["."])?;
     it.share.run_on_host("cat f; ls d; echo x >> g")?;
@@ -251,7 +251,7 @@ fn without_the_option_nobody_is_told_of_reads() -> Result<()> {
     Ok(())
 }
 
-fn reads_cannot_be_told_by_inotify() -> Result<()> {
+fn reads_cannot_be_reported_by_inotify() -> Result<()> {
     let mount = Mount::unmounted()?;
     let mut command: Command = mount.farwatch()?;
     command.args(["mount", "--events", "all", "--watch", "inotify"]);
@@ -262,11 +262,11 @@ fn reads_cannot_be_told_by_inotify() -> Result<()> {
     Ok(())
 }
 
-fn reads_are_told_in_a_machine_with_6_1() -> Result<()> {
+fn reads_are_reported_in_a_machine_with_6_1() -> Result<()> {
     in_a_machine("6.1")
 }
 
-fn reads_are_told_in_a_machine_with_6_12() -> Result<()> {
+fn reads_are_reported_in_a_machine_with_6_12() -> Result<()> {
     in_a_machine("6.12")
 }
 

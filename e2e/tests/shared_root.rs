@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         file_system_of_the_shared_directory_is_not_unmounted_while_it_is_shared,
         file_system_that_was_unmounted_lazily_is_shared_on_and_what_is_mounted_in_its_place_is_not,
         file_system_that_becomes_read_only_refuses_changes_and_has_its_events_when_it_is_writable_again,
-        what_was_in_a_shared_directory_that_is_deleted_has_its_events,
+        content_of_a_deleted_shared_directory_has_its_events,
     ])
 }
 
@@ -142,7 +142,7 @@ fn file_system_that_becomes_read_only_refuses_changes_and_has_its_events_when_it
     })
 }
 
-fn what_was_in_a_shared_directory_that_is_deleted_has_its_events() -> Result<()> {
+fn content_of_a_deleted_shared_directory_has_its_events() -> Result<()> {
     let mount = Mount::start()?;
     for name in ["f", "g"] {
         File::create(mount.host().join(name))?;

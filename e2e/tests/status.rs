@@ -21,14 +21,14 @@ fn main() -> ExitCode {
         device_in_its_sandbox_is_shown_with_the_mount_on_its_socket,
         share_that_a_path_is_in_is_shown_alone,
         mount_without_an_agent_has_a_problem_and_another_exit_code,
-        socket_of_a_killed_process_is_removed_by_whoever_looks,
+        socket_of_a_killed_process_is_removed_by_the_next_query,
         other_user_sees_that_there_is_something_and_not_what,
         watch_prints_the_report_and_the_delivery_of_a_change,
         watch_says_that_a_directory_is_not_known,
         metrics_of_a_mount_are_served_by_its_device,
         mount_without_a_place_for_its_socket_works_and_says_so,
         clients_that_stall_do_not_keep_events_from_being_delivered,
-        agent_says_what_it_is_attached_to_and_leaves_no_socket,
+        agent_reports_its_shares_and_leaves_no_socket,
         log_of_a_mount_and_its_device_is_json_where_that_was_asked_for,
     ])
 }
@@ -135,7 +135,7 @@ fn mount_without_an_agent_has_a_problem_and_another_exit_code() -> Result<()> {
     Ok(())
 }
 
-fn socket_of_a_killed_process_is_removed_by_whoever_looks() -> Result<()> {
+fn socket_of_a_killed_process_is_removed_by_the_next_query() -> Result<()> {
     let mut mount =
         Mount::start_device(|mount, socket| serve(mount, socket, &["--sandbox", "none"]))?;
     let sockets = |mount: &Mount| Ok::<_, anyhow::Error>(fs::read_dir(mount.state_dir())?.count());
@@ -239,7 +239,7 @@ fn log_of_a_mount_and_its_device_is_json_where_that_was_asked_for() -> Result<()
     )
 }
 
-fn agent_says_what_it_is_attached_to_and_leaves_no_socket() -> Result<()> {
+fn agent_reports_its_shares_and_leaves_no_socket() -> Result<()> {
     let mut mount = Mount::start_with_agent()?;
     deliver(&mount)?;
     let status = |mount: &Mount| output(mount.farwatch_agent()?.arg("status"));

@@ -51,14 +51,14 @@ const IN_TWO_PLACES: [&str; 24] = [
 fn main() -> ExitCode {
     e2e::enter_own_mount_namespace();
     let on_each: [(&str, e2e::Test); 8] = [
-        ("who_looks_again_is_told_of_the_new_file_system_and_watches_stay_below_it", covered),
+        ("lookup_finds_a_new_mount_and_earlier_watches_stay_beneath_it", covered),
         ("a_file_system_may_come_and_go_again_and_again", again_and_again),
-        ("what_was_beneath_a_mount_has_its_name_again", beneath),
-        ("a_part_of_the_share_in_two_places_is_told_in_both", two_places),
-        ("the_end_of_a_place_is_not_told_there", end_of_a_place),
-        ("a_file_in_two_places_is_told_in_that_of_its_directory_alone", file_in_two_places),
-        ("what_a_program_in_the_mount_does_is_told_in_the_place_where_it_does_it", own_changes),
-        ("a_change_of_a_mounts_root_is_told_to_the_directory_above_too", root_changed),
+        ("directory_beneath_a_mount_has_its_name_again_after_umount", beneath),
+        ("part_of_the_share_in_two_places_has_events_in_both", two_places),
+        ("end_of_a_place_is_not_reported_there", end_of_a_place),
+        ("file_in_two_places_has_events_only_in_its_directory", file_in_two_places),
+        ("change_by_a_program_in_the_mount_is_reported_in_the_place_that_it_used", own_changes),
+        ("change_of_a_mounts_root_is_also_reported_to_the_directory_above", root_changed),
     ];
     let mut trials: Vec<Trial> = on_each.iter().flat_map(on_each_path).collect();
     for (watch, handles) in [("fanotify", "never"), ("fanotify", "prefer"), ("inotify", "prefer")] {
@@ -67,7 +67,7 @@ fn main() -> ExitCode {
         trials.push(trial(&name, &[Need::Mount], || busy(watch, handles)));
     }
     for watch in ["fanotify", "inotify"] {
-        let name = "what_is_mounted_on_a_new_directory_is_not_taken_for_it";
+        let name = "mount_on_a_new_directory_is_not_mistaken_for_the_directory";
         trials.push(trial(&format!("{name}::{watch}"), &[Need::Mount], || on_a_new_one(watch)));
     }
     let needs = [Need::Mount, Need::StockVirtiofsd];
@@ -75,7 +75,7 @@ fn main() -> ExitCode {
     let name = "a_mount_is_seen_when_the_kernel_looks_its_name_up_again";
     trials.push(trial(name, &[Need::Mount], seen_later));
     trials.push(trial(
-        "a_mount_that_came_or_went_unseen_is_told_as_a_difference",
+        "mount_or_umount_during_an_overflow_is_reported_as_a_difference",
         &[Need::Mount],
         unseen,
     ));

@@ -30,11 +30,11 @@ fn main() -> ExitCode {
         every_event_is_there_when_sync_returns_without_joined_renames,
         every_event_is_there_when_sync_returns_from_a_sandbox,
         sync_ends_while_the_host_never_pauses,
-        sync_waits_for_the_difference_when_events_were_given_up,
-        watch_on_what_is_gone_has_ended_when_sync_returns,
-        whoever_may_read_may_sync_on_any_file_and_without_extended_attributes,
+        sync_waits_for_the_difference_when_events_were_dropped,
+        watch_on_a_deleted_object_has_ended_when_sync_returns,
+        any_reader_of_a_file_may_sync_on_it_without_extended_attributes,
         an_agent_that_does_not_go_on_is_said_when_the_time_is_over,
-        many_at_once_wait_together_and_keep_nobody_else_waiting,
+        many_callers_wait_together_and_delay_no_other_request,
         sync_goes_on_with_the_agent_that_comes_after,
         where_there_is_no_agent_or_no_farwatch_it_is_said_with_what_to_do,
     ];
@@ -166,7 +166,7 @@ fn sync_ends_while_the_host_never_pauses() -> Result<()> {
     Ok(())
 }
 
-fn sync_waits_for_the_difference_when_events_were_given_up() -> Result<()> {
+fn sync_waits_for_the_difference_when_events_were_dropped() -> Result<()> {
     let mut mount = Mount::start_with_agent_and(&["--backlog-events-max", "8"])?;
     let share = mount.share("lost")?;
     for dir in ["a", "b"] {
@@ -200,7 +200,7 @@ fn sync_waits_for_the_difference_when_events_were_given_up() -> Result<()> {
 
 /// The host replaces a file, and before that is replayed a program in the mount moves away what is there now: no
 /// replay takes a name from the file that is gone.
-fn watch_on_what_is_gone_has_ended_when_sync_returns() -> Result<()> {
+fn watch_on_a_deleted_object_has_ended_when_sync_returns() -> Result<()> {
     let mut mount = Mount::start_with_agent()?;
     let share = mount.share("gone")?;
     for name in ["a", "b"] {
@@ -237,7 +237,7 @@ fn failed(output: &Output, code: i32) -> Result<String> {
     Ok(said)
 }
 
-fn whoever_may_read_may_sync_on_any_file_and_without_extended_attributes() -> Result<()> {
+fn any_reader_of_a_file_may_sync_on_it_without_extended_attributes() -> Result<()> {
     let mount = Mount::start_with(&["--no-xattr"])?;
     let share = mount.share("open")?;
     fs::write(share.host().join("file"), "")?;
@@ -269,7 +269,7 @@ fn an_agent_that_does_not_go_on_is_said_when_the_time_is_over() -> Result<()> {
     mount.sync()
 }
 
-fn many_at_once_wait_together_and_keep_nobody_else_waiting() -> Result<()> {
+fn many_callers_wait_together_and_delay_no_other_request() -> Result<()> {
     const MANY: usize = 40;
     let mut mount = Mount::start_with_agent()?;
     let share = mount.share("many")?;

@@ -38,8 +38,8 @@ const TESTS: [(&str, &[Need], Test); 14] = [
     ("a_container_gets_the_events", &[Need::Inotifywait], |kernel| {
         with_agent(kernel, a_container_gets_the_events)
     }),
-    ("what_a_guest_does_itself_is_told_once", &[], |kernel| {
-        with_agent(kernel, what_a_guest_does_itself_is_told_once)
+    ("change_by_a_guest_is_reported_once", &[], |kernel| {
+        with_agent(kernel, change_by_a_guest_is_reported_once)
     }),
     ("two_guests_on_one_directory", &[], two_guests_on_one_directory),
     ("one_agent_serves_two_shares", &[], one_agent_serves_two_shares),
@@ -194,7 +194,7 @@ fn a_container_gets_the_events(vm: &Vm) -> Result<()> {
 }
 
 /// All of it in one go: an echo comes too late to be merged with the event that it repeats.
-fn what_a_guest_does_itself_is_told_once(vm: &Vm) -> Result<()> {
+fn change_by_a_guest_is_reported_once(vm: &Vm) -> Result<()> {
     const SCRIPT: &str = "echo one > d/f; echo two >> d/f; chmod 600 d/f; ln d/f g; mv d/f f; \
                           mkdir x; mv x d/x; mv d e; rm f g; rmdir e/x; rmdir e; echo 3 > f";
     let record = |recorder: &mut dyn Record, run: &dyn Fn(&str) -> Result<()>| {

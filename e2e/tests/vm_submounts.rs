@@ -53,10 +53,10 @@ fn main() -> ExitCode {
         let needs = [Need::Mount, Need::Vm(version)];
         e2e::trial(&format!("{name}_on_{version}"), &needs, run)
     };
-    let told = "watchers_in_an_announced_submount_are_told_as_locally";
+    let told = "watchers_in_an_announced_submount_receive_the_events_of_a_local_directory";
     let goes = "an_announced_submount_comes_and_goes";
     let needs = [Need::Mount, Need::Uml(SERIES)];
-    let name = "a_kernel_that_raises_events_tells_of_an_announced_submount";
+    let name = "kernel_that_raises_events_raises_those_of_an_announced_submount";
     let trials = vec![
         on("6.1", told, told_as_locally),
         on("6.12", told, told_as_locally),

@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_has_a_slash_is_a_path_and_all_else_a_tag() {
+    fn argument_with_a_slash_is_a_path_and_any_other_a_tag() {
         for path in ["/mnt", "./mnt", "mnt/", "a/b", ".", ".."] {
             let target = Target::parse(OsStr::new(path));
             assert_eq!(target, Target::Directory(path.into()));

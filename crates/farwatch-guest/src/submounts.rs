@@ -84,8 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_has_mounted_on_the_share_is_no_submount_and_neither_is_that_of_another_share()
-    {
+    fn other_mount_on_the_share_is_no_submount_nor_is_one_of_another_share() {
         let mut tmpfs = mount(2, 1, 41, "none");
         tmpfs.fs_type = "tmpfs".to_owned();
         let table =

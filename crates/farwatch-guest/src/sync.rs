@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_mount_of_farwatch_is_refused_with_what_to_do() {
+    fn directory_outside_a_farwatch_mount_is_refused_with_advice() {
         let error = sync(Path::new("/"), Duration::ZERO).unwrap_err();
         assert!(matches!(error, SyncError::NotFarwatch(_)), "{error}");
         assert!(error.to_string().contains("`farwatch serve`"), "{error}");
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn when_the_time_is_over_it_says_what_lacks() {
+    fn timeout_names_the_pending_part() {
         let error = SyncError::TimedOut { waited: Duration::from_secs(10), state: State::Sent };
         assert!(error.to_string().starts_with("timed out after 10 s: the agent"));
         assert_eq!(error.exit_code(), TIMED_OUT);

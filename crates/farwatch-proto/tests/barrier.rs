@@ -116,7 +116,7 @@ impl Host {
 }
 
 #[test]
-fn a_barrier_is_reached_when_what_was_before_it_has_been_replayed_and_not_what_came_after() {
+fn barrier_is_reached_when_events_before_it_have_been_replayed() {
     let mut host = Host::new();
     host.changed("before");
     let ticket = host.ask();
@@ -152,7 +152,7 @@ fn a_rename_is_replayed_with_its_second_half_which_comes_before_the_probe() {
 }
 
 #[test]
-fn what_was_asked_for_after_the_queue_was_looked_at_waits_for_the_next_look() {
+fn barrier_requested_after_the_look_at_the_queue_waits_for_the_next_look() {
     let mut host = Host::new();
     host.ask();
     let looked_at = host.engine.to_read().expect("one was asked for");
@@ -167,7 +167,7 @@ fn what_was_asked_for_after_the_queue_was_looked_at_waits_for_the_next_look() {
 }
 
 #[test]
-fn directories_that_are_stale_are_waited_for_and_not_those_that_become_stale_later() {
+fn barrier_waits_for_directories_marked_for_rescan_before_it_only() {
     let mut host = Host::new();
     host.input(Input::Change(HostChange::Overflow));
     let ticket = host.ask();
@@ -219,7 +219,7 @@ fn however_many_ask_the_backlog_has_few_probes_and_each_is_reached() {
 }
 
 #[test]
-fn of_too_many_that_wait_for_a_stale_directory_the_last_go_together() {
+fn renames_beyond_the_limit_for_a_directory_marked_for_rescan_are_delivered_together() {
     let mut host = Host::new();
     host.input(Input::Lost(fid(2)));
     let mut tickets = Vec::new();

@@ -147,7 +147,7 @@ fn without_an_agent_nothing_is_kept() {
 }
 
 #[test]
-fn a_change_in_a_directory_that_the_guest_does_not_know_is_not_told() {
+fn change_in_a_directory_unknown_to_the_guest_is_not_reported() {
     let mut host = Host::new();
     let entry = HostEntry { dir: fid(77), name: name("f") };
     let object = Some(fid(9));
@@ -169,7 +169,7 @@ fn a_created_file_is_absent_until_it_has_been_made_and_made_once() {
 }
 
 #[test]
-fn what_was_made_is_looked_at_before_it_is_told_of_and_adopted_as_what_it_is() {
+fn created_object_is_looked_up_before_it_is_reported_and_instantiated() {
     let mut host = Host::new();
     host.changed("l", Mask::CREATE, 9);
     let look = host.next_look().expect("its type is not known");
@@ -182,7 +182,7 @@ fn what_was_made_is_looked_at_before_it_is_told_of_and_adopted_as_what_it_is() {
 }
 
 #[test]
-fn what_is_not_found_is_told_of_without_a_type_and_looked_for_once() {
+fn object_not_found_is_reported_without_a_type_and_looked_up_once() {
     let mut host = Host::new();
     host.changed("a", Mask::CREATE, 8);
     host.changed("b", Mask::CREATE, 9);
@@ -336,7 +336,7 @@ fn a_rename_over_a_file_shows_the_file_that_it_replaced() {
 }
 
 #[test]
-fn what_is_exchanged_is_not_replaced_also_where_the_guest_sees_one_name_alone() {
+fn exchange_replaces_nothing_even_if_the_guest_sees_one_name_only() {
     for [one, two] in [
         [(Some((1, "new")), Some((1, "f"))), (Some((1, "f")), Some((1, "new")))],
         [(None, Some((1, "f"))), (Some((1, "f")), None)],
@@ -534,7 +534,7 @@ fn a_new_session_has_another_generation_and_knows_nothing() {
 }
 
 #[test]
-fn a_directory_that_the_guest_has_not_been_told_of_yet_is_changed_where_it_will_be() {
+fn change_in_a_directory_not_yet_reported_is_raised_at_its_future_place() {
     let mut host = Host::new();
     host.directory_changed(7, Mask::ATTRIB);
     assert_eq!(host.next(), None, "nobody knows where that is");

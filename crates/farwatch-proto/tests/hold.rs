@@ -22,7 +22,7 @@ fn now() -> Instant {
 }
 
 #[test]
-fn an_open_goes_with_what_tells_its_mode_and_others_overtake_it() {
+fn open_is_sent_with_the_event_that_shows_its_mode_and_others_overtake_it() {
     let (mut hold, now) = (Hold::default(), now());
     assert_eq!(hold.handle(now, [changed("f", OPEN), changed("f", ACCESS)]), []);
     let others = [changed("g", Mask::MODIFY)];
@@ -34,7 +34,7 @@ fn an_open_goes_with_what_tells_its_mode_and_others_overtake_it() {
 }
 
 #[test]
-fn what_can_only_be_another_program_s_is_not_joined() {
+fn half_that_must_be_of_another_program_is_not_joined() {
     let (mut hold, now) = (Hold::default(), now());
     let cycle = changed("f", OPEN | Mask::MODIFY | Mask::CLOSE_WRITE);
     assert_eq!(hold.handle(now, [changed("f", OPEN), cycle.clone()]), [changed("f", OPEN), cycle]);

@@ -39,7 +39,7 @@ fn the_mate_may_come_with_the_next_read_and_others_between_keep_their_order() {
 }
 
 #[test]
-fn a_half_goes_alone_when_the_queue_was_empty_at_its_time() {
+fn half_is_delivered_alone_when_the_queue_was_empty_at_its_timeout() {
     let mut world = World::new(true).known("a/old", "f", 9);
     let [from, late] = pair((A, "old"), (B, "new"), 7);
     assert_eq!(world.read([from]), []);
@@ -59,7 +59,7 @@ fn a_half_goes_alone_when_the_queue_was_empty_at_its_time() {
 }
 
 #[test]
-fn a_half_that_comes_in_waits_for_nobody() {
+fn half_of_a_move_into_view_does_not_wait() {
     let mut world = World::new(true);
     world.has("b/in", "f");
     assert_eq!(
@@ -79,7 +79,7 @@ fn interleaved_pairs_go_by_their_cookies() {
 }
 
 #[test]
-fn when_too_many_wait_the_first_half_goes_alone() {
+fn oldest_half_is_delivered_alone_when_too_many_wait() {
     let mut world = World::new(true).known("a/old", "f", 9);
     world.read([half(A, "old", Mask::MOVED_FROM, 7)]);
     let mut told = Vec::new();
@@ -95,7 +95,7 @@ fn when_too_many_wait_the_first_half_goes_alone() {
 }
 
 #[test]
-fn without_joining_each_half_is_told_at_once() {
+fn halves_are_delivered_immediately_without_joining() {
     let mut world = World::new(false).known("a/old", "f", 9);
     world.has("b/new", "f");
     assert_eq!(
@@ -108,7 +108,7 @@ fn without_joining_each_half_is_told_at_once() {
 // Objects.
 
 #[test]
-fn cookie_tells_what_comes_though_the_first_half_went_alone_and_the_object_has_gone_on() {
+fn cookie_identifies_the_second_half_after_the_first_was_delivered_alone() {
     let mut world = World::new(false).known("a/old", "f", 9);
     world.read([half(A, "old", Mask::MOVED_FROM, 7)]);
     let late = [half(B, "new", Mask::MOVED_TO, 7), report(B, "new", Mask::DELETE)];
@@ -120,7 +120,7 @@ fn cookie_tells_what_comes_though_the_first_half_went_alone_and_the_object_has_g
 }
 
 #[test]
-fn what_was_made_and_moved_in_one_go_is_what_is_there_now() {
+fn object_created_and_moved_in_one_batch_is_the_one_found() {
     let mut world = World::new(true).known("a/f", "old", 9);
     world.has("a/f", "new");
     let mut reports = vec![
@@ -141,7 +141,7 @@ fn what_was_made_and_moved_in_one_go_is_what_is_there_now() {
 }
 
 #[test]
-fn what_came_and_went_is_nobody_and_not_its_successor() {
+fn object_created_and_deleted_before_the_look_is_unknown_and_not_its_successor() {
     let mut world = World::new(true);
     world.has("a/f", "second");
     let [create, delete] = [Mask::CREATE, Mask::DELETE].map(|mask| report(A, "f", mask));
@@ -168,7 +168,7 @@ fn a_directory_that_has_come_since_is_not_the_file_that_was_reported() {
 }
 
 #[test]
-fn what_is_written_to_a_file_whose_name_a_directory_has_by_now_is_not_told_of_the_directory() {
+fn write_to_a_file_whose_name_a_directory_now_has_is_not_reported_for_the_directory() {
     let mut world = World::new(true).known("a/f", "f", 9);
     world.host.clear();
     world.read([report(A, "f", Mask::DELETE)]);
@@ -201,7 +201,7 @@ fn a_deleted_name_was_what_the_guest_knew_though_another_is_there_now() {
 }
 
 #[test]
-fn who_has_a_deleted_file_open_still_writes_to_it_under_its_name() {
+fn writer_of_a_deleted_file_is_reported_under_its_name() {
     let mut world = World::new(true).known("a/f", "f", 9);
     world.host.clear();
     world.read([report(A, "f", Mask::DELETE)]);
@@ -249,7 +249,7 @@ fn after_an_exchange_each_name_stands_for_the_other_object_in_whatever_pieces_it
 }
 
 #[test]
-fn a_change_of_a_watched_directory_is_told_once_by_its_name() {
+fn change_of_a_watched_directory_is_reported_once_by_its_name() {
     let mut world = World::new(true);
     let mask = Mask::ATTRIB | Mask::ISDIR;
     // `b` is in `a` now, on the host and in the tree.
@@ -333,7 +333,7 @@ fn directory_made_where_another_was_is_the_one_that_moves() {
 }
 
 #[test]
-fn what_is_exchanged_with_something_out_of_view_stays_and_what_was_there_leaves() {
+fn object_exchanged_with_one_out_of_view_stays_and_the_other_leaves() {
     for joins in [true, false] {
         let mut world = World::new(joins).known("a/f", "old", 9);
         world.has("a/f", "new");
@@ -352,7 +352,7 @@ fn what_is_exchanged_with_something_out_of_view_stays_and_what_was_there_leaves(
 // Watches.
 
 #[test]
-fn what_is_reported_of_a_watch_between_its_removal_and_its_end_is_nobodys() {
+fn report_of_a_watch_after_its_removal_is_ignored() {
     let mut world = World::new(true);
     world.has("a/f", "f");
     assert_eq!(world.observer.unwatch(&fid("a")), Some(A));
@@ -399,7 +399,7 @@ fn of(object: &str) -> Expected {
 }
 
 #[test]
-fn what_was_announced_is_told_to_nobody_and_the_same_once_more_is() {
+fn announced_change_is_not_reported_and_its_repetition_is() {
     let mut world = World::new(true);
     world.has("a/d", "d");
     let call = world.expect(&at("a/d"), &[Mask::CREATE]);
@@ -430,7 +430,7 @@ fn an_announcement_ends_when_the_queue_was_empty_after_the_call() {
 }
 
 #[test]
-fn who_finds_the_queue_empty_ends_announcements_unless_the_watch_thread_is_at_work() {
+fn empty_queue_ends_announcements_unless_the_watch_thread_is_busy() {
     let mut world = World::new(true).known("a/f", "f", 9);
     let attrib = || report(A, "f", Mask::ATTRIB);
     let call = world.expect(&of("f"), &[Mask::ATTRIB]);
@@ -482,7 +482,7 @@ fn a_report_under_another_name_of_the_object_is_its_echo_too() {
 }
 
 #[test]
-fn what_a_replaced_file_is_written_is_its_echo_under_the_name_that_it_had() {
+fn write_to_a_replaced_file_is_an_echo_under_its_old_name() {
     let mut world = World::new(true).known("a/f", "f", 9).known("a/g", "g", 10);
     world.read(pair((A, "g"), (A, "f"), 7));
     world.expect(&of("f"), &[Mask::MODIFY, Mask::CLOSE_WRITE]);
@@ -505,7 +505,7 @@ fn a_late_close_is_the_echo_of_a_file_that_the_guest_has_deleted() {
 }
 
 #[test]
-fn bits_that_come_together_are_told_apart() {
+fn bits_that_arrive_together_are_separated() {
     let mut world = World::new(true).known("a/f", "f", 9);
     world.expect(&of("f"), &[Mask::MODIFY]);
     assert_eq!(
@@ -590,7 +590,7 @@ fn a_report_is_the_calls_own_if_the_object_was_not_changed_until_it_was_read() {
 }
 
 #[test]
-fn calls_whose_end_nobody_reads_are_forgotten_the_oldest_first() {
+fn calls_whose_end_is_not_read_are_forgotten_oldest_first() {
     let mut world = World::new(true);
     world.has("a/f0", "f");
     world.has("a/f20000", "g");
@@ -623,7 +623,7 @@ fn objects_without_file_handles_differ_by_device_number_and_birth() {
 }
 
 #[test]
-fn what_is_told_by_a_number_in_a_names_place_is_told_of_nobody() {
+fn report_with_a_number_in_place_of_a_name_is_of_an_unknown_object() {
     let mut world = World::new(true).known("a/f", "file", 10);
     let told = world.read([report(A, "#10", Mask::ATTRIB)]);
     assert_eq!(told, [change("a/#10", Mask::ATTRIB, None)]);

@@ -36,7 +36,7 @@ fn every_case_file_passes() {
 }
 
 #[test]
-fn every_state_does_with_every_input_what_the_table_says() {
+fn every_state_and_input_matches_the_table() {
     let full = "at 0ms moved_from c2..c64 paired dir=2 name=x\n";
     let fuller = "at 0ms moved_from c2..c65 paired dir=2 name=x\n";
     let from = "at 0ms moved_from c1 paired dir=1 name=a\n";

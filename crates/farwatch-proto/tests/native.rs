@@ -106,7 +106,7 @@ fn kernel_is_one_client_like_an_agent() {
 }
 
 #[test]
-fn what_is_handed_out_counts_as_told_and_is_not_asked_for() {
+fn notification_handed_out_counts_as_delivered() {
     let mut host = Host::new(false);
     host.knows("f", 2, FileKind::Regular);
     host.changed("f", Mask::DELETE, 2);
@@ -116,7 +116,7 @@ fn what_is_handed_out_counts_as_told_and_is_not_asked_for() {
 }
 
 #[test]
-fn rename_counts_as_told_with_its_first_half() {
+fn rename_counts_as_delivered_with_its_first_half() {
     let mut host = Host::new(false);
     host.knows("f", 2, FileKind::Regular);
     host.moved("f", "g", 2);
@@ -149,7 +149,7 @@ fn link_count_is_the_hosts_own() {
 }
 
 #[test]
-fn event_that_nobody_watches_for_is_not_sent_and_counts_as_told() {
+fn event_without_a_watcher_is_not_sent_and_counts_as_delivered() {
     let mut host = Host::new(true);
     host.knows("f", 2, FileKind::Regular);
     host.changed("f", Mask::MODIFY, 2);
@@ -159,7 +159,7 @@ fn event_that_nobody_watches_for_is_not_sent_and_counts_as_told() {
 }
 
 #[test]
-fn directory_is_told_what_it_is_watched_for_and_a_watched_file_everything() {
+fn directory_receives_events_it_is_watched_for_and_a_watched_file_all() {
     let mut host = Host::new(true);
     for (entry, number) in [("f", 2), ("g", 3)] {
         host.knows(entry, number, FileKind::Regular);
@@ -185,7 +185,7 @@ fn directory_is_told_what_it_is_watched_for_and_a_watched_file_everything() {
 }
 
 #[test]
-fn watched_file_that_is_replaced_is_told_although_nobody_watches_its_directory() {
+fn replaced_watched_file_has_its_event_without_a_watch_on_its_directory() {
     let mut host = Host::new(true);
     host.knows("f", 2, FileKind::Regular);
     host.watch(2, Mask::ATTRIB).unwrap();
@@ -216,7 +216,7 @@ fn file_that_is_replaced_keeps_its_other_name_until_the_kernel_has_seen_that_it_
 }
 
 #[test]
-fn who_asks_for_renames_of_a_directory_gets_both_halves() {
+fn watcher_of_renames_in_a_directory_gets_both_halves() {
     let mut host = Host::new(true);
     let root = host.engine.tree().node(NodeId::ROOT);
     host.engine.watch(root, RENAME, true).unwrap();
@@ -238,7 +238,7 @@ fn server_that_joins_no_renames_says_so_when_one_is_asked_for() {
 }
 
 #[test]
-fn watch_of_what_the_guest_does_not_know_is_refused() {
+fn watch_of_a_node_unknown_to_the_guest_is_refused() {
     let mut host = Host::new(true);
     host.knows("f", 2, FileKind::Regular);
     assert_eq!(host.watch(5, Mask::MODIFY), Err(InterestError::Unknown));
@@ -286,7 +286,7 @@ fn entry_that_both_sides_change_is_compared_when_the_order_is_not_known() {
 }
 
 #[test]
-fn entry_that_both_sides_change_one_after_the_other_is_not_told_again() {
+fn entry_that_both_sides_change_in_turn_is_not_reported_again() {
     let mut host = Host::new(false);
     host.knows("f", 2, FileKind::Regular);
     host.changed("f", Mask::DELETE, 2);
@@ -300,7 +300,7 @@ fn entry_that_both_sides_change_one_after_the_other_is_not_told_again() {
 }
 
 #[test]
-fn by_a_read_the_kernel_says_that_it_has_raised_what_it_was_sent() {
+fn read_by_the_kernel_confirms_that_it_has_raised_earlier_events() {
     let mut host = Host::new(false);
     host.knows("f", 2, FileKind::Regular);
     host.changed("f", Mask::DELETE, 2);

@@ -161,7 +161,7 @@ fn event(entry: &str, mask: Mask) -> (String, Mask) {
 const NEW_FILE: Mask = Mask::CREATE.union(Mask::MODIFY).union(Mask::CLOSE_WRITE);
 
 #[test]
-fn the_overflow_is_told_before_a_directory_is_asked_for() {
+fn overflow_is_sent_before_a_directory_is_listed() {
     let mut host = Host::new();
     host.overflows(1);
     for _ in 0..LIMIT {
@@ -174,7 +174,7 @@ fn the_overflow_is_told_before_a_directory_is_asked_for() {
 }
 
 #[test]
-fn a_net_tells_what_is_gone_new_replaced_and_changed_and_nothing_else() {
+fn difference_has_deleted_new_replaced_and_changed_entries_and_no_others() {
     let mut host = Host::new();
     for (number, entry) in [(10, "gone"), (11, "replaced"), (12, "same"), (13, "written")] {
         host.guest_knows(entry, number, FileKind::Regular);
@@ -239,7 +239,7 @@ fn events_may_be_missing_since_the_queue_was_last_empty_less_two_seconds() {
 }
 
 #[test]
-fn a_file_that_was_looked_up_before_its_creation_was_told_is_created_all_the_same() {
+fn file_looked_up_before_its_create_is_still_reported_as_created() {
     let mut host = Host::new();
     host.overflows(1);
     host.drained_to_overflow();
@@ -287,7 +287,8 @@ fn a_further_name_of_a_known_object_is_created_and_not_linked() {
 }
 
 #[test]
-fn single_events_are_queued_for_a_directory_in_step_and_left_to_the_net_for_a_stale_one() {
+fn events_are_queued_for_a_directory_in_step_and_left_to_the_comparison_for_one_marked_for_rescan()
+{
     let mut host = Host::new();
     host.overflows(1);
     host.drained_to_overflow();
@@ -300,7 +301,7 @@ fn single_events_are_queued_for_a_directory_in_step_and_left_to_the_net_for_a_st
 }
 
 #[test]
-fn a_rename_out_of_a_stale_directory_is_an_arrival_and_one_into_it_a_departure() {
+fn rename_out_of_a_directory_marked_for_rescan_is_an_arrival_and_one_into_it_a_departure() {
     let mut host = Host::new();
     host.overflows(1);
     host.drained_to_overflow();
@@ -331,7 +332,7 @@ fn a_change_while_the_directory_is_listed_is_queued_and_the_piece_ends_before_it
 }
 
 #[test]
-fn what_the_guest_itself_removes_while_the_directory_is_listed_is_not_created_again() {
+fn entry_removed_by_the_guest_during_a_listing_is_not_created_again() {
     let mut host = Host::new();
     host.engine.limit_backlog(64);
     host.guest_knows("f", 20, FileKind::Regular);
@@ -351,7 +352,7 @@ fn what_the_guest_itself_removes_while_the_directory_is_listed_is_not_created_ag
 }
 
 #[test]
-fn a_listing_is_no_use_when_more_was_given_up_meanwhile() {
+fn listing_is_discarded_when_more_events_were_dropped_in_the_meantime() {
     let mut host = Host::new();
     host.overflows(1);
     host.drained_to_overflow();
@@ -375,7 +376,7 @@ fn after_an_overflow_of_the_kernel_every_directory_is_asked_for_the_last_known_f
 }
 
 #[test]
-fn a_directory_that_cannot_be_listed_stays_stale_and_is_asked_for_after_a_while() {
+fn directory_that_cannot_be_listed_is_listed_again_after_a_while() {
     let mut host = Host::new();
     host.overflows(1);
     host.drained_to_overflow();
@@ -435,7 +436,7 @@ fn a_directory_of_any_size_goes_through_the_smallest_backlog_once() {
 }
 
 #[test]
-fn what_was_shown_and_had_gone_before_it_could_be_known_is_deleted() {
+fn object_reported_but_gone_before_it_was_known_is_deleted() {
     let mut host = Host::new();
     host.changed(1, "f", Mask::CREATE, 20);
     host.next().unwrap();
@@ -454,7 +455,7 @@ fn what_was_shown_and_had_gone_before_it_could_be_known_is_deleted() {
 }
 
 #[test]
-fn what_the_kernel_has_given_up_since_is_deleted() {
+fn object_that_the_kernel_has_dropped_since_is_deleted() {
     let mut host = Host::new();
     host.guest_knows("a", 20, FileKind::Regular);
     assert_eq!(host.engine.forget(id(20), 1).len(), 1);
@@ -466,7 +467,7 @@ fn what_the_kernel_has_given_up_since_is_deleted() {
 }
 
 #[test]
-fn what_is_sent_and_not_yet_replayed_counts_as_told() {
+fn notification_sent_but_not_replayed_counts_as_delivered() {
     let mut host = Host::new();
     host.guest_knows("d", 10, FileKind::Regular);
     host.changed(1, "c", Mask::CREATE, 20);
@@ -509,7 +510,7 @@ fn when_the_agent_has_gone_nothing_is_asked_for() {
 }
 
 #[test]
-fn when_the_session_has_gone_nothing_is_stale() {
+fn no_directory_is_marked_for_rescan_after_the_session() {
     let mut host = Host::new();
     host.overflows(1);
     host.engine.reset(None);
@@ -524,7 +525,7 @@ fn another_agent(host: &mut Host) {
 }
 
 #[test]
-fn the_next_agent_is_told_what_has_changed_since_the_last_one_was_in_step() {
+fn next_agent_receives_changes_since_the_last_one_was_in_step() {
     let mut host = Host::new();
     for (number, entry) in [(10, "gone"), (11, "written"), (12, "same")] {
         host.guest_knows(entry, number, FileKind::Regular);
@@ -574,7 +575,7 @@ fn difference_is_owed_to_the_next_agent_when_one_has_taken_it_and_gone_before_it
 }
 
 #[test]
-fn the_next_agent_is_told_of_a_directory_that_became_known_when_there_was_none() {
+fn next_agent_receives_the_difference_of_a_directory_that_became_known_without_an_agent() {
     let mut host = Host::new();
     host.engine.detach();
     host.guest_knows("between", 3, FileKind::Directory);

@@ -434,7 +434,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_was_given_up_what_a_program_believes_in_the_end_is_true(
+    fn model_of_a_program_is_correct_after_any_dropped_events(
         // The smallest that there is, and one in which events wait.
         backlog_max in prop_oneof![Just(4usize), Just(32)],
         ops in prop::collection::vec(op(), 1..80)

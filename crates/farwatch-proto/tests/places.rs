@@ -75,7 +75,7 @@ fn half(dir: u64, entry: &str, child: u64) -> (u64, String, Option<u64>, bool) {
 }
 
 #[test]
-fn a_change_is_told_of_the_node_in_each_place() {
+fn change_is_reported_for_the_node_in_each_place() {
     let mut engine = engine();
     learn_file(&mut engine, A, "f", 20);
     learn_file(&mut engine, B, "f", 30);
@@ -84,7 +84,7 @@ fn a_change_is_told_of_the_node_in_each_place() {
 }
 
 #[test]
-fn what_is_known_from_one_place_alone_is_nobody_in_the_other() {
+fn node_known_in_one_place_is_unknown_in_the_other() {
     let mut engine = engine();
     learn_file(&mut engine, B, "f", 30);
     changed(&mut engine, "f", Mask::MODIFY);
@@ -140,7 +140,7 @@ fn a_rename_is_one_in_each_place_whatever_the_guest_looked_at_first() {
 }
 
 #[test]
-fn what_leaves_one_place_for_a_directory_of_another_leaves_it_alone() {
+fn move_from_one_place_to_another_leaves_only_the_first() {
     let mut engine = engine();
     learn(&mut engine, B, "sub", 31, 4, FileKind::Directory);
     learn_file(&mut engine, A, "f", 20);
@@ -151,7 +151,7 @@ fn what_leaves_one_place_for_a_directory_of_another_leaves_it_alone() {
 }
 
 #[test]
-fn what_was_moved_out_of_one_place_comes_back_as_the_same_node() {
+fn object_moved_out_of_one_place_returns_as_the_same_node() {
     let mut engine = engine();
     learn_file(&mut engine, A, "f", 20);
     learn_file(&mut engine, B, "f", 30);
@@ -171,7 +171,7 @@ fn what_was_moved_out_of_one_place_comes_back_as_the_same_node() {
 }
 
 #[test]
-fn what_comes_to_a_name_replaces_what_is_beneath_and_not_what_was_mounted_there() {
+fn rename_to_a_name_replaces_the_object_beneath_and_not_the_mount() {
     let mut engine = engine();
     learn(&mut engine, 1, "below", 40, 5, FileKind::Directory);
     engine.mounted(id(40));

@@ -147,7 +147,7 @@ fn directory_that_cannot_be_watched_is_listed_at_once_and_then_at_the_interval()
 }
 
 #[test]
-fn what_is_new_gone_replaced_and_changed_is_delivered_once() {
+fn new_deleted_replaced_and_changed_entries_are_delivered_once() {
     let mut host = Host::new(1);
     let old = || {
         vec![
@@ -170,7 +170,7 @@ fn what_is_new_gone_replaced_and_changed_is_delivered_once() {
 }
 
 #[test]
-fn what_came_between_the_reply_and_the_first_listing_is_delivered() {
+fn change_between_the_reply_and_the_first_listing_is_delivered() {
     let mut host = Host::new(1);
     assert_eq!(host.polled(vec![file("f", 10, 100)]), [event("f", NEW_FILE)]);
 }
@@ -239,7 +239,7 @@ fn directory_that_is_watched_at_last_is_compared_once_more_and_not_polled() {
 }
 
 #[test]
-fn what_was_reported_between_the_watch_and_the_last_comparison_is_delivered_once() {
+fn change_between_the_watch_and_the_last_comparison_is_delivered_once() {
     let mut host = Host::new(1);
     host.polled(vec![]);
     host.input(Input::Watched(dir(0)));
@@ -285,7 +285,7 @@ fn listings_that_a_barrier_waits_for_take_a_quarter_of_the_time() {
 }
 
 #[test]
-fn what_the_guest_made_is_not_made_again_and_what_it_removed_is_not_removed_again() {
+fn changes_by_the_guest_are_not_repeated_by_the_comparison() {
     let mut host = Host::new(1);
     let old = || file("old", 10, LONG_AGO);
     host.polled(vec![old()]);
@@ -299,7 +299,7 @@ fn what_the_guest_made_is_not_made_again_and_what_it_removed_is_not_removed_agai
 }
 
 #[test]
-fn what_was_found_and_not_delivered_when_the_agent_went_is_found_again() {
+fn difference_not_delivered_when_the_agent_exited_is_found_again() {
     let mut host = Host::new(1);
     host.polled(vec![]);
     host.rescan();

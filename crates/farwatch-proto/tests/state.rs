@@ -127,7 +127,7 @@ fn another_version_is_refused_by_its_number() {
 
 /// The agent of the source had been told all; what has changed since is the new one's.
 #[test]
-fn the_agent_of_a_guest_that_has_moved_is_told_what_changed_meanwhile() {
+fn agent_of_a_guest_that_has_moved_receives_changes_made_in_the_meantime() {
     let time = |secs| SystemTime::UNIX_EPOCH + Duration::from_secs(secs);
     let mut source = engine();
     source.attach(42).expect("nobody is attached yet");

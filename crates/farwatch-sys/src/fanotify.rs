@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_that_no_kernel_knows_is_told_from_a_missing_object() {
+    fn unknown_event_is_distinguished_from_a_missing_object() {
         let group = Fanotify::open().unwrap();
         let unknown = 1 << 31;
         // SAFETY: as in knows_rename().

@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn who_writes_to_a_replaced_file_may_be_told_of_before() {
+    fn writer_of_a_replaced_file_may_be_reported_earlier() {
         assert_eq!(
             among_writers("MODIFY f; MOVED_TO f c1; MOVED_FROM f c2; CREATE f; CLOSE_WRITE f"),
             among_writers("MODIFY f; CLOSE_WRITE f; MOVED_TO f c1; MOVED_FROM f c2; CREATE f")

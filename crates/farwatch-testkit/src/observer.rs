@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fails_is_told_and_the_next_request_is_answered() {
+    fn failure_is_reported_and_the_next_request_is_answered() {
         let said = answers(&[&["events", "nobody"], &["nonsense"], &["run", "true"]]);
         assert_eq!(said.lines().filter(|line| line.starts_with("error ")).count(), 2, "{said}");
         assert!(said.ends_with("+ 0 % %\nok\n"), "{said}");

@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_log_has_shown_can_still_be_read() {
+    fn log_message_can_still_be_read() {
         let mut sh = Command::new("sh");
         sh.args(["-c", "echo one; echo two; echo three"]);
         let mut process = Process::start(sh).unwrap();

@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn process_without_descriptors_is_not_told_to_raise_the_number_of_groups() {
+    fn process_without_descriptors_is_not_advised_to_raise_the_number_of_groups() {
         let mut values = values(&[("fs.fanotify.max_user_groups", 128)]);
         values.open_files = Some(64);
         let groups = Limit::FanotifyGroups.reached_at(&values).to_string();

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn latency_of_the_minute_forgets_what_the_whole_keeps() {
+    fn latency_of_the_minute_forgets_older_values_than_the_total() {
         let start = Instant::now();
         let mut meter = Meter::new(start);
         meter.took(start + Duration::from_millis(3), start);

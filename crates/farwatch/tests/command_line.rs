@@ -247,7 +247,7 @@ fn the_help_of_a_stock_virtiofsd_names_no_other_option() {
 }
 
 #[test]
-fn what_is_missing_is_named() {
+fn missing_part_is_named() {
     let forms = Forms::new();
     for (args, word) in [
         ("--socket-path /run/s", "--shared-dir"),

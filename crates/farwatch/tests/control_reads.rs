@@ -83,7 +83,7 @@ fn told_with_types(host: &mut Host, guest: &mut Guest, file: u64) -> Vec<(String
 }
 
 #[test]
-fn what_was_made_is_told_of_with_its_type_if_it_is_still_there() {
+fn created_object_is_reported_with_its_type_if_it_still_exists() {
     if skip_without_root() {
         return;
     }
@@ -103,7 +103,7 @@ fn what_was_made_is_told_of_with_its_type_if_it_is_still_there() {
 }
 
 #[test]
-fn a_read_that_waits_is_answered_when_something_happens_and_others_are_served_meanwhile() {
+fn waiting_read_is_answered_by_an_event_while_other_requests_are_served() {
     if skip_without_root() {
         return;
     }
@@ -158,7 +158,7 @@ fn barrier(reply: &[u8]) -> (Option<Ticket>, State) {
 }
 
 #[test]
-fn a_barrier_is_reached_by_the_agents_look_for_its_probe_and_by_nobody_elses() {
+fn barrier_is_reached_only_by_the_agents_lookup_of_its_probe() {
     if skip_without_root() {
         return;
     }
@@ -222,7 +222,7 @@ fn the_notification_queue_takes_nothing_from_an_agent_that_reads() {
 }
 
 #[test]
-fn an_agent_is_told_the_difference_to_what_the_one_before_was_told() {
+fn agent_receives_the_difference_to_what_the_previous_one_received() {
     if skip_without_root() {
         return;
     }

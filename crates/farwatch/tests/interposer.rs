@@ -89,7 +89,7 @@ fn listed(mut reply: &[u8]) -> BTreeMap<String, u64> {
 }
 
 #[test]
-fn a_change_right_after_the_reply_that_makes_a_directory_known_is_told() {
+fn change_right_after_the_reply_that_made_a_directory_known_is_reported() {
     if skip_without_root() {
         return;
     }
@@ -105,7 +105,7 @@ fn a_change_right_after_the_reply_that_makes_a_directory_known_is_told() {
 }
 
 #[test]
-fn a_change_right_after_the_guest_has_made_a_directory_is_told() {
+fn change_right_after_the_guest_created_a_directory_is_reported() {
     if skip_without_root() {
         return;
     }
@@ -200,7 +200,7 @@ fn readdirplus_makes_entries_known_and_their_forgets_balance() {
 }
 
 #[test]
-fn what_the_guest_does_itself_is_not_told_and_what_another_process_does_is() {
+fn change_by_the_guest_is_not_reported_and_one_by_another_process_is() {
     if skip_without_root() {
         return;
     }
@@ -317,7 +317,7 @@ fn names_of_one_object_share_a_node_and_a_change_names_the_one_that_was_used() {
 }
 
 #[test]
-fn a_directory_that_is_there_twice_is_told_of_by_both_nodes_and_watched_until_both_are_forgotten() {
+fn directory_in_two_places_is_reported_for_both_nodes_and_watched_until_both_are_forgotten() {
     /// A bind mount inside the shared directory, of which nothing must be left.
     struct Mounted(std::path::PathBuf);
     impl Drop for Mounted {

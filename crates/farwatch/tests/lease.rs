@@ -131,7 +131,7 @@ fn content_is_not_kept_while_events_are_to_come() {
 }
 
 #[test]
-fn what_is_in_a_mount_that_is_announced_is_kept_briefly() {
+fn content_of_an_announced_mount_is_cached_briefly() {
     if skip_without_root() {
         return;
     }

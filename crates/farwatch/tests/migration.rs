@@ -243,7 +243,7 @@ impl Drop for Daemon {
 }
 
 #[test]
-fn what_changes_after_a_guest_has_moved_is_told_the_agent_that_begins_anew() {
+fn changes_after_a_migration_are_delivered_to_the_reattached_agent() {
     if skip_without_root() {
         return;
     }
@@ -273,7 +273,7 @@ fn what_changes_after_a_guest_has_moved_is_told_the_agent_that_begins_anew() {
 }
 
 #[test]
-fn what_changed_while_a_guest_moved_is_told_as_a_difference() {
+fn changes_during_a_migration_are_delivered_as_a_difference() {
     if skip_without_root() {
         return;
     }
@@ -299,7 +299,7 @@ fn what_changed_while_a_guest_moved_is_told_as_a_difference() {
 }
 
 #[test]
-fn what_is_not_found_again_is_told_to_have_gone_and_what_is_in_its_place_to_have_come() {
+fn object_not_found_after_a_move_is_reported_deleted_and_its_successor_created() {
     if skip_without_root() {
         return;
     }
@@ -339,7 +339,7 @@ fn what_is_not_found_again_is_told_to_have_gone_and_what_is_in_its_place_to_have
 }
 
 #[test]
-fn a_guest_without_an_agent_is_told_nothing_of_its_move() {
+fn guest_without_an_agent_receives_nothing_about_its_move() {
     if skip_without_root() {
         return;
     }

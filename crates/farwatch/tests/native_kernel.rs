@@ -76,7 +76,7 @@ fn name_of(notification: &Notification) -> &[u8] {
 }
 
 #[test]
-fn kernel_with_a_queue_is_sent_what_it_watches_and_nothing_else() {
+fn kernel_with_a_queue_receives_only_watched_events() {
     if skip_without_root() {
         return;
     }
@@ -168,7 +168,7 @@ fn agent_is_refused_where_the_kernel_is_the_client() {
 }
 
 #[test]
-fn module_is_told_like_an_agent_and_no_replay_of_it_is_answered() {
+fn module_receives_events_like_an_agent_and_its_replays_are_refused() {
     if skip_without_root() {
         return;
     }
@@ -205,7 +205,7 @@ fn program_that_says_it_is_the_kernel_is_refused_where_no_kernel_takes_notificat
 }
 
 #[test]
-fn open_does_not_wait_for_what_says_how_the_file_was_opened() {
+fn open_does_not_wait_for_the_event_that_shows_its_mode() {
     if skip_without_root() {
         return;
     }

@@ -187,7 +187,7 @@ fn an_open_and_a_read_are_granted_once_for_what_was_read_and_the_host_is_not_loo
 }
 
 #[test]
-fn what_was_read_on_the_host_is_replayed_without_a_look_at_it() {
+fn read_on_the_host_is_replayed_without_a_lookup() {
     if skip_without_root() {
         return;
     }
@@ -361,7 +361,7 @@ fn the_thread_id_of_an_agent_that_is_gone_is_anybodys() {
 }
 
 #[test]
-fn what_only_reads_changes_nothing_whoever_asks() {
+fn reading_request_changes_nothing_for_any_caller() {
     if skip_without_root() {
         return;
     }
@@ -480,7 +480,7 @@ fn on_the_control_node_comes_first_a_hello_and_then_the_welcome() {
 }
 
 #[test]
-fn an_agent_whose_marks_do_not_arrive_together_is_told_nothing_and_changes_nothing() {
+fn agent_whose_marks_do_not_arrive_together_receives_nothing_and_changes_nothing() {
     if skip_without_root() {
         return;
     }

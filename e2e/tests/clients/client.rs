@@ -46,7 +46,9 @@ pub(crate) struct Room<'a> {
 type Printed = BTreeMap<String, Vec<String>>;
 
 /// The same for a client that prints what libuv's `uv_fs_event` tells it.
-pub(crate) fn libuv_is_told_as_locally(start: impl Fn(&Room<'_>) -> Result<Process>) -> Result<()> {
+pub(crate) fn libuv_reports_the_same_as_locally(
+    start: impl Fn(&Room<'_>) -> Result<Process>,
+) -> Result<()> {
     let steps = [
         Step::new("echo two > a", &["change a"]),
         Step::new("echo one > b", &["rename b", "change b"]),

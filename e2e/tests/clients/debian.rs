@@ -12,8 +12,8 @@ use libtest_mimic::Trial;
 use rustix::process::Signal;
 
 use crate::client::{
-    Room, Step, libuv_is_told_as_locally, program, same_as_locally, settle, start, start_silent,
-    told_as_locally, wait_for_watches, watches_of,
+    Room, Step, libuv_reports_the_same_as_locally, program, same_as_locally, settle, start,
+    start_silent, told_as_locally, wait_for_watches, watches_of,
 };
 use crate::recursive::{self, IN_ONE_GO, day};
 
@@ -33,29 +33,29 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("reflex", "reflex_runs_for_each_change", reflex_runs_for_each_change),
         trial(
             "watchman",
-            "watchman_tells_what_it_tells_locally",
-            watchman_tells_what_it_tells_locally,
+            "watchman_reports_the_same_as_locally",
+            watchman_reports_the_same_as_locally,
         ),
         trial(
             "fsnotifywait",
-            "fsnotifywait_tells_what_it_tells_locally",
-            fsnotifywait_tells_what_it_tells_locally,
+            "fsnotifywait_reports_the_same_as_locally",
+            fsnotifywait_reports_the_same_as_locally,
         ),
         trial(
             "gio",
-            "gio_monitor_tells_what_it_tells_locally",
-            gio_monitor_tells_what_it_tells_locally,
+            "gio_monitor_reports_the_same_as_locally",
+            gio_monitor_reports_the_same_as_locally,
         ),
-        trial("nvim", "neovim_tells_what_it_tells_locally", neovim_tells_what_it_tells_locally),
+        trial("nvim", "neovim_reports_the_same_as_locally", neovim_reports_the_same_as_locally),
         e2e::trial(
             "path_units_of_systemd_run_their_services",
             &[Need::Mount, Need::Python, Need::Program("/usr/lib/systemd/systemd")],
             path_units_of_systemd_run_their_services,
         ),
         e2e::trial(
-            "watchexec_tells_what_it_tells_locally",
+            "watchexec_reports_the_same_as_locally",
             &[Need::Mount, Need::Client("bin/watchexec")],
-            watchexec_tells_what_it_tells_locally,
+            watchexec_reports_the_same_as_locally,
         ),
     ]
 }
@@ -190,7 +190,7 @@ fn reflex_runs_for_each_change() -> Result<()> {
     )
 }
 
-fn watchman_tells_what_it_tells_locally() -> Result<()> {
+fn watchman_reports_the_same_as_locally() -> Result<()> {
     let client = |room: &Room<'_>| -> Result<Process> {
         let mut python = Command::new("python3");
         python.arg(program("watchman_client.py")).arg(room.share.mount()).arg(&room.own);
@@ -218,7 +218,7 @@ fn watchman_tells_what_it_tells_locally() -> Result<()> {
 }
 
 /// With fanotify. After the rename of a directory it says nothing more, locally too.
-fn fsnotifywait_tells_what_it_tells_locally() -> Result<()> {
+fn fsnotifywait_reports_the_same_as_locally() -> Result<()> {
     let client = |room: &Room<'_>| -> Result<Process> {
         let mut fsnotifywait = Command::new("fsnotifywait");
         fsnotifywait.args(["--fanotify", "-m", "-r", "--format", "%e %f"]);
@@ -273,7 +273,7 @@ fn path_units_of_systemd_run_their_services() -> Result<()> {
     )
 }
 
-fn watchexec_tells_what_it_tells_locally() -> Result<()> {
+fn watchexec_reports_the_same_as_locally() -> Result<()> {
     let client = |room: &Room<'_>| -> Result<Process> {
         let watchexec = e2e::clients().context("the clients have gone")?.join("bin/watchexec");
         let mut watchexec = Command::new(watchexec);
@@ -305,7 +305,7 @@ fn watchexec_tells_what_it_tells_locally() -> Result<()> {
 }
 
 /// GLib's monitor, which the programs of GNOME use.
-fn gio_monitor_tells_what_it_tells_locally() -> Result<()> {
+fn gio_monitor_reports_the_same_as_locally() -> Result<()> {
     let client = |room: &Room<'_>| -> Result<Process> {
         let mut gio = Command::new("gio");
         gio.args(["monitor", "-d", "."]).current_dir(room.share.mount());
@@ -327,7 +327,7 @@ fn gio_monitor_tells_what_it_tells_locally() -> Result<()> {
     )
 }
 
-fn neovim_tells_what_it_tells_locally() -> Result<()> {
+fn neovim_reports_the_same_as_locally() -> Result<()> {
     let client = |room: &Room<'_>| -> Result<Process> {
         let mut nvim = Command::new("nvim");
         nvim.args(["--headless", "-n", "-u", "NONE", "-i", "NONE", "-c"]);
@@ -335,5 +335,5 @@ fn neovim_tells_what_it_tells_locally() -> Result<()> {
         nvim.current_dir(room.share.mount());
         start(nvim, |line| line == "ready")
     };
-    libuv_is_told_as_locally(client)
+    libuv_reports_the_same_as_locally(client)
 }

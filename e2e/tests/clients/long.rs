@@ -26,14 +26,14 @@ const SCRIPT: &str = "echo 'export const word: string = \"word-one\"' > word.ts
 pub(crate) fn trials() -> Vec<Trial> {
     let tables = [&BUNDLERS[..], &RUNTIMES, &SITES, &OTHERS, &APPLICATIONS, &SERVICES];
     let dotnet = e2e::trial(
-        "file_system_watcher_of_dotnet_tells_what_it_tells_locally",
+        "file_system_watcher_of_dotnet_reports_the_same_as_locally",
         &[Need::Mount, Need::Python, PYPI],
-        file_system_watcher_of_dotnet_tells_what_it_tells_locally,
+        file_system_watcher_of_dotnet_reports_the_same_as_locally,
     );
     tables.into_iter().flatten().map(Tool::trial).chain([dotnet]).collect()
 }
 
-fn file_system_watcher_of_dotnet_tells_what_it_tells_locally() -> Result<()> {
+fn file_system_watcher_of_dotnet_reports_the_same_as_locally() -> Result<()> {
     let client = |room: &Room<'_>| -> Result<Process> {
         let mut python = Command::new("python3");
         let clients = e2e::clients().context("the clients have gone")?;
@@ -232,7 +232,7 @@ const SITES: [Tool; 5] = [
 
 const OTHERS: [Tool; 4] = [
     Tool {
-        test: "listen_tells_of_files",
+        test: "listen_reports_files",
         needs: &[Need::Program(
             "/usr/share/rubygems-integration/all/gems/listen-3.7.0/lib/listen.rb",
         )],
@@ -242,7 +242,7 @@ const OTHERS: [Tool; 4] = [
         steps: saves!("sub/page"),
     },
     Tool {
-        test: "file_notifications_of_emacs_are_told",
+        test: "emacs_receives_file_notifications",
         needs: &[Need::Program("emacs")],
         setup: "echo word-one > page",
         shown: "-",
@@ -250,7 +250,7 @@ const OTHERS: [Tool; 4] = [
         steps: saves!("page"),
     },
     Tool {
-        test: "file_system_watcher_of_qt_tells",
+        test: "file_system_watcher_of_qt_reports_changes",
         needs: &[Need::Program("/usr/lib/python3/dist-packages/PySide2/__init__.py")],
         setup: "echo word-one > page",
         shown: "--watched page -",

@@ -265,7 +265,7 @@ mod tests {
 
     /// What only builds, and what the compiler loads, is in no program.
     #[test]
-    fn what_is_not_linked_is_not_listed() {
+    fn unlinked_crate_is_not_listed() {
         let package = |name: &str, kind: &str| {
             json!({"id": name, "name": name, "version": "1.0.0", "license": "MIT", "source": "registry",
                    "targets": [{"kind": [kind]}], "manifest_path": concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")})

@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exit_code_tells_nothing_from_something_wrong() {
+    fn exit_code_distinguishes_problems_from_none() {
         let fine = State { since: Some(1.0), answered: Some(9.0), ..State::default() };
         assert_eq!(shown(&[], 0, 10.0), ("no farwatch-agent runs\n".to_owned(), NOTHING));
         assert_eq!(shown(&[], 1, 10.0).0, "1 that you may not look at: run as root\n");

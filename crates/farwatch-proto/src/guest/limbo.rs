@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_back_comes_from_the_name_under_which_it_went() {
+    fn object_that_moves_back_in_is_taken_from_its_limbo_name() {
         let mut limbo = Limbo::default();
         let (one, two) = (limbo.enter(node(7)), limbo.enter(node(8)));
         assert_ne!(one, two);

@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn readers_beside_a_writer_are_told_apart() {
+    fn readers_beside_a_writer_are_distinguished() {
         let (seen, kept) = stream(&[
             OPEN | MODIFY,
             OPEN | ACCESS,

@@ -504,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn past_the_limit_events_are_counted_and_one_overflow_is_told() {
+    fn events_past_the_limit_are_counted_and_one_overflow_is_sent() {
         let mut backlog = Backlog::default();
         for i in 0..Backlog::LEN_MAX + 5 {
             let pushed = backlog.push(event(&format!("f{i}"), Mask::CREATE));
@@ -518,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_under_way_is_counted_until_it_is_settled() {
+    fn pending_replay_is_counted_until_it_is_settled() {
         let mut backlog = Backlog::default();
         let create = event("f", Mask::CREATE);
         let fid = create.object.clone().unwrap();

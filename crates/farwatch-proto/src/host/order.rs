@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_left_and_came_back_was_deleted_at_last() {
+    fn object_that_left_and_came_back_is_deleted_in_the_end() {
         for (out, back) in [
             (moved(Some("a"), None, 9), moved(None, Some("a"), 9)),
             (moved(Some("a"), Some("b"), 9), moved(Some("b"), Some("a"), 9)),

@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn submount_is_read_by_who_has_asked_for_it_and_refused_by_all_others() {
+    fn submount_is_accepted_only_by_a_client_that_asked_for_it() {
         let submount = Some(Submount(NonZeroU32::MAX));
         let inside = Notification { submount, ..created() };
         let mut buffer = [0; Notification::LEN_MAX];

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_question_is_none() {
+    fn malformed_question_is_refused() {
         assert!(!is_question(&body(&ask(None), FARWATCH_IOC_SYNC + 1, 16)));
         assert!(!is_question(&[]));
         for (argument, in_size) in [(&[0; 16][..], 15), (&[0; 17], 16), (&[], 16), (&[1; 16], 16)] {

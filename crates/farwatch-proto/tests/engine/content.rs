@@ -44,7 +44,7 @@ fn each_content_event_of_a_message_is_answered_once_and_for_its_own_object() {
 }
 
 #[test]
-fn what_is_told_of_a_file_is_not_raised_at_the_directory_that_has_its_name_by_now() {
+fn event_of_a_file_is_not_raised_at_a_directory_that_now_has_its_name() {
     let nobody = Answer::Entry(Object::Adopt(FileKind::Unknown));
     for known_when_observed in [true, false] {
         let mut host = Host::new();
@@ -62,7 +62,7 @@ fn what_is_told_of_a_file_is_not_raised_at_the_directory_that_has_its_name_by_no
 }
 
 #[test]
-fn a_change_of_nobody_is_not_raised_at_the_directory_that_has_the_name() {
+fn change_of_an_unknown_object_is_not_raised_at_the_directory_with_its_name() {
     let mut host = Host::new();
     let entry = HostEntry { dir: fid(1), name: name("f") };
     let change = HostChange::Entry { entry, mask: Mask::MODIFY, object: None };
@@ -74,7 +74,7 @@ fn a_change_of_nobody_is_not_raised_at_the_directory_that_has_the_name() {
 }
 
 #[test]
-fn the_close_of_what_is_no_regular_file_is_raised_at_a_stand_in_for_one() {
+fn close_of_a_special_file_is_raised_at_a_stand_in() {
     let nobody = Answer::Entry(Object::Adopt(FileKind::Regular));
     for known_when_observed in [true, false] {
         let mut host = Host::new();
@@ -95,7 +95,7 @@ fn the_close_of_what_is_no_regular_file_is_raised_at_a_stand_in_for_one() {
 }
 
 #[test]
-fn a_client_is_told_of_reads_only_if_it_wants_them() {
+fn client_receives_reads_only_if_it_asked_for_them() {
     let mut host = Host::new();
     host.knows_file("a", 5);
     host.changed("a", Mask::READS, 5);
@@ -136,7 +136,7 @@ fn each_open_and_read_is_granted_once_and_only_for_reads() {
 }
 
 #[test]
-fn what_was_only_read_is_in_no_net() {
+fn reads_are_in_no_difference() {
     let mut host = Host::new();
     host.engine.want(Mask::DEFAULT | Mask::READS);
     host.engine.limit_backlog(4);

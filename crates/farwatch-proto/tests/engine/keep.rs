@@ -8,7 +8,7 @@ use farwatch_proto::{FileKind, Mask, NodeId};
 use super::{Host, HostChange, Learned, fid, id, name};
 
 #[test]
-fn entries_are_told_while_an_agent_replays_and_their_directory_is_not_stale() {
+fn entries_are_cached_while_an_agent_replays_and_their_directory_is_in_step() {
     let mut host = Host::new();
     assert!(host.engine.tells_entries_of(NodeId::ROOT));
     host.take_in(HostChange::Overflow);
@@ -20,7 +20,7 @@ fn entries_are_told_while_an_agent_replays_and_their_directory_is_not_stale() {
 }
 
 #[test]
-fn kernel_that_raises_events_itself_is_told_of_what_is_watched_alone() {
+fn kernel_that_raises_events_receives_only_watched_events() {
     let mut host = Host::new();
     host.knows_file("f", 2);
     host.engine.raises();
@@ -29,7 +29,7 @@ fn kernel_that_raises_events_itself_is_told_of_what_is_watched_alone() {
 }
 
 #[test]
-fn attributes_of_a_file_are_told_if_the_guest_knows_each_of_its_names() {
+fn attributes_of_a_file_are_cached_if_the_guest_knows_each_of_its_names() {
     let mut host = Host::new();
     host.guest_knows("dir", 3, FileKind::Directory);
     host.knows_file("f", 2);
@@ -44,7 +44,7 @@ fn attributes_of_a_file_are_told_if_the_guest_knows_each_of_its_names() {
 }
 
 #[test]
-fn nothing_is_kept_of_what_is_mounted_on_its_name() {
+fn mount_point_is_not_cached() {
     let mut host = Host::new();
     host.knows_file("f", 2);
     host.engine.mounted(id(2));
@@ -53,7 +53,7 @@ fn nothing_is_kept_of_what_is_mounted_on_its_name() {
 }
 
 #[test]
-fn what_is_below_a_mount_is_known_as_that() {
+fn node_below_a_mount_is_known_to_be_there() {
     let mut host = Host::new();
     for (dir, entry, number) in
         [(NodeId::ROOT, "dir", 2), (id(2), "sub", 3), (NodeId::ROOT, "other", 4)]

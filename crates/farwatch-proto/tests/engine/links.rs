@@ -228,7 +228,7 @@ fn link_count_that_the_guest_was_given_last_is_known() {
 }
 
 #[test]
-fn file_with_another_name_is_told_of_a_rename_over_it_where_the_watcher_merges() {
+fn file_with_another_name_gets_the_event_of_a_rename_over_it_when_the_watcher_merges() {
     let mut host = Host::new();
     host.engine.expect_merges();
     host.knows_file("f", 2);

@@ -36,7 +36,7 @@ fn look_up(host: &mut Host, dir: u8, entry: &str) -> Answer {
 }
 
 #[test]
-fn agent_is_told_the_nearest_submount_of_what_is_in_one_and_none_of_all_else() {
+fn agent_receives_the_nearest_submount_of_a_node_or_none() {
     let mut host = announced();
     for (dir, submount) in [(DIR, None), (ROOT, Some(ROOT)), (SUB, Some(ROOT))] {
         created(&mut host, dir, "new", 9);
@@ -51,7 +51,7 @@ fn agent_is_told_the_nearest_submount_of_what_is_in_one_and_none_of_all_else() {
 }
 
 #[test]
-fn agent_that_has_not_asked_for_submounts_is_told_none() {
+fn agent_that_did_not_ask_for_submounts_receives_none() {
     let mut host = Host::new();
     host.guest_knows("below", ROOT, FileKind::Directory);
     host.engine.announced(id(ROOT.into()));
@@ -103,7 +103,7 @@ fn replay_in_another_superblock_is_granted_as_the_first_was() {
 }
 
 #[test]
-fn what_is_replayed_nowhere_counts_as_told() {
+fn message_replayed_nowhere_counts_as_delivered() {
     let mut host = announced();
     created(&mut host, ROOT, "new", 9);
     host.next();

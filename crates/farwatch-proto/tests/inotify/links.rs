@@ -4,7 +4,7 @@
 use super::*;
 
 #[test]
-fn a_name_that_nobody_looked_up_was_that_of_the_known_object_which_has_one_less() {
+fn unknown_name_belonged_to_the_known_object_that_lost_a_link() {
     let mut world = World::new(true).known("a/f", "f", 9).known("a/other", "other", 10);
     for object in ["f", "other"] {
         world.has(&format!("b/of-{object}"), object);

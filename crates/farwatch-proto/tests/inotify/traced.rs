@@ -4,7 +4,7 @@
 use super::*;
 
 #[test]
-fn object_that_came_to_a_new_name_before_the_look_is_not_what_was_made() {
+fn object_moved_to_a_new_name_before_the_look_is_not_the_created_one() {
     let mut world = World::new(true).known("b/x", "other", 9);
     world.observer.handle(world.now, [report(A, "f", Mask::CREATE)]);
     world.has("a/f", "other");
@@ -20,7 +20,7 @@ fn object_that_came_to_a_new_name_before_the_look_is_not_what_was_made() {
 }
 
 #[test]
-fn object_that_left_a_new_name_after_the_look_is_what_was_made() {
+fn object_that_left_a_new_name_after_the_look_is_the_created_one() {
     let mut world = World::new(true);
     world.observer.handle(world.now, [report(A, "f", Mask::CREATE)]);
     world.has("a/f", "f");
@@ -35,7 +35,7 @@ fn object_that_left_a_new_name_after_the_look_is_what_was_made() {
 }
 
 #[test]
-fn object_that_was_replaced_after_the_look_is_not_what_was_made_and_replaced_it() {
+fn object_replaced_after_the_look_is_not_the_one_that_replaced_it() {
     let mut world = World::new(true).known("b/y", "old", 9);
     // By the time `a/f` is looked for it has moved, after `b/y` was looked up.
     let rename = pair((B, "x"), (B, "y"), 6);
@@ -46,7 +46,7 @@ fn object_that_was_replaced_after_the_look_is_not_what_was_made_and_replaced_it(
 }
 
 #[test]
-fn what_waits_behind_a_half_is_traced_back_too() {
+fn events_waiting_behind_a_half_are_traced_back_too() {
     let mut world = World::new(true).known("b/x", "other", 9);
     let [half, mate] = pair((B, "y"), (B, "z"), 8);
     let delete = report(A, "f", Mask::DELETE);
@@ -65,7 +65,7 @@ fn what_waits_behind_a_half_is_traced_back_too() {
 }
 
 #[test]
-fn renames_there_and_back_of_one_object_are_no_exchange_with_what_came_to_its_name_later() {
+fn renames_there_and_back_are_no_exchange_with_a_later_object_of_that_name() {
     let mut world = World::new(true).known("a/f", "f", 9);
     world.host.clear();
     world.has("a/f", "later");

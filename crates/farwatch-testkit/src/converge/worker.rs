@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn process_does_its_operations_and_says_what_became_of_them() {
+    fn process_makes_its_operations_and_reports_their_results() {
         let dir = tempfile::tempdir().unwrap();
         let script = "create a 0.0;\nmkdir a\nlink a b\nappend b 0.3;\nstart\n";
         let mut said = Vec::new();

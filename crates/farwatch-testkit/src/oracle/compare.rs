@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_to_a_deleted_file_of_a_removed_directory_may_be_missing() {
+    fn write_to_a_deleted_file_of_a_removed_directory_may_be_missing() {
         let one = stream("CREATE d/f; DELETE d/f; MODIFY d/f; DELETE_SELF [d]; IGNORED [d]");
         let two = stream("CREATE d/f; DELETE d/f; DELETE_SELF [d]; IGNORED [d]");
         assert_eq!(unpaced(&one, &two, false), None);
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lost_invented_misnamed_or_swapped_is_a_difference() {
+    fn lost_invented_misnamed_or_swapped_event_is_a_difference() {
         let told = stream("CREATE a/x; CREATE a/y; MOVED_FROM a/x c1; MOVED_TO b/z c1");
         for other in [
             "CREATE a/y; MOVED_FROM a/x c1; MOVED_TO b/z c1",

@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lost_invented_or_written_unheard_is_no_merging() {
+    fn lost_or_invented_event_is_no_merging() {
         let stream = "CREATE f; MOVED_FROM f; MOVED_TO f; MOVED_FROM f; CREATE f; DELETE f";
         assert!(!may_be(stream, "CREATE f; MOVED_FROM f; MOVED_TO f; MOVED_FROM f; DELETE f"));
         assert!(!may_be("CREATE f; DELETE f", "CREATE f; DELETE f; CREATE f; DELETE f"));

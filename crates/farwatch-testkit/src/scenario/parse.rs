@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_refused() {
+    fn unknown_input_is_refused() {
         for (from, to) in [
             ("# A", "A"),
             ("setup", "set-up"),

@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_kernel_is_limited_and_told_what_it_lacks() {
+    fn old_kernel_is_limited_and_its_missing_features_are_reported() {
         let facts = Facts {
             kernel: Some(KernelRelease { major: 5, minor: 10 }),
             fanotify: Ok(Level { unlimited: true, target_fid: false, rename: false }),
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_wrong_with_the_directory_comes_with_what_to_do() {
+    fn each_problem_of_the_directory_has_advice() {
         let marks = [Errno::ACCESS, Errno::NOSPC, Errno::XDEV, Errno::NODEV, Errno::OPNOTSUPP];
         let all = marks.map(|errno| with_dir("9p", Err(Errno::OPNOTSUPP), Err(errno)));
         for facts in all {
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_without_handles_or_marks_is_for_inotify_and_one_that_is_not_there_for_nobody() {
+    fn directory_without_handles_or_marks_needs_inotify_and_a_missing_one_cannot_be_watched() {
         let facts = with_dir("ext4", Err(Errno::OPNOTSUPP), Err(Errno::NODEV));
         let subjects = ["file handles", "watching"];
         assert_eq!(complaints(&facts), subjects.map(|subject| (subject, Verdict::Limited)));

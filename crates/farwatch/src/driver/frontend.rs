@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_nobody_listens_on_is_named_with_what_to_start() {
+    fn message_about_a_socket_without_listener_names_what_to_start() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
         let Err(error) = Device::connect(Endpoint::Path(path.clone()), 1) else {

@@ -483,7 +483,7 @@ fn unmounting_is_noticed_though_a_clone_of_the_mount_keeps_the_file_system_alive
 }
 
 #[test]
-fn the_death_of_the_device_fails_what_waits_for_it() {
+fn death_of_the_device_fails_waiting_requests() {
     let Some(mounted) = Mounted::new() else { return };
     let program = mounted.stick();
     mounted.device.die();

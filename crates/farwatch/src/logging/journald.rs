@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn journal_that_takes_nothing_is_not_waited_for_and_later_told_what_it_missed() {
+    fn full_journal_is_not_waited_for_and_later_reports_what_it_missed() {
         let (journal, log, _dir) = journal();
         let line = vec![b'a'; 1000];
         let mut sent = 0_u64;

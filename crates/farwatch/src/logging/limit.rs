@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_limited_and_what_was_asked_for_to_find_a_fault_is_not() {
+    fn errors_are_limited_and_debug_lines_are_not() {
         let lines = Lines::default();
         let writer = lines.clone();
         let subscriber = tracing_subscriber::fmt()

@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn directory_has_the_events_of_what_is_right_in_it() {
+    fn directory_has_the_events_of_its_direct_entries() {
         let now = Instant::now();
         let mut busiest = Busiest::new(now);
         for path in ["a/b", "a/c", "a/d/e", "f"] {

@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn reader_that_is_too_slow_is_told_how_many_it_has_missed() {
+    fn slow_reader_learns_how_many_records_it_missed() {
         let now = Instant::now();
         let mut journal = Journal::default();
         let part = journal.read(now, None);

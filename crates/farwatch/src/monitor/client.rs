@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn device_that_others_started_is_told_by_its_socket() {
+    fn device_started_by_others_is_named_by_its_socket() {
         let (mut mount, mut device) = (mount(None), report());
         let socket = Some("/run/src.sock".to_owned());
         mount.mount.as_mut().unwrap().socket.clone_from(&socket);

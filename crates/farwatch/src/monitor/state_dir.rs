@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn temporary_directory_of_a_user_is_told_by_its_name() {
+    fn temporary_directory_of_a_user_is_recognised_by_its_name() {
         for (name, is) in [
             ("farwatch-1000", true),
             ("farwatch-test-x", false),

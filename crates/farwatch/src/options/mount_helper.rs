@@ -216,14 +216,14 @@ mod tests {
     }
 
     #[test]
-    fn what_would_make_a_mount_trust_the_share_is_refused() {
+    fn options_that_make_a_mount_trust_the_share_are_refused() {
         for option in ["suid", "dev"] {
             assert!(request(&format!("/src /mnt -o {option}")).unwrap_err().contains(option));
         }
     }
 
     #[test]
-    fn options_that_would_change_who_serves_are_not_taken() {
+    fn options_that_would_change_the_server_are_refused() {
         for option in ["detach", "syslog", "socket=/run/s"] {
             assert!(request(&format!("/src /mnt -o {option}")).is_err(), "{option}");
         }

@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_process_lacks_is_left_out_unless_it_is_asked_for() {
+    fn missing_capability_is_left_out_unless_requested() {
         let has = CapabilitySet::CHOWN;
         assert_eq!(wanted(has, None, true).unwrap(), has);
         assert!(wanted(has, Some(&"+sys_admin".parse().unwrap()), true).is_err());

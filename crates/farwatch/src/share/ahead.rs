@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_changed_before_the_guest_was_in_step_has_been_told_and_what_came_after_has_not() {
+    fn changes_before_the_guest_was_in_step_have_been_delivered_and_later_ones_have_not() {
         let (moments, start) = (Moments::default(), SystemTime::now());
         let at = |millis| start + Duration::from_millis(millis);
         assert!(moments.is_told(start - Duration::from_secs(1)));

@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn mount_without_an_agent_is_told_which_to_start() {
+    fn message_of_a_mount_without_agent_names_the_one_to_start() {
         let mut share = report().share.unwrap();
         share.client = None;
         let mut mount = mount(Some(1));

@@ -377,7 +377,7 @@ fn the_data_of_a_write_reaches_the_file_system_from_all_its_pieces() {
 }
 
 #[test]
-fn what_the_guest_changes_after_the_copy_is_not_seen() {
+fn change_by_the_guest_after_the_copy_is_not_seen() {
     for (opcode, body) in [(LOOKUP, b"known\0".to_vec()), (WRITE, vec![0; 40])] {
         let mut bench = Bench::new();
         let descriptors = bench.lay_out(&[In(request(opcode, &body)), Out(144)]);

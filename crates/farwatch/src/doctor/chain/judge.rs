@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_without_farwatch_is_told_what_to_start_on_the_host() {
+    fn message_in_a_guest_without_a_server_names_what_to_start_on_the_host() {
         let barrier = Err(SyncError::NotFarwatch(PathBuf::from("/mnt")));
         let guest =
             Chain { barrier, fs_type: "virtiofs".to_owned(), probe: Probe::Needless, ..chain() };
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_probed_is_said() {
+    fn failed_probe_is_reported() {
         let failed = Chain { probe: Probe::Failed("read-only".to_owned()), ..chain() };
         assert!(text(&failed).contains("read-only"));
         let nowhere = Chain { probe: Probe::Nowhere, ..chain() };

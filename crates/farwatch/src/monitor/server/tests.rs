@@ -42,7 +42,7 @@ fn connect(path: &Path) -> UnixStream {
 }
 
 #[test]
-fn client_receives_what_the_source_says_as_often_as_it_asks() {
+fn client_receives_the_report_at_each_query() {
     let (_monitor, dir) = monitor();
     let mut connection = Connection::open(&dir.path().join("status")).unwrap();
     assert_eq!(connection.report().unwrap(), report());
@@ -52,7 +52,7 @@ fn client_receives_what_the_source_says_as_often_as_it_asks() {
 }
 
 #[test]
-fn client_that_stalls_keeps_nobody_from_being_answered() {
+fn stalled_client_does_not_delay_other_clients() {
     let (_monitor, dir) = monitor();
     let status = dir.path().join("status");
     let mut stalled = connect(&status);

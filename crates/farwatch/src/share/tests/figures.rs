@@ -60,7 +60,7 @@ fn latency_ends_with_the_send_where_the_client_raises_the_event() {
 }
 
 #[test]
-fn nothing_is_recorded_while_nobody_reads() {
+fn nothing_is_recorded_without_a_reader() {
     let (share, _work) = listening(Delivery::Queue);
     create(&share);
     assert_eq!(records(&share), []);

@@ -70,7 +70,7 @@ fn known_object_costs_little_memory() {
 }
 
 #[test]
-fn nothing_is_left_of_what_is_forgotten() {
+fn forgotten_node_leaves_nothing_behind() {
     let (mut tree, [of_dirs, of_files]) = full();
     for of in 0..DIRS {
         for nth in 0..FILES {
@@ -108,7 +108,7 @@ fn first_node_of_an_object_may_go_before_the_others() {
 }
 
 #[test]
-fn names_of_a_node_are_kept_in_the_order_in_which_they_were_told() {
+fn names_of_a_node_are_kept_in_the_order_of_their_reports() {
     let mut tree = Tree::default();
     tree.reset(Generation(1), Some(fid(1)));
     let node = || Learned { id: id(2), fid: Some(fid(2)), kind: FileKind::Regular, ino: 2 };

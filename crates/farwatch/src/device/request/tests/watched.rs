@@ -6,7 +6,7 @@ use farwatch_proto::Generation;
 use super::*;
 
 #[test]
-fn what_the_kernel_watches_is_passed_on_and_the_answer_says_what_can_be_delivered() {
+fn watch_of_the_kernel_is_passed_on_and_answered_with_deliverable_events() {
     let mut bench = Bench::new();
     let mut watch = |nodeid: u64, body: &[u8], room| {
         let mut bytes = request(FUSE_FSNOTIFY, body);
