@@ -3,8 +3,8 @@
 #
 # Runs programs of Debian that start virtiofsd, with the packages installed: each boots a virtual machine, and a change
 # in a directory that it shares must be an event there. Run by `cargo xtask package callers` in a Debian of its own, of
-# which all changes are thrown away. In /scripts are a kernel, its modules, and an initial file system, whose first process
-# mounts the shares `found` and `named` below /srv, starts the agent, and watches.
+# which all changes are thrown away. In /scripts are a kernel and an initial file system, whose first process mounts the
+# shares `found` and `named` below /srv, starts the agent, and watches.
 #
 # usage: callers.sh ARCH
 set -Eeuo pipefail
@@ -24,7 +24,7 @@ fail() {
 
 # wait_for FILE TEXT: until a line of the file has the text, whoever writes it.
 wait_for() {
-    grep --quiet --max-count=1 "$2" < <(timeout 300 tail --follow=name --retry --lines=+1 "$1" 2>/dev/null || true) ||
+    grep --quiet --max-count=1 "$2" < <(timeout 900 tail --follow=name --retry --lines=+1 "$1" 2>/dev/null || true) ||
         fail "no $2 in ${1##*/}"
 }
 
@@ -100,7 +100,7 @@ END
 dpkg --install /packages/farwatch_*_"$arch".deb /packages/farwatch-agent_*_"$arch".deb \
     /packages/farwatch-virtiofsd_*_all.deb >/tmp/log/dpkg 2>&1
 mount -t sysfs none /sys
-mkdir -p /src/{found,named,vng}
+mkdir -p /src/{found,named}
 
 libvirt_starts
 if [[ -n ${FARWATCH_KVM:-} ]]; then domain kvm host-passthrough; else domain qemu maximum; fi >/tmp/domain.xml
@@ -112,23 +112,3 @@ virsh --connect qemu:///system destroy farwatch >>/tmp/log/virsh 2>&1
 gone
 kill $libvirt && wait $libvirt
 ok "libvirt $(virsh --version) finds farwatch by its JSON file and under virtiofsd's path; events come in the domain"
-
-# Its machine has the root directory of this one for its own. It is given the kernel as a distribution installs it.
-kernel=$(grep --text --only-matching --max-count=1 --extended-regexp '[0-9]+[.][0-9]+[.][0-9]+[^ ]*-amd64' /scripts/vmlinuz)
-mkdir -p /lib/modules
-cp -r /scripts/modules "/lib/modules/$kernel"
-cp /scripts/vmlinuz "/boot/vmlinuz-$kernel"
-depmod "$kernel"
-cat >/src/watch.sh <<'END'
-farwatch-agent --all &
-inotifywait --event create --format 'event %f' /src/vng 2>&1 | sed --unbuffered 's/^/vng: /'
-END
-options=(--disable-kvm --disable-microvm)
-[[ -z ${FARWATCH_KVM:-} ]] || options=()
-vng --run "$kernel" --rw "${options[@]}" --memory 512M --verbose --exec "sh /src/watch.sh" \
-    </dev/null >/tmp/log/vng-console 2>&1 &
-vng=$!
-events_come /tmp/log/vng-console /src/vng vng /
-wait $vng
-gone
-ok "$(vng --version) finds farwatch under virtiofsd's path, and events come in the root directory of its machine"

@@ -25,8 +25,8 @@ const BUILD_PACKAGES: &str = "ca-certificates,debhelper,dpkg-dev,rpm,pkg-config,
 const TEST_PACKAGES: &str = "inotify-tools,kmod,libcap-ng0,mount,procps,systemd,systemd-sysv,udev";
 
 /// What starts virtiofsd there, by its own means.
-const CALLER_PACKAGES: &str = "busybox-static,inotify-tools,kmod,libcap-ng0,libvirt-clients,libvirt-daemon-driver-qemu,\
-    libvirt-daemon-system,mount,procps,qemu-system-x86,virtme-ng";
+const CALLER_PACKAGES: &str = "inotify-tools,libcap-ng0,libvirt-clients,libvirt-daemon-driver-qemu,libvirt-daemon-system,\
+    mount,procps,qemu-system-x86";
 
 /// The suites that packages are tried in, and what else each has: virtiofsd is a package from trixie on.
 const TEST_SUITES: [(&str, &str); 2] =
@@ -74,7 +74,7 @@ pub(super) const LINTIAN_SUITE: &str = "trixie";
 /// The suite that is booted.
 const BOOT_SUITE: &str = "trixie";
 
-/// The suite of the programs that start virtiofsd: the first that has virtme-ng.
+/// The suite of the programs that start virtiofsd.
 const CALLER_SUITE: &str = "trixie";
 
 /// Where the system has the certificates that it trusts.
