@@ -26,6 +26,9 @@
 
 mod desk;
 mod direct;
+mod gate;
+mod in_flight;
+mod lane;
 mod migration;
 mod notification;
 mod request;

@@ -28,5 +28,6 @@ mod serve;
 pub mod share;
 mod signals;
 mod status;
+mod sync;
 pub mod virtio;
 pub mod watch;

@@ -6,13 +6,15 @@ use super::File;
 
 /// Crate directory → the crates of ours that it may name in `[dependencies]`. A new edge is a
 /// decision, made here.
-const EDGES: [(&str, &[&str]); 8] = [
+const EDGES: [(&str, &[&str]); 9] = [
     ("crates/farwatch-proto", &[]),
     ("crates/farwatch-sys", &["farwatch-proto"]),
     ("crates/farwatch-guest", &["farwatch-proto", "farwatch-sys"]),
     ("crates/farwatch", &["farwatch-proto", "farwatch-sys", "farwatch-guest"]),
     // What std and rustix do not have, a program that watches needs too.
     ("crates/farwatch-testkit", &["farwatch-sys"]),
+    // It includes files of farwatch by their path.
+    ("crates/farwatch-interleavings", &["farwatch-proto"]),
     ("e2e", &["farwatch-testkit"]),
     // Manual pages and completions are made of the definitions of the command lines.
     ("packaging", &["farwatch", "farwatch-guest"]),

@@ -23,7 +23,7 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use farwatch_proto::wire::abi::{FUSE_FSNOTIFY, FUSE_HAVE_FSNOTIFY2};
@@ -39,6 +39,7 @@ use virtiofsd::server::Server;
 use vm_memory::ByteValued;
 
 use super::desk::{Desk, HEADER_LEN, Malformed, REQUEST_LEN_MAX, Request};
+use super::gate::{Admission, Gate};
 use super::notification::NotificationSource;
 use super::stats::Counter;
 use super::waiting::may_wait;
@@ -71,8 +72,8 @@ pub(super) struct Requests<F: FileSystem + Sync> {
     server: Server<F>,
     /// Whom questions for barriers are passed on to.
     source: Arc<dyn NotificationSource>,
-    /// Whether requests may run. A request runs with this lock held for reading.
-    open: RwLock<bool>,
+    /// Whether requests may run.
+    pub(super) gate: Gate,
     /// Whether there is a notification queue, for a kernel that takes notifications.
     notifying: AtomicBool,
     agreed: Mutex<Agreed>,
@@ -108,15 +109,12 @@ pub(super) enum Waits {
     Ahead,
 }
 
-/// While it exists, the session does not end.
-pub(super) struct Admission<'a>(#[expect(dead_code, reason = "held")] RwLockReadGuard<'a, bool>);
-
 impl<F: FileSystem + Sync> Requests<F> {
     pub(super) fn new(fs: F, source: Arc<dyn NotificationSource>) -> Self {
         Self {
             server: Server::new(fs),
             source,
-            open: RwLock::new(false),
+            gate: Gate::closed(),
             notifying: AtomicBool::new(false),
             agreed: Mutex::default(),
             dispatched: Counter::default(),
@@ -129,18 +127,17 @@ impl<F: FileSystem + Sync> Requests<F> {
 
     /// Lets requests run from now on.
     pub(super) fn open(&self) {
-        *self.open.write().unwrap_or_else(PoisonError::into_inner) = true;
+        self.gate.open();
     }
 
     /// Lets no request run any more and waits for those that do.
     pub(super) fn close(&self) {
-        *self.open.write().unwrap_or_else(PoisonError::into_inner) = false;
+        self.gate.close();
     }
 
     /// `None` when no request may run.
     pub(super) fn admit(&self) -> Option<Admission<'_>> {
-        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
-        open.then_some(Admission(open))
+        self.gate.admit()
     }
 
     /// Tells whether the driver has taken the notification queue.
@@ -321,7 +318,7 @@ impl<F: FileSystem + SerializableFileSystem + Sync> Requests<F> {
     /// Takes over what another device agreed upon with the guest, and the state of its file system,
     /// from where the file stands. No request runs meanwhile. When it fails, the guest knows nothing.
     pub(super) fn load(&self, agreed: &Agreed, state: File) -> io::Result<()> {
-        let _nothing_runs = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        let _nothing_runs = self.gate.alone();
         self.reset();
         let load = || {
             self.agree_again(agreed)?;

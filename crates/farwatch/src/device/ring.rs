@@ -10,7 +10,7 @@
 use std::fs::File;
 use std::io;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracing::trace;
@@ -18,6 +18,7 @@ use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutG
 use virtio_queue::{Error as QueueError, QueueOwnedT, QueueT};
 use vm_memory::{GuestAddressSpace, GuestMemoryLoadGuard};
 
+use super::in_flight::InFlight;
 use super::notification::NotificationSource;
 use super::taken::Taken;
 use super::{AtomicMemory, Memory};
@@ -27,23 +28,7 @@ use super::{AtomicMemory, Memory};
 pub struct Ring {
     vring: VringMutex<AtomicMemory>,
     memory: AtomicMemory,
-    in_flight: Arc<InFlight>,
-}
-
-/// Counts what is in flight, and lets one wait until nothing is.
-#[derive(Default)]
-struct InFlight {
-    count: Mutex<Count>,
-    none: Condvar,
-}
-
-#[derive(Default)]
-struct Count {
-    chains: usize,
-    /// Somebody waits for 0. Notifying a condition costs a system call, also when nobody does.
-    awaited: bool,
-    /// Whoever keeps chains waiting.
-    waiting: Option<Arc<dyn NotificationSource>>,
+    in_flight: Arc<InFlight<dyn NotificationSource>>,
 }
 
 /// A chain that is out of its ring. While it exists, the ring is not stopped.
@@ -58,7 +43,7 @@ impl Ring {
             return None;
         }
         let chain = state.get_queue_mut().iter(mem).ok()?.next()?;
-        self.in_flight.count().chains += 1;
+        self.in_flight.add();
         Some(Taken::from_ring(chain, Out(self.clone())))
     }
 
@@ -79,10 +64,7 @@ impl Out {
 
     /// Will be answered when `source` has something. When the ring is stopped it is told to hurry.
     pub(super) fn waits_for(&self, source: &Arc<dyn NotificationSource>) {
-        let mut count = self.0.in_flight.count();
-        if count.waiting.is_none() {
-            count.waiting = Some(Arc::clone(source));
-        }
+        self.0.in_flight.waits_for(source);
     }
 
     /// Gives the chain back with `len` bytes written to it, and calls the driver if it wants to be
@@ -96,12 +78,7 @@ impl Out {
 
 impl Drop for Out {
     fn drop(&mut self) {
-        let mut count = self.0.in_flight.count();
-        count.chains -= 1;
-        if count.chains == 0 && count.awaited {
-            count.awaited = false;
-            self.0.in_flight.none.notify_all();
-        }
+        self.0.in_flight.remove();
     }
 }
 
@@ -131,24 +108,6 @@ pub(super) fn call(state: &mut VringState<AtomicMemory>) {
     }
 }
 
-impl InFlight {
-    fn count(&self) -> MutexGuard<'_, Count> {
-        self.count.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wait_for_none(&self) {
-        let waiting = { self.count().waiting.clone() };
-        if let Some(source) = waiting {
-            source.hurry();
-        }
-        let none = self.none.wait_while(self.count(), |count| {
-            count.awaited = count.chains > 0;
-            count.awaited
-        });
-        drop(none.unwrap_or_else(PoisonError::into_inner));
-    }
-}
-
 impl<'a> VringStateGuard<'a, AtomicMemory> for Ring {
     type G = MutexGuard<'a, VringState<AtomicMemory>>;
 }
@@ -166,7 +125,7 @@ impl VringT<AtomicMemory> for Ring {
     fn set_enabled(&self, enabled: bool) {
         self.vring.set_enabled(enabled);
         if !enabled {
-            self.in_flight.wait_for_none();
+            self.in_flight.wait_for_none(NotificationSource::hurry);
         }
     }
 
@@ -176,7 +135,7 @@ impl VringT<AtomicMemory> for Ring {
         let was_ready = self.vring.get_ref().get_queue().ready();
         self.vring.set_queue_ready(ready);
         if !ready {
-            self.in_flight.wait_for_none();
+            self.in_flight.wait_for_none(NotificationSource::hurry);
             if was_ready && let Err(error) = self.vring.enable_notification() {
                 trace!(%error, "the driver has broken its ring");
             }

@@ -13,7 +13,6 @@
 use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 
 use virtiofsd::filesystem::FileSystem;
@@ -21,6 +20,7 @@ use vm_memory::GuestMemoryLoadGuard;
 
 use super::Memory;
 use super::desk::Desk;
+use super::lane::{Jobs, Lane, lane};
 use super::request::Requests;
 use super::taken::Taken;
 
@@ -68,15 +68,11 @@ pub(crate) fn may_wait() -> bool {
     MAY_WAIT.get()
 }
 
-/// The way to the thread, which ends when this is dropped.
-pub(super) struct Waiting(SyncSender<Job>);
+/// A request, and the memory that it lies in.
+type Job = (Taken, GuestMemoryLoadGuard<Memory>);
 
-enum Job {
-    /// A request, and the memory that it lies in.
-    Request(Taken, GuestMemoryLoadGuard<Memory>),
-    /// Dropped when all that was sent before is done.
-    Barrier(#[expect(dead_code, reason = "its end is the signal")] SyncSender<()>),
-}
+/// The way to the thread, which ends when this is dropped.
+pub(super) struct Waiting(Lane<Job>);
 
 impl Waiting {
     /// Starts the thread, under a name. `waiting_max` requests may wait for it.
@@ -88,10 +84,10 @@ impl Waiting {
     where
         F: FileSystem + Send + Sync + 'static,
     {
-        let (sender, jobs) = sync_channel(waiting_max);
+        let (lane, jobs) = lane(waiting_max);
         let desk = Desk::new()?;
         thread::Builder::new().name(name.to_owned()).spawn(move || run(&requests, desk, &jobs))?;
-        Ok(Self(sender))
+        Ok(Self(lane))
     }
 
     /// Hands a request to the thread, or gives it back when it must not wait.
@@ -103,29 +99,19 @@ impl Waiting {
         if taken.holds_too_much_to_wait() {
             return Err(taken);
         }
-        match self.0.try_send(Job::Request(taken, mem)) {
-            Err(TrySendError::Full(Job::Request(taken, _))) => Err(taken),
-            _ => Ok(()),
-        }
+        self.0.push((taken, mem)).map_err(|(taken, _)| taken)
     }
 
     /// Returns when no request of the past is waiting. With the requests closed, that is soon.
     pub(super) fn drain(&self) {
-        let (barrier, reached) = sync_channel(0);
-        if self.0.send(Job::Barrier(barrier)).is_ok() {
-            // The other end is never used: this ends with an error, when it is dropped.
-            let _ = reached.recv();
-        }
+        self.0.drain();
     }
 }
 
-fn run<F: FileSystem + Sync>(requests: &Requests<F>, mut desk: Desk, jobs: &Receiver<Job>) {
+fn run<F: FileSystem + Sync>(requests: &Requests<F>, mut desk: Desk, jobs: &Jobs<Job>) {
     MAY_WAIT.set(true);
-    for job in jobs {
-        let Job::Request(taken, mem) = job else { continue };
-        // When the session is over, so is the ring: the chain is dropped.
-        let Some(_admission) = requests.admit() else { continue };
+    jobs.serve(&requests.gate, |(taken, mem)| {
         let len = requests.serve(desk.fetch(&mem, taken.chain.clone()));
         taken.complete(len);
-    }
+    });
 }

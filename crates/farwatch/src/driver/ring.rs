@@ -9,13 +9,13 @@
 //! element must name a chain that is really out, and its length is cut to what that chain can hold.
 
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 
 use thiserror::Error;
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::Bytes;
 
 use super::memory::{Area, Layout, Memory};
+use crate::sync::atomic::{Ordering, fence};
 use crate::virtio::{
     AVAIL_F_NO_INTERRUPT, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, RING_F_EVENT_IDX,
     RING_F_INDIRECT_DESC, USED_F_NO_NOTIFY,
