@@ -30,6 +30,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 use served::{Host, skip_without_root};
 use tempfile::TempDir;
+use vhost::vhost_user::VhostUserFrontend as _;
 
 const CONTROL: u64 = NodeId::CONTROL.get();
 
@@ -458,6 +459,25 @@ fn a_frontend_that_goes_away_in_the_middle_of_a_state_leaves_the_device_to_the_n
     let guest = guest.moved(&destination.served.socket());
     // This end stays open, so that nothing but the session's end tells the device.
     let to = guest.driver.begin_load(&state[..state.len() / 2]);
+    drop(guest);
+    let mut guest = destination.mount();
+    guest.lookup(ROOT, "top");
+    drop(to);
+}
+
+#[test]
+fn a_frontend_that_asks_how_it_went_and_keeps_the_pipe_open_is_not_waited_for() {
+    if skip_without_root() {
+        return;
+    }
+    let source = Host::new(populate);
+    let mut guest = source.mount();
+    hold(&mut guest);
+    let state = guest.driver.save().unwrap();
+    let destination = source.second();
+    let guest = guest.moved(&destination.served.socket());
+    let to = guest.driver.begin_load(&state);
+    assert!(guest.driver.frontend.check_device_state().is_err(), "a state without an end");
     drop(guest);
     let mut guest = destination.mount();
     guest.lookup(ROOT, "top");

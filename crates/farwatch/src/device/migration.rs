@@ -23,8 +23,10 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::{MemfdFlags, OFlags, fcntl_getfl, fcntl_setfl};
@@ -39,6 +41,9 @@ use super::request::{Agreed, Requests};
 const STATE_LEN_MAX: u64 = 4 << 30;
 /// What is moved at once.
 const PIECE_LEN: usize = 64 << 10;
+
+/// How long the pipe may stay open when the frontend asks how it went: it has closed it by then, or has seen its end.
+const END_WAIT: Duration = Duration::from_secs(1);
 
 const MAGIC: [u8; 4] = *b"fwMI";
 const VERSION: u32 = 1;
@@ -58,6 +63,8 @@ struct Preparation {
 
 struct Transfer {
     thread: JoinHandle<io::Result<()>>,
+    /// Closed when the thread ends.
+    ended: Receiver<()>,
     /// An eventfd: the pipe is not to be waited for any longer.
     cancel: Arc<OwnedFd>,
 }
@@ -114,25 +121,32 @@ impl Migration {
         let cancel = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let pipe = Pipe::new(pipe, Arc::clone(&cancel))?;
         let requests = Arc::clone(requests);
-        let thread =
-            thread::Builder::new().name("migration".to_owned()).spawn(move || match direction {
+        let (end, ended) = channel::<()>();
+        let thread = thread::Builder::new().name("migration".to_owned()).spawn(move || {
+            let _end = end;
+            match direction {
                 VhostTransferStateDirection::SAVE => save(preparation, &requests, pipe),
                 VhostTransferStateDirection::LOAD => {
                     preparation.into_iter().for_each(Preparation::cancel);
                     load(&requests, pipe)
                 }
-            })?;
-        *transfer = Some(Transfer { thread, cancel });
+            }
+        })?;
+        *transfer = Some(Transfer { thread, ended, cancel });
         Ok(())
     }
 
-    /// Waits for what was begun, and says how it went.
+    /// Waits for what was begun, and says how it went. A frontend asks when it has read the state to its end, or has closed
+    /// the pipe behind it: one that keeps the pipe open would be waited for here, and no other served.
     ///
     /// # Errors
     /// When the state was not moved.
     pub(super) fn outcome(&self) -> io::Result<()> {
         let transfer = lock(&self.transfer).take();
         let transfer = transfer.ok_or_else(|| other("no state is being moved"))?;
+        if transfer.ended.recv_timeout(END_WAIT) == Err(RecvTimeoutError::Timeout) {
+            transfer.wait_no_longer();
+        }
         transfer.thread.join().unwrap_or_else(|_| Err(other("the file system has panicked")))
     }
 
@@ -153,9 +167,13 @@ impl Preparation {
 }
 
 impl Transfer {
-    fn abandon(self) {
+    fn wait_no_longer(&self) {
         // An eventfd that already counts is as good as one that counts now.
         let _counted = rustix::io::write(&*self.cancel, &1_u64.to_ne_bytes());
+    }
+
+    fn abandon(self) {
+        self.wait_no_longer();
         if let Ok(Err(error)) = self.thread.join() {
             info!(%error, "a state was not moved, and nobody asks for it any more");
         }
@@ -247,7 +265,7 @@ fn le32(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes.unwrap_or_default())
 }
 
-/// One end of the pipe, which is waited for only until it is cancelled.
+/// One end of the pipe, which is waited for only until it is cancelled. What can be moved without waiting is moved.
 struct Pipe {
     file: File,
     cancel: Arc<OwnedFd>,
@@ -293,14 +311,19 @@ impl Pipe {
         }
     }
 
+    /// Tries until it need not wait. What has come before the cancellation is moved all the same.
     fn retried(
         &self,
         ready: PollFlags,
         mut transfer: impl FnMut(&File) -> Result<usize, Errno>,
     ) -> io::Result<usize> {
+        let mut is_cancelled = false;
         loop {
             match transfer(&self.file) {
                 Ok(len) => return Ok(len),
+                Err(Errno::AGAIN) if is_cancelled => {
+                    return Err(other("the frontend is gone, or has not moved all of the state"));
+                }
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
@@ -309,8 +332,7 @@ impl Pipe {
                 PollFd::from_borrowed_fd(self.cancel.as_fd(), PollFlags::IN),
             ];
             match poll(&mut fds, None) {
-                Ok(_) if fds[1].revents().is_empty() => {}
-                Ok(_) => return Err(other("the frontend is gone")),
+                Ok(_) => is_cancelled = !fds[1].revents().is_empty(),
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
