@@ -54,6 +54,8 @@ fn fuzz(root: &Path, target_dir: &Path, name: &str, seconds: u64) -> Result<bool
     let mut fuzzer = Command::new(target_dir.join(TRIPLE).join("release").join(name));
     fuzzer.arg(&found).arg(root.join("fuzz/corpus").join(name));
     fuzzer.args([format!("-max_total_time={seconds}"), "-print_final_stats=1".to_owned()]);
+    // What a target waits for it bounds itself, to say what it was.
+    fuzzer.args(["-timeout=120", "-rss_limit_mb=4096"]);
     fuzzer.arg(format!("-artifact_prefix={}/{name}-", target_dir.display()));
     Ok(fuzzer.status().with_context(|| name.to_owned())?.success())
 }

@@ -15,6 +15,8 @@
 mod error;
 mod forward;
 mod frontend;
+#[cfg(any(test, fuzzing))]
+pub mod lying;
 mod memory;
 mod mount;
 mod mount_watch;
