@@ -2,7 +2,7 @@
 //! [`Ring`]: the driver's side of a split virtqueue (virtio 1.2 §2.7).
 //!
 //! It knows descriptors, the two rings and when to wake whom; it does no system call, and it is not
-//! the queue: eventfds are in [`super::queue`].
+//! the queue: eventfds are in `driver::queue`.
 //!
 //! The device can write all of the shared memory, so nothing is read back from it but the used ring
 //! and the two notification hints. Free list, links and lengths live in private memory; a used
