@@ -2,7 +2,7 @@
 # What the checks have in common. Each is a function of a directory that is its own; what it returns is compared, as
 # text, with what it returns in a local directory. An error of a system call is its name.
 
-import ctypes, errno, fcntl, hashlib, mmap, os, resource, select, signal, socket, stat, struct, sys, time
+import ctypes, errno, fcntl, hashlib, mmap, os, resource, select, shutil, signal, socket, stat, struct, sys, time
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 CHECKS = {}

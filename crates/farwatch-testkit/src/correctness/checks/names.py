@@ -64,15 +64,16 @@ def calls_of_each_kind():
 @check
 def renames_of_each_kind_to_each_kind():
     names, seen = ["file", "dir", "full", "dangling", "fifo", "none"], []
-    for flags in (0, NOREPLACE, EXCHANGE, WHITEOUT, NOREPLACE | EXCHANGE, 8):
-        for one in names:
+    valid = (0, NOREPLACE, EXCHANGE, WHITEOUT)
+    for flags in (*valid, NOREPLACE | EXCHANGE, 8):
+        for one in names if flags in valid else names[:1]:
             for two in names:
                 os.mkdir("here")
                 os.mkdir("there")
                 kinds("here/"), kinds("there/")
                 result = renameat2(f"here/{one}", f"there/{two}", flags)
                 seen.append((flags, one, two, result, hashlib.sha256(repr(tree()).encode()).hexdigest()[:6]))
-                os.system("rm -r here there")
+                shutil.rmtree("here"), shutil.rmtree("there")
     return digest(repr(seen).encode()), [entry for entry in seen if isinstance(entry[3], str)][:80]
 
 
@@ -165,7 +166,7 @@ def device_nodes_and_pipes_and_sockets_work():
 @check
 def large_directory_is_listed_whole_while_it_changes():
     os.mkdir("d")
-    for nth in range(3000):
+    for nth in range(1000):
         os.close(os.open(f"d/{nth:05}", os.O_CREAT | os.O_WRONLY))
     entries, names = os.scandir("d"), []
     for nth, entry in enumerate(entries):
@@ -292,7 +293,7 @@ def two_processes_make_delete_and_rename_the_same_names():
         import random
 
         numbers, errors = random.Random(seed), set()
-        for _ in range(1500):
+        for _ in range(500):
             name, other = (f"n{numbers.randrange(4)}" for _ in range(2))
             errors.add(tried(numbers.choice(calls), name, other))
         return sorted(errors, key=str)
