@@ -60,7 +60,8 @@ pub(super) fn check(file: &File) -> Vec<String> {
     complaints
 }
 
-/// Every file below a `src` must be a module of the file above it.
+/// Every file below a `src` must be a module of the file above it, of a module that the root of the crate has in braces, or
+/// of a file that includes it by its path.
 pub(super) fn check_orphans(files: &[File]) -> Vec<String> {
     files
         .iter()
@@ -80,7 +81,19 @@ fn is_orphan(file: &File, files: &[File]) -> bool {
     };
     let name = module.rsplit('/').next().unwrap_or_default();
     let declaration = format!("mod {name};");
-    !files.iter().any(|f| parents.contains(&f.path) && f.text.contains(&declaration))
+    let in_braces = module.rsplit_once('/').map(|(parent, _)| format!("mod {parent} {{"));
+    let roots = ["lib", "main"].map(|root| format!("{crate_dir}/src/{root}.rs"));
+    let ends = [format!("/{name}.rs\"]"), format!("\"{name}.rs\"]")];
+    let includes = |line: &str| {
+        line.trim_start().starts_with("#[path") && ends.iter().any(|end| line.ends_with(end))
+    };
+    !files.iter().any(|f| {
+        let declares = f.text.contains(&declaration);
+        let of_root = in_braces.as_ref().is_some_and(|module| f.text.contains(module));
+        (declares && parents.contains(&f.path))
+            || (declares && of_root && roots.contains(&f.path))
+            || (f.path.starts_with(crate_dir) && f.text.lines().any(includes))
+    })
 }
 
 /// The part of a file that is only compiled for tests.
@@ -161,12 +174,18 @@ mod tests {
     fn a_file_that_no_module_names_is_an_orphan() {
         let file = |path: &str, text: &str| File { path: path.to_owned(), text: text.to_owned() };
         let files = [
-            file("crates/x/src/lib.rs", "mod a;\n"),
+            file("crates/x/src/lib.rs", "mod a;\nmod d {\n    mod e;\n}\n"),
+            file("crates/x/src/d/e.rs", ""),
+            file("crates/x/src/d/f.rs", ""),
+            file("crates/x/targets/g.rs", "#[path = \"../src/g.rs\"]\nmod g;\n"),
+            file("crates/x/src/g.rs", ""),
+            file("crates/x/src/h.rs", ""),
             file("crates/x/src/a.rs", "mod b;\n"),
             file("crates/x/src/a/b.rs", ""),
             file("crates/x/src/a/c.rs", ""),
             file("crates/x/src/bin/tool.rs", ""),
         ];
-        assert_eq!(check_orphans(&files), ["crates/x/src/a/c.rs: orphan"]);
+        let orphans = ["d/f", "h", "a/c"].map(|orphan| format!("crates/x/src/{orphan}.rs: orphan"));
+        assert_eq!(check_orphans(&files), orphans);
     }
 }
