@@ -10,7 +10,7 @@ use super::Scale;
 use super::share::{Programs, Share, Site};
 use super::table::{Comparison, Report, timed};
 
-/// The least that could be had, beside what local programs wait.
+/// By a program that decides nothing, beside what local programs wait.
 const BY_RELAY: &str = "all read, raised by a relay";
 
 pub(super) fn run(programs: &Programs, scale: Scale, report: &mut Report) -> anyhow::Result<()> {
