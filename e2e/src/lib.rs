@@ -15,10 +15,12 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Instant;
 
 use anyhow::{Result, anyhow, ensure};
 use farwatch_testkit::vm::{Kernel, Module, Qemu, Uml, Vm};
-use farwatch_testkit::{FsType, Mount, Place, Scenario};
+use farwatch_testkit::{FsType, Mount, PATIENCE, Place, Scenario};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// Names the stock virtiofsd program; without it, the usual places are searched.
@@ -113,6 +115,19 @@ pub fn scenario_trial(
     let missing = needs.iter().find_map(|need| need.missing()).or(own);
     let name = scenario.name.clone();
     named(&name, missing.as_deref(), move || run(&scenario))
+}
+
+/// Waits until `done`, which is asked again and again.
+///
+/// # Errors
+/// When it fails, and when it is not so after [`PATIENCE`]; the message then has `what`.
+pub fn until(what: &str, done: impl Fn() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !done()? {
+        ensure!(Instant::now() < deadline, "not so in time: {what}");
+        thread::yield_now();
+    }
+    Ok(())
 }
 
 /// All scenario files.

@@ -6,12 +6,10 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::thread;
-use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::Need;
-use farwatch_testkit::{Mount, PATIENCE, mount_points};
+use e2e::{Need, until};
+use farwatch_testkit::{Mount, mount_points};
 use rustix::fs::{XattrFlags, getxattr, listxattr, major, minor, setxattr};
 use rustix::io::Errno;
 
@@ -129,13 +127,4 @@ fn the_file_of_a_killed_agent_is_removed_by_its_supervisor() -> Result<()> {
     mount.agent().signal(rustix::process::Signal::TERM)?;
     ensure!(mount.agent().wait()?.success());
     until("the file is removed", || Ok(!file.exists()))
-}
-
-fn until(what: &str, done: impl Fn() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while !done()? {
-        ensure!(Instant::now() < deadline, "not so in time: {what}");
-        thread::yield_now();
-    }
-    Ok(())
 }

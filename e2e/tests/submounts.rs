@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::{Need, trial};
+use e2e::{Need, trial, until};
 use farwatch_testkit::{
     Event, FileSystem, FsType, Mount, PATIENCE, Recorder, Share, Submount, merge_allowed, render,
 };
@@ -381,6 +381,8 @@ fn unseen() -> Result<()> {
     ] {
         served.agent().signal(Signal::TERM)?;
         served.agent().wait()?;
+        // It ends before the server has seen it go, and what happens until then is taken for delivered.
+        until("no agent is attached", || Ok(served.status()?.contains("\"client\": null")))?;
         below = match below {
             None => Some(Submount::tmpfs(&share.host().join("below"))?),
             Some(mounted) => Submount::detach(mounted).map(|()| None)?,
