@@ -4,51 +4,41 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+#[path = "../../../fuzz/corpus.rs"]
+#[expect(
+    clippy::print_stdout,
+    reason = "the output of a failed test ends with the input that it ran"
+)]
+#[expect(dead_code, reason = "random inputs are drawn by proptest's macro")]
+mod corpus;
 #[path = "../../../fuzz/src/lib.rs"]
 pub mod targets;
 
 #[test]
 fn the_corpus_of_notification_decode_passes() {
-    for (file, data) in corpus("notification_decode") {
-        println!("{}", file.display());
-        targets::notification_decode(&data);
-    }
+    corpus::replay("notification_decode", targets::notification_decode);
 }
 
 #[test]
 fn the_corpus_of_control_decode_passes() {
-    for (file, data) in corpus("control_decode") {
-        println!("{}", file.display());
-        targets::control_decode(&data);
-    }
+    corpus::replay("control_decode", targets::control_decode);
 }
 
 #[test]
 fn the_corpus_of_state_decode_passes() {
-    for (file, data) in corpus("state_decode") {
-        println!("{}", file.display());
-        targets::state_decode(&data);
-    }
+    corpus::replay("state_decode", targets::state_decode);
 }
 
 #[test]
 fn the_corpus_of_join_passes() {
-    for (file, data) in corpus("join") {
-        println!("{}", file.display());
-        targets::join(start(), &data);
-    }
+    corpus::replay("join", |data| targets::join(start(), data));
 }
 
 #[test]
 fn the_corpus_of_agent_plan_passes() {
-    for (file, data) in corpus("agent_plan") {
-        println!("{}", file.display());
-        targets::agent_plan(start(), &data);
-    }
+    corpus::replay("agent_plan", |data| targets::agent_plan(start(), data));
 }
 
 proptest! {
@@ -64,16 +54,4 @@ proptest! {
 #[expect(clippy::disallowed_methods, reason = "a test has to begin somewhere in time")]
 fn start() -> Instant {
     Instant::now()
-}
-
-fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
-    let mut files: Vec<_> = fs::read_dir(&folder)
-        .unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
-        .map(|entry| entry.expect("the corpus can be listed").path())
-        .map(|path| (path.clone(), fs::read(path).expect("a corpus file can be read")))
-        .collect();
-    files.sort();
-    assert!(!files.is_empty(), "{} is empty", folder.display());
-    files
 }

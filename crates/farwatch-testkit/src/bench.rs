@@ -21,7 +21,7 @@ pub use burst::{burst, read_burst};
 pub use latency::{Change, Latency, latencies};
 pub use relay::relayed;
 pub use run::{Part, Scale, run};
-pub use stats::{Samples, micros, ratio};
+pub use stats::{Samples, micros, per_event, ratio};
 pub use stock::run_stock;
 pub use tree::{Tree, fill, walk, watch_all};
 pub use watch::{Seen, Watch};

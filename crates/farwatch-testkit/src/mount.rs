@@ -250,6 +250,15 @@ impl Mount {
         Ok(command)
     }
 
+    /// What `farwatch status --json` says of the share.
+    ///
+    /// # Errors
+    /// When the program cannot be run.
+    pub fn status(&self) -> Result<String> {
+        let output = self.farwatch()?.arg("status").arg("--json").arg(self.host()).output()?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     /// Waits with `farwatch sync` until all that was changed in the shared directory before this call
     /// has been told in the mount.
     pub fn sync(&self) -> Result<()> {

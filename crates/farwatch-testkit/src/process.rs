@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::str::FromStr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -169,6 +170,16 @@ fn forward(output: impl Read + Send + 'static, lines: Sender<String>) {
     });
 }
 
+/// The number behind a word, of what a program has printed.
+pub(crate) fn number_behind<N>(text: &str, word: &str) -> Result<N>
+where
+    N: FromStr<Err: std::error::Error + Send + Sync + 'static>,
+{
+    let (_, rest) = text.split_once(word).with_context(|| format!("no {word} in {text}"))?;
+    let number: String = rest.trim_start().chars().take_while(char::is_ascii_digit).collect();
+    number.parse().with_context(|| format!("no number behind {word}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,5 +198,12 @@ mod tests {
         assert_eq!(process.next_line().unwrap().as_deref(), Some("three"));
         assert_eq!(process.next_line().unwrap(), None);
         assert!(process.log().ends_with("\none\ntwo\nthree"));
+    }
+
+    #[test]
+    fn number_behind_a_word_is_read_to_its_end() {
+        assert_eq!(number_behind::<f64>("Threads:\t12\nVmRSS:\t  34 kB", "VmRSS:").unwrap(), 34.0);
+        assert_eq!(number_behind::<f64>("{\"known\": 5,", "\"known\":").unwrap(), 5.0);
+        assert!(number_behind::<f64>("", "VmRSS:").is_err());
     }
 }

@@ -301,7 +301,7 @@ impl<F: FileSystem + Send + Sync + 'static> Device<F> {
     /// Serves what is available; true if there was something.
     fn serve_available(&self, ring: &Ring, desk: &mut Desk, memory: &AtomicMemory) -> bool {
         let mut served = false;
-        while let Some(_admission) = self.requests.admit() {
+        while let Some(_admission) = self.requests.gate.admit() {
             let mem = memory.memory();
             let Some(taken) = ring.take(mem.clone()) else { break };
             served = true;
@@ -412,7 +412,7 @@ impl<F: FileSystem + Send + Sync + 'static> Device<F> {
         let mut poll = BusyPoll::default();
         let mem = direct.memory().memory();
         while let Some(taken) = direct.next(&mut poll)? {
-            let Some(_admission) = self.requests.admit() else { break };
+            let Some(_admission) = self.requests.gate.admit() else { break };
             follower.serves(taken.is_of_agent());
             self.serve_taken(taken, desk, &mem);
         }
@@ -421,13 +421,13 @@ impl<F: FileSystem + Send + Sync + 'static> Device<F> {
 
     /// A driver may use the device from now on.
     fn begin_session(&self) {
-        self.requests.open();
+        self.requests.gate.open();
     }
 
     /// No request runs any more when this returns.
     fn stop_requests(&self) {
         self.notifications.source().hurry();
-        self.requests.close();
+        self.requests.gate.close();
         self.reads.drain();
         self.syncs.drain();
         self.ahead.iter().for_each(Waiting::drain);

@@ -31,6 +31,8 @@ mod supervisor;
 mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(any(test, fuzzing))]
+mod unmounted;
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;

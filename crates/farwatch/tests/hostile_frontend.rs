@@ -3,6 +3,12 @@
 //! descriptors and threads it counts.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../../../fuzz/corpus.rs"]
+#[expect(
+    clippy::print_stdout,
+    reason = "the output of a failed test ends with the input that it ran"
+)]
+mod corpus;
 #[path = "common/fake_driver.rs"]
 #[expect(dead_code, reason = "other tests need the rest")]
 mod fake_driver;
@@ -26,11 +32,6 @@ mod served;
 #[path = "common/snapshot.rs"]
 mod snapshot;
 
-use std::fs;
-use std::path::Path;
-
-use proptest::strategy::{Strategy as _, ValueTree as _};
-use proptest::test_runner::TestRunner;
 use served::skip_without_root;
 
 /// Random inputs beside the corpus.
@@ -41,20 +42,6 @@ fn the_corpus_of_frontend_passes_and_so_do_random_inputs() {
     if skip_without_root() {
         return;
     }
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/frontend");
-    let mut files: Vec<_> =
-        fs::read_dir(corpus).unwrap().map(|file| file.unwrap().path()).collect();
-    files.sort();
-    assert!(!files.is_empty());
-    for file in files {
-        println!("{}", file.display());
-        frontend::frontend(&fs::read(&file).unwrap());
-    }
-    let input = proptest::collection::vec(proptest::num::u8::ANY, 0..300);
-    let mut runner = TestRunner::deterministic();
-    for _ in 0..INPUTS {
-        let input = input.new_tree(&mut runner).unwrap().current();
-        println!("{input:?}");
-        frontend::frontend(&input);
-    }
+    corpus::replay("frontend", frontend::frontend);
+    corpus::draw(INPUTS, frontend::frontend);
 }

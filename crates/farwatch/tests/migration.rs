@@ -66,6 +66,28 @@ fn hold(guest: &mut Guest) -> Held {
     Held { dir, deeper, file, fh, generation }
 }
 
+/// A guest on another host, which does not know yet what it had.
+struct Arrived {
+    guest: Guest,
+    /// What it had.
+    state: Vec<u8>,
+    destination: Host,
+    // Has the directory that both hosts share.
+    source: Host,
+}
+
+impl Arrived {
+    fn new() -> Self {
+        let source = Host::new(populate);
+        let mut guest = source.mount();
+        hold(&mut guest);
+        let state = guest.driver.save().unwrap();
+        let destination = source.second();
+        let guest = guest.moved(&destination.served.socket());
+        Self { guest, state, destination, source }
+    }
+}
+
 /// The guest on `to`, with what it had on the host that it comes from.
 fn migrate(mut guest: Guest, to: &Host) -> Guest {
     guest.driver.log_writes(true);
@@ -418,12 +440,7 @@ fn a_state_that_makes_no_sense_is_refused_and_a_guest_can_begin_afresh() {
     if skip_without_root() {
         return;
     }
-    let source = Host::new(populate);
-    let mut guest = source.mount();
-    hold(&mut guest);
-    let state = guest.driver.save().unwrap();
-    let destination = source.second();
-    let mut guest = guest.moved(&destination.served.socket());
+    let Arrived { mut guest, state, destination, source: _source } = Arrived::new();
     let cuts = [0, 1, 23, 24, 100, state.len() / 2, state.len() - 1];
     let cut = cuts.into_iter().map(|len| state[..len].to_vec());
     let damaged = (0..state.len()).step_by(7).map(|at| {
@@ -451,12 +468,7 @@ fn a_frontend_that_goes_away_in_the_middle_of_a_state_leaves_the_device_to_the_n
     if skip_without_root() {
         return;
     }
-    let source = Host::new(populate);
-    let mut guest = source.mount();
-    hold(&mut guest);
-    let state = guest.driver.save().unwrap();
-    let destination = source.second();
-    let guest = guest.moved(&destination.served.socket());
+    let Arrived { guest, state, destination, source: _source } = Arrived::new();
     // This end stays open, so that nothing but the session's end tells the device.
     let to = guest.driver.begin_load(&state[..state.len() / 2]);
     drop(guest);
@@ -470,12 +482,7 @@ fn a_frontend_that_asks_how_it_went_and_keeps_the_pipe_open_is_not_waited_for() 
     if skip_without_root() {
         return;
     }
-    let source = Host::new(populate);
-    let mut guest = source.mount();
-    hold(&mut guest);
-    let state = guest.driver.save().unwrap();
-    let destination = source.second();
-    let guest = guest.moved(&destination.served.socket());
+    let Arrived { guest, state, destination, source: _source } = Arrived::new();
     let to = guest.driver.begin_load(&state);
     assert!(guest.driver.frontend.check_device_state().is_err(), "a state without an end");
     drop(guest);

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use farwatch_testkit::bench::{Change, Samples, latencies, ratio, relayed};
+use farwatch_testkit::bench::{Change, Samples, latencies, per_event, ratio, relayed};
 use rustix::fs::{AtFlags, StatxFlags};
 
 use super::Scale;
@@ -40,8 +40,8 @@ pub(super) fn run(programs: &Programs, scale: Scale, report: &mut Report) -> any
             format!("{:.2}", ratio(there.median(), here.median())),
             human(by_relay.median()),
             format!("{:.2}", ratio(by_relay.median(), here.median())),
-            per_event(costs.requests(), scale.changes),
-            per_event(costs.sleeps, scale.changes),
+            format!("{:.1}", per_event(costs.requests(), scale.changes)),
+            format!("{:.1}", per_event(costs.sleeps, scale.changes)),
         ]);
     }
     let request = requests(&share.mnt(), scale.changes)?;
@@ -70,11 +70,6 @@ pub(super) fn run(programs: &Programs, scale: Scale, report: &mut Report) -> any
         "sleeps an event",
     ];
     report.table(&format!("system call to event read, {} changes", scale.changes), &head, &rows)
-}
-
-fn per_event(count: u64, events: usize) -> String {
-    let count = u32::try_from(count).unwrap_or(u32::MAX);
-    format!("{:.1}", f64::from(count) / f64::from(u32::try_from(events).unwrap_or(u32::MAX)))
 }
 
 /// In the second directory, of what is done in the first.

@@ -1,40 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Memory of the driver and the device, of loom's atomic numbers of 16 bits. What a ring needs of `driver::memory`.
 
+#[path = "../../../farwatch/src/driver/memory/area.rs"]
+mod area;
+
 use std::convert::Infallible;
 
 use loom::sync::atomic::{AtomicU16, Ordering};
 use virtio_queue::desc::split::Descriptor;
 
-/// See `driver::memory::Area`.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Area {
-    offset: usize,
-    len: usize,
-}
-
-impl Area {
-    pub(super) fn part(self, offset: usize, len: usize) -> Self {
-        Self { offset: self.offset + offset, len }
-    }
-
-    pub(super) fn len(self) -> usize {
-        self.len
-    }
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Layout {
-    len: usize,
-}
+pub(super) use self::area::{Area, Layout};
 
 impl Layout {
-    pub(super) fn take(&mut self, len: usize, align: usize) -> Area {
-        let offset = self.len.next_multiple_of(align);
-        self.len = offset + len;
-        Area { offset, len }
-    }
-
     pub(super) fn map(self) -> Memory {
         Memory((0..self.len.div_ceil(2)).map(|_| AtomicU16::new(0)).collect())
     }

@@ -31,6 +31,13 @@ pub fn ratio(duration: Duration, other: Duration) -> f64 {
     duration.as_secs_f64() / other.as_secs_f64().max(f64::MIN_POSITIVE)
 }
 
+/// How many of `count` come to one of `events`.
+pub fn per_event(count: u64, events: usize) -> f64 {
+    let [count, events] = [count, u64::try_from(events).unwrap_or(u64::MAX)]
+        .map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+    f64::from(count) / f64::from(events)
+}
+
 /// In microseconds, for people.
 pub fn micros(duration: Duration) -> String {
     format!("{:8.1} µs", duration.as_secs_f64() * 1e6)

@@ -13,8 +13,9 @@ use super::machine::{durations, wait_for_line};
 use super::report::Table;
 use super::run::Scale;
 use super::tree::Tree;
-use super::{DONE, micros};
+use super::{DONE, micros, per_event};
 use crate::mount::Mount;
+use crate::process::number_behind;
 use crate::vm::{Guest, Kernel, mount_point, programs, serve};
 
 /// Debian's, of which `./test` has fetched one.
@@ -117,20 +118,9 @@ fn latency(
     Ok(())
 }
 
-fn per_event(requests: u64, events: usize) -> f64 {
-    let [requests, events] =
-        [requests, u64::try_from(events).unwrap_or(u64::MAX)].map(u32::try_from);
-    f64::from(requests.unwrap_or(u32::MAX)) / f64::from(events.unwrap_or(u32::MAX))
-}
-
 /// Requests that the server of `mount` has had.
 fn served(mount: &Mount) -> Result<u64> {
-    const WORD: &str = "\"requests\":";
-    let output = mount.farwatch()?.arg("status").arg("--json").arg(mount.host()).output()?;
-    let status = String::from_utf8_lossy(&output.stdout).into_owned();
-    let (_, rest) = status.split_once(WORD).with_context(|| format!("no {WORD} in {status}"))?;
-    let number: String = rest.trim_start().chars().take_while(char::is_ascii_digit).collect();
-    number.parse().with_context(|| format!("no number behind {WORD}"))
+    number_behind(&mount.status()?, "\"requests\":")
 }
 
 fn walks(guest: &mut Guest, scale: Scale) -> Result<()> {

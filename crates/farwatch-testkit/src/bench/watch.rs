@@ -8,10 +8,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
+
+/// The message when the kernel has dropped events.
+const TOO_SLOW: &str = "the reader is too slow for its own queue";
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -58,7 +61,7 @@ impl Watch {
             loop {
                 match reader.next() {
                     Ok(event) if event.events().contains(ReadFlags::QUEUE_OVERFLOW) => {
-                        bail!("the reader is too slow for its own queue");
+                        bail!(TOO_SLOW);
                     }
                     Ok(event) if event.file_name() == Some(name) => return Ok(now),
                     Ok(_) => {}
@@ -74,32 +77,28 @@ impl Watch {
     /// # Errors
     /// When events were dropped.
     pub(super) fn drain_into(&self, names: &mut VecDeque<CString>) -> anyhow::Result<()> {
-        let mut buf = [const { MaybeUninit::uninit() }; 1 << 16];
-        let mut reader = Reader::new(&self.0, &mut buf);
-        loop {
-            match reader.next() {
-                Ok(event) if event.events().contains(ReadFlags::QUEUE_OVERFLOW) => {
-                    bail!("the reader is too slow for its own queue");
-                }
-                Ok(event) => names.extend(event.file_name().map(CStr::to_owned)),
-                Err(Errno::AGAIN) => return Ok(()),
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let overflow = self.each(|name| names.extend(name.map(CStr::to_owned)))?;
+        ensure!(!overflow, TOO_SLOW);
+        Ok(())
     }
 
     /// Reads all that is there.
     pub fn drain(&self) -> anyhow::Result<Seen> {
+        let mut events = 0;
+        let overflow = self.each(|_| events += 1)?;
+        Ok(Seen { events, overflow })
+    }
+
+    /// Reads all that is there, and returns whether events were dropped.
+    fn each(&self, mut event: impl FnMut(Option<&CStr>)) -> anyhow::Result<bool> {
         let mut buf = [const { MaybeUninit::uninit() }; 1 << 16];
         let mut reader = Reader::new(&self.0, &mut buf);
-        let mut seen = Seen::default();
+        let mut overflow = false;
         loop {
             match reader.next() {
-                Ok(event) if event.events().contains(ReadFlags::QUEUE_OVERFLOW) => {
-                    seen.overflow = true;
-                }
-                Ok(_) => seen.events += 1,
-                Err(Errno::AGAIN) => return Ok(seen),
+                Ok(read) if read.events().contains(ReadFlags::QUEUE_OVERFLOW) => overflow = true,
+                Ok(read) => event(read.file_name()),
+                Err(Errno::AGAIN) => return Ok(overflow),
                 Err(error) => return Err(error.into()),
             }
         }

@@ -39,7 +39,7 @@ use virtiofsd::server::Server;
 use vm_memory::ByteValued;
 
 use super::desk::{Desk, HEADER_LEN, Malformed, REQUEST_LEN_MAX, Request};
-use super::gate::{Admission, Gate};
+use super::gate::Gate;
 use super::notification::NotificationSource;
 use super::stats::Counter;
 use super::waiting::may_wait;
@@ -123,21 +123,6 @@ impl<F: FileSystem + Sync> Requests<F> {
             panics: Counter::default(),
             trouble_logged: AtomicBool::new(false),
         }
-    }
-
-    /// Lets requests run from now on.
-    pub(super) fn open(&self) {
-        self.gate.open();
-    }
-
-    /// Lets no request run any more and waits for those that do.
-    pub(super) fn close(&self) {
-        self.gate.close();
-    }
-
-    /// `None` when no request may run.
-    pub(super) fn admit(&self) -> Option<Admission<'_>> {
-        self.gate.admit()
     }
 
     /// Tells whether the driver has taken the notification queue.

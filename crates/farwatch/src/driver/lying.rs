@@ -12,27 +12,24 @@
 #[path = "../../../../fuzz/src/bytes.rs"]
 #[expect(dead_code, reason = "other targets need the rest")]
 mod bytes;
+#[cfg(test)]
+#[path = "../../../../fuzz/corpus.rs"]
+#[expect(dead_code, reason = "random inputs are drawn by proptest's macro")]
+mod corpus;
 mod device;
 
 use std::collections::BTreeSet;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
-};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use self::bytes::Bytes;
 use self::device::{Lies, serve_handshake};
-use super::forward::Halt;
-use super::signal::Signal;
-use super::{Device, Driver, Endpoint, Error, NotificationQueue, Options};
-use crate::dev_fuse::FuseDevice;
+use super::unmounted::Unmounted;
+use super::{Driver, Endpoint, Options};
 
 /// How long the end may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -67,50 +64,18 @@ fn device_of(end: &UnixStream, device: JoinHandle<Lies>) -> (Lies, UnixStream) {
     (device.join().unwrap(), end.try_clone().unwrap())
 }
 
-/// A driver without a mount.
+/// The driver, and what has become of its requests.
 struct Session<'a> {
-    kernel: OwnedFd,
+    driver: Unmounted,
     lies: &'a Lies,
     stream: &'a UnixStream,
-    halt: Halt,
-    closed: Signal,
-    notifications: Option<NotificationQueue>,
-    workers: Vec<JoinHandle<Result<(), Error>>>,
-    device: Device,
     waiting: BTreeSet<u64>,
     sent: u64,
 }
 
 impl<'a> Session<'a> {
-    fn new(mut driver: Driver, (lies, stream): &'a (Lies, UnixStream)) -> Self {
-        let notifications = driver.notification_queue();
-        let flags = SocketFlags::CLOEXEC;
-        let (kernel, fuse) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
-        rustix::fs::fcntl_setfl(&fuse, OFlags::NONBLOCK).unwrap();
-        let fuse = Arc::new(FuseDevice::from(fuse));
-        let workers = driver
-            .workers
-            .into_iter()
-            .map(|worker| {
-                let fuse = Arc::clone(&fuse);
-                thread::spawn(move || worker.run(&fuse))
-            })
-            .collect();
-        let (halt, closed) = (driver.orders.halt, driver.orders.closed);
-        let (device, waiting) = (driver.device, BTreeSet::new());
-        Self {
-            kernel,
-            lies,
-            stream,
-            halt,
-            closed,
-            notifications,
-            workers,
-            device,
-            waiting,
-            sent: 0,
-        }
+    fn new(driver: Driver, (lies, stream): &'a (Lies, UnixStream)) -> Self {
+        Self { driver: Unmounted::new(driver), lies, stream, waiting: BTreeSet::new(), sent: 0 }
     }
 
     fn run(mut self, input: &mut Bytes<'_>) {
@@ -145,10 +110,10 @@ impl<'a> Session<'a> {
         if ![2, 36, 42].contains(&opcode) {
             self.waiting.insert(self.sent);
         }
-        if self.workers.iter().all(JoinHandle::is_finished) {
+        if self.driver.workers.iter().all(JoinHandle::is_finished) {
             return;
         }
-        match send(&self.kernel, &message, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+        match send(&self.driver.kernel, &message, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             Ok(_) | Err(Errno::AGAIN | Errno::PIPE | Errno::CONNRESET) => {}
             Err(error) => panic!("{error}"),
         }
@@ -166,10 +131,10 @@ impl<'a> Session<'a> {
 
     fn notify(&mut self, input: &mut Bytes<'_>) {
         self.lies.serve(1, input);
-        if let Some(queue) = &mut self.notifications {
+        if let Some(queue) = &mut self.driver.notifications {
             let mut message = [0; 512];
             if queue.receive(Some(Instant::now()), &mut message).is_err() {
-                self.notifications = None;
+                self.driver.notifications = None;
             }
         }
     }
@@ -179,7 +144,7 @@ impl<'a> Session<'a> {
         let deadline = Instant::now() + limit;
         let mut reply = vec![0; 2 << 20];
         loop {
-            match recv(&self.kernel, &mut reply[..], RecvFlags::DONTWAIT) {
+            match recv(&self.driver.kernel, &mut reply[..], RecvFlags::DONTWAIT) {
                 Ok((0, _)) | Err(Errno::CONNRESET) => return,
                 Ok((len, _)) => self.take(&reply[..len]),
                 Err(Errno::AGAIN) if Instant::now() < deadline && !self.waiting.is_empty() => {
@@ -199,41 +164,30 @@ impl<'a> Session<'a> {
     fn end(mut self) {
         self.receive_replies(Duration::ZERO);
         drop(self.stream.shutdown(std::net::Shutdown::Both));
-        self.closed.raise();
-        self.halt.at_once.raise();
-        self.halt.stop.raise();
-        drop(self.kernel);
+        self.driver.closed.raise();
+        self.driver.halt.at_once.raise();
+        self.driver.halt.stop.raise();
+        drop(self.driver.kernel);
         let deadline = Instant::now() + PATIENCE;
-        while !self.workers.iter().all(JoinHandle::is_finished) {
+        while !self.driver.workers.iter().all(JoinHandle::is_finished) {
             assert!(Instant::now() < deadline, "a worker does not end");
             thread::yield_now();
         }
-        for worker in self.workers {
+        for worker in self.driver.workers {
             // An error is its way to say that the device has broken its queue.
             drop(worker.join().unwrap());
         }
-        drop(self.device);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::path::Path;
-
     use proptest::collection::vec;
     use proptest::prelude::*;
 
     #[test]
     fn the_corpus_of_driver_passes() {
-        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/driver");
-        let files: Vec<_> = fs::read_dir(corpus).unwrap().collect();
-        assert!(!files.is_empty());
-        for file in files {
-            let file = file.unwrap().path();
-            println!("{}", file.display());
-            super::lies(&fs::read(file).unwrap());
-        }
+        super::corpus::replay("driver", super::lies);
     }
 
     proptest! {

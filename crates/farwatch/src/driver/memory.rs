@@ -5,6 +5,8 @@
 //! can be rewritten by the device at any time, so nothing here hands out a reference: an access is a
 //! copy through `vm-memory`. Used by every other room of the driver.
 
+mod area;
+
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -16,46 +18,12 @@ use vm_memory::{
     VolatileSlice,
 };
 
+pub(super) use self::area::{Area, Layout};
+
 /// The address of the first byte as the device sees it: not 0, which reads like "none" in a dump.
 const BASE: GuestAddress = GuestAddress(1 << 32);
 
-/// Bytes `offset..offset + len` of the memory. Only a [`Layout`] makes one, or another area it lies in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Area {
-    offset: usize,
-    len: usize,
-}
-
-impl Area {
-    /// The part of `len` bytes that starts at `offset` of this area.
-    ///
-    /// # Panics
-    /// When that part is not inside: the caller has miscounted its own layout.
-    pub(super) fn part(self, offset: usize, len: usize) -> Self {
-        assert!(offset.checked_add(len).is_some_and(|end| end <= self.len), "part is inside");
-        Self { offset: self.offset + offset, len }
-    }
-
-    /// Length in bytes.
-    pub(super) fn len(self) -> usize {
-        self.len
-    }
-}
-
-/// A plan of areas, before there is memory.
-#[derive(Debug, Default)]
-pub(super) struct Layout {
-    len: usize,
-}
-
 impl Layout {
-    /// Sets aside `len` bytes at a multiple of `align`.
-    pub(super) fn take(&mut self, len: usize, align: usize) -> Area {
-        let offset = self.len.next_multiple_of(align);
-        self.len = offset + len;
-        Area { offset, len }
-    }
-
     /// Makes the memory, all zero.
     ///
     /// # Errors

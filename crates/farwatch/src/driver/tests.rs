@@ -4,7 +4,6 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::thread;
@@ -16,10 +15,11 @@ use farwatch_sys::thread::CapabilitySet;
 use farwatch_testkit::{skip, skip_without};
 use rustix::fs::OFlags;
 use rustix::mount::{OpenTreeFlags, UnmountFlags, open_tree, unmount};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use tempfile::TempDir;
 
 use super::testing::{Answer, Offer, TestDevice};
+use super::unmounted::Unmounted;
 use super::*;
 
 const LOOKUP: u32 = 1;
@@ -57,44 +57,12 @@ fn connect(device: &TestDevice, notification_buffers: u16) -> Driver {
     Driver::connect(Endpoint::Stream(device.connect()), &options).unwrap()
 }
 
-/// The workers of a driver with a socket instead of `/dev/fuse`; this end is the kernel's.
-struct Bench {
-    kernel: OwnedFd,
-    halt: forward::Halt,
-    fuse: Weak<FuseDevice>,
-    notifications: Option<NotificationQueue>,
-    closed: Signal,
-    workers: Vec<JoinHandle<Result<(), Error>>>,
-    // Stops the queues when it goes.
-    _device: Device,
+/// The workers of a driver of `device`.
+fn unmounted(device: &TestDevice) -> Unmounted {
+    Unmounted::new(connect(device, 1))
 }
 
-impl Bench {
-    fn new(device: &TestDevice) -> Self {
-        let mut driver = connect(device, 1);
-        let notifications = driver.notification_queue();
-        let (kernel, fuse) = rustix::net::socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .unwrap();
-        rustix::fs::fcntl_setfl(&fuse, OFlags::NONBLOCK).unwrap();
-        let fuse = Arc::new(FuseDevice::from(fuse));
-        let workers = driver
-            .workers
-            .into_iter()
-            .map(|worker| {
-                let fuse = Arc::clone(&fuse);
-                thread::spawn(move || worker.run(&fuse))
-            })
-            .collect();
-        let (halt, closed) = (driver.orders.halt, driver.orders.closed);
-        let fuse = Arc::downgrade(&fuse);
-        Self { kernel, halt, fuse, notifications, closed, workers, _device: driver.device }
-    }
-
+impl Unmounted {
     fn send(&self, message: &[u8]) {
         assert_eq!(send(&self.kernel, message, SendFlags::empty()).unwrap(), message.len());
     }
@@ -118,7 +86,7 @@ impl Bench {
 #[test]
 fn a_request_reaches_the_device_as_it_is_and_the_reply_comes_back_as_it_is() {
     let device = TestDevice::start(FULL, echo);
-    let bench = Bench::new(&device);
+    let bench = unmounted(&device);
     let request = message(GETATTR, 7, b"anything");
     bench.send(&request);
     assert_eq!(bench.receive(), reply(&request, 0, b"anything"));
@@ -147,7 +115,7 @@ fn kernel_raises_events_itself_if_the_device_has_granted_that_at_init() {
     ];
     for (answer, raises) in answers {
         let device = TestDevice::start(FULL, answer);
-        let bench = Bench::new(&device);
+        let bench = unmounted(&device);
         bench.send(&message(INIT, 7, b""));
         bench.receive();
         assert_eq!(bench.fuse.upgrade().unwrap().raises(), raises);
@@ -158,7 +126,7 @@ fn kernel_raises_events_itself_if_the_device_has_granted_that_at_init() {
 #[test]
 fn notifications_are_relayed_to_the_kernel_as_they_are_until_the_session_ends() {
     let device = TestDevice::start(FULL, echo);
-    let mut bench = Bench::new(&device);
+    let mut bench = unmounted(&device);
     let relay =
         Relay::start(bench.notifications.take().unwrap(), Weak::clone(&bench.fuse)).unwrap();
     // More than the socket holds: the relay waits for room.
@@ -178,7 +146,7 @@ fn notifications_are_relayed_to_the_kernel_as_they_are_until_the_session_ends() 
 #[test]
 fn relay_ends_when_the_workers_have() {
     let device = TestDevice::start(FULL, echo);
-    let Bench { kernel, fuse, notifications, workers, _device, .. } = Bench::new(&device);
+    let Unmounted { kernel, fuse, notifications, workers, _device, .. } = unmounted(&device);
     let relay = Relay::start(notifications.unwrap(), fuse).unwrap();
     // As unmounting does.
     drop(kernel);
@@ -205,7 +173,7 @@ fn without_notifications_or_configuration_space_there_is_one_request_queue_and_i
         drop(driver);
 
         let device = TestDevice::start(offer, echo);
-        let bench = Bench::new(&device);
+        let bench = unmounted(&device);
         bench.send(&message(GETATTR, 7, b""));
         bench.receive();
         assert_eq!(device.wait_for(|_, _| true).0, 1);
@@ -219,7 +187,7 @@ fn a_message_without_answer_goes_to_the_hiprio_queue_and_gets_none() {
         FORGET => Answer::Empty,
         _ => echo(message),
     });
-    let bench = Bench::new(&device);
+    let bench = unmounted(&device);
     // More than the hiprio queue holds, so that its slots must come back.
     for unique in 0..100 {
         bench.send(&message(FORGET, unique, b"node"));
@@ -240,7 +208,7 @@ fn a_request_without_an_answer_of_its_own_fails_with_eio() {
     ];
     for answer in bad {
         let device = TestDevice::start(FULL, answer);
-        let bench = Bench::new(&device);
+        let bench = unmounted(&device);
         let request = message(GETATTR, 7, b"");
         bench.send(&request);
         assert_eq!(bench.receive(), reply(&request, -5, b""));
@@ -254,7 +222,7 @@ fn more_requests_than_a_queue_holds_are_all_answered() {
     /// `/dev/fuse` it takes no more when that is full.
     const REQUESTS: u64 = 120;
     let device = TestDevice::start(FULL, echo);
-    let bench = Bench::new(&device);
+    let bench = unmounted(&device);
     thread::scope(|scope| {
         scope.spawn(|| {
             for unique in 0..REQUESTS {
@@ -274,7 +242,7 @@ fn more_requests_than_a_queue_holds_are_all_answered() {
 fn a_read_is_given_no_more_room_than_it_asks_for() {
     const READ: u32 = 15;
     let device = TestDevice::start(FULL, |message| Answer::Reply(reply(message, 0, &[1; 500])));
-    let bench = Bench::new(&device);
+    let bench = unmounted(&device);
     let mut read_in = [0; 40];
     read_in[16..20].copy_from_slice(&100u32.to_ne_bytes());
     bench.send(&message(READ, 7, &read_in));
@@ -285,7 +253,7 @@ fn a_read_is_given_no_more_room_than_it_asks_for() {
 #[test]
 fn workers_halt_at_once_with_a_request_in_flight() {
     let device = TestDevice::start(FULL, |_| Answer::Never);
-    let bench = Bench::new(&device);
+    let bench = unmounted(&device);
     bench.send(&message(GETATTR, 7, b""));
     device.wait_for(|_, _| true);
     bench.halt.at_once.raise();

@@ -597,11 +597,11 @@ fn fsnotify_is_granted_if_it_was_offered_and_the_kernel_is_attached_with_its_que
 #[test]
 fn nothing_is_admitted_before_the_session_opens_and_after_it_closes() {
     let bench = Bench::new();
-    assert!(bench.requests.admit().is_none());
-    bench.requests.open();
-    assert!(bench.requests.admit().is_some());
-    bench.requests.close();
-    assert!(bench.requests.admit().is_none());
+    assert!(bench.requests.gate.admit().is_none());
+    bench.requests.gate.open();
+    assert!(bench.requests.gate.admit().is_some());
+    bench.requests.gate.close();
+    assert!(bench.requests.gate.admit().is_none());
 }
 
 /// A request with an opcode that exists more often than not, and a length that is mostly right.

@@ -5,10 +5,11 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use rustix::process::Pid;
 
 use crate::mount::Mount;
+use crate::process::number_behind;
 
 /// See the module's documentation.
 #[derive(Clone, Debug)]
@@ -49,14 +50,12 @@ impl Sample {
             values[0] += count(fs::read_dir(dir.join("fd"))?.count())?;
             values[1] += count(watches(&dir)?)?;
             let status = fs::read_to_string(dir.join("status"))?;
-            values[2] += field(&status, "Threads:")?;
-            values[3] += field(&status, "VmRSS:")?;
+            values[2] += number_behind::<f64>(&status, "Threads:")?;
+            values[3] += number_behind::<f64>(&status, "VmRSS:")?;
         }
-        let output =
-            mount.farwatch()?.arg("status").arg("--json").arg(mount.mount_point()).output()?;
-        let status = String::from_utf8_lossy(&output.stdout);
-        values[4] = field(&status, "\"known\":")?;
-        values[5] = field(&status, "\"directories\":")?;
+        let status = mount.status()?;
+        values[4] = number_behind(&status, "\"known\":")?;
+        values[5] = number_behind(&status, "\"directories\":")?;
         values[6] = count(
             fs::read_to_string("/proc/self/mountinfo")?
                 .lines()
@@ -81,23 +80,4 @@ fn watches(process: &Path) -> Result<usize> {
         watches += info.lines().filter(|line| line.starts_with("inotify wd:")).count();
     }
     Ok(watches)
-}
-
-/// The number behind a word.
-fn field(text: &str, word: &str) -> Result<f64> {
-    let (_, rest) = text.split_once(word).with_context(|| format!("no {word} in {text}"))?;
-    let number: String = rest.trim_start().chars().take_while(char::is_ascii_digit).collect();
-    number.parse().with_context(|| format!("no number behind {word}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn field_is_the_number_behind_a_word() {
-        assert_eq!(field("Threads:\t12\nVmRSS:\t  34 kB", "VmRSS:").unwrap(), 34.0);
-        assert_eq!(field("{\"known\": 5,", "\"known\":").unwrap(), 5.0);
-        assert!(field("", "VmRSS:").is_err());
-    }
 }
