@@ -24,6 +24,7 @@ mod probe;
 mod reconnect;
 mod reported;
 mod requests;
+mod reused;
 mod stale;
 
 use std::ffi::CStr;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use virtiofsd::filesystem::{
     Context, Entry, Extensions, FileSystem, FsOptions, GetxattrReply, ListxattrReply, OpenOptions,
     SerializableFileSystem, SetattrValid, SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
@@ -17,6 +18,8 @@ use virtiofsd::filesystem::{
 use virtiofsd::fuse::{Attr, SetattrIn};
 use virtiofsd::passthrough::PassthroughFs;
 use virtiofsd::passthrough::read_only::PassthroughFsRo;
+
+use super::reused::is_reused;
 
 type Inode = <PassthroughFs as FileSystem>::Inode;
 type Handle = <PassthroughFs as FileSystem>::Handle;
@@ -43,18 +46,46 @@ impl From<PassthroughFsRo> for Inner {
     }
 }
 
-/// Methods that one of the two answers.
+impl Inner {
+    /// The result of a request that has opened these objects, with ESTALE for one that is gone.
+    fn checked<T>(&self, result: io::Result<T>, objects: &[Inode]) -> io::Result<T> {
+        let ctx = Context { uid: 0.into(), gid: 0.into(), pid: 0 };
+        let look = |object: Inode| match self {
+            Self::Writable(fs) => fs.getattr(ctx, object, None).map(drop),
+            Self::ReadOnly(fs) => fs.getattr(ctx, object, None).map(drop),
+        };
+        result.map_err(|error| {
+            let is_reused = objects.iter().any(|object| is_reused(&error, || look(*object)));
+            if is_reused { Errno::STALE.into() } else { error }
+        })
+    }
+}
+
+macro_rules! checked {
+    ($fs:ident, $result:expr) => {
+        $result
+    };
+    ($fs:ident, $result:expr, $($object:ident),+) => {
+        $fs.checked($result, &[$($object),+])
+    };
+}
+
+/// Methods that one of the two answers. In brackets are the objects that it opens.
 macro_rules! either {
     ($(
-        fn $name:ident $(<$generic:ident: $bound:ident>)? (
+        fn $name:ident $([$($object:ident),*])? $(<$generic:ident: $bound:ident>)? (
             $($arg:ident: $type:ty),* $(,)?
         ) $(-> $result:ty)?;
     )*) => {$(
         fn $name $(<$generic: $bound>)? (&self $(, $arg: $type)*) $(-> $result)? {
-            match self {
-                Self::Writable(fs) => fs.$name($($arg),*),
-                Self::ReadOnly(fs) => fs.$name($($arg),*),
-            }
+            checked!(
+                self,
+                match self {
+                    Self::Writable(fs) => fs.$name($($arg),*),
+                    Self::ReadOnly(fs) => fs.$name($($arg),*),
+                }
+                $(, $($object),*)?
+            )
         }
     )*};
 }
@@ -68,34 +99,34 @@ impl FileSystem for Inner {
     either! {
         fn init(capable: FsOptions) -> io::Result<FsOptions>;
         fn destroy();
-        fn lookup(ctx: Context, parent: Inode, name: &CStr) -> io::Result<Entry>;
+        fn lookup[parent](ctx: Context, parent: Inode, name: &CStr) -> io::Result<Entry>;
         fn forget(ctx: Context, inode: Inode, count: u64);
         fn batch_forget(ctx: Context, requests: Vec<(Inode, u64)>);
-        fn getattr(
+        fn getattr[inode](
             ctx: Context, inode: Inode, handle: Option<Handle>
         ) -> io::Result<(Attr, Duration)>;
-        fn setattr(
+        fn setattr[inode](
             ctx: Context, inode: Inode, attr: SetattrIn, handle: Option<Handle>, valid: SetattrValid
         ) -> io::Result<(Attr, Duration)>;
-        fn readlink(ctx: Context, inode: Inode) -> io::Result<Vec<u8>>;
-        fn symlink(
+        fn readlink[inode](ctx: Context, inode: Inode) -> io::Result<Vec<u8>>;
+        fn symlink[parent](
             ctx: Context, linkname: &CStr, parent: Inode, name: &CStr, extensions: Extensions
         ) -> io::Result<Entry>;
-        fn mknod(
+        fn mknod[parent](
             ctx: Context, parent: Inode, name: &CStr, mode: u32, rdev: u32, umask: u32,
             extensions: Extensions,
         ) -> io::Result<Entry>;
-        fn mkdir(
+        fn mkdir[parent](
             ctx: Context, parent: Inode, name: &CStr, mode: u32, umask: u32, extensions: Extensions
         ) -> io::Result<Entry>;
-        fn unlink(ctx: Context, parent: Inode, name: &CStr) -> io::Result<()>;
-        fn rmdir(ctx: Context, parent: Inode, name: &CStr) -> io::Result<()>;
-        fn rename(
+        fn unlink[parent](ctx: Context, parent: Inode, name: &CStr) -> io::Result<()>;
+        fn rmdir[parent](ctx: Context, parent: Inode, name: &CStr) -> io::Result<()>;
+        fn rename[olddir, newdir](
             ctx: Context, olddir: Inode, oldname: &CStr, newdir: Inode, newname: &CStr, flags: u32
         ) -> io::Result<()>;
-        fn link(ctx: Context, inode: Inode, newparent: Inode, newname: &CStr) -> io::Result<Entry>;
-        fn open(ctx: Context, inode: Inode, kill_priv: bool, flags: u32) -> io::Result<Opened>;
-        fn create(
+        fn link[inode, newparent](ctx: Context, inode: Inode, newparent: Inode, newname: &CStr) -> io::Result<Entry>;
+        fn open[inode](ctx: Context, inode: Inode, kill_priv: bool, flags: u32) -> io::Result<Opened>;
+        fn create[parent](
             ctx: Context, parent: Inode, name: &CStr, mode: u32, kill_priv: bool, flags: u32,
             umask: u32, extensions: Extensions,
         ) -> io::Result<(Entry, Option<Handle>, OpenOptions)>;
@@ -116,23 +147,23 @@ impl FileSystem for Inner {
             ctx: Context, inode: Inode, flags: u32, handle: Handle, flush: bool,
             flock_release: bool, lock_owner: Option<u64>,
         ) -> io::Result<()>;
-        fn statfs(ctx: Context, inode: Inode) -> io::Result<farwatch_sys::statvfs64>;
-        fn setxattr(
+        fn statfs[inode](ctx: Context, inode: Inode) -> io::Result<farwatch_sys::statvfs64>;
+        fn setxattr[inode](
             ctx: Context, inode: Inode, name: &CStr, value: &[u8], flags: u32,
             extra_flags: SetxattrFlags,
         ) -> io::Result<()>;
-        fn getxattr(
+        fn getxattr[inode](
             ctx: Context, inode: Inode, name: &CStr, size: u32
         ) -> io::Result<GetxattrReply>;
-        fn listxattr(ctx: Context, inode: Inode, size: u32) -> io::Result<ListxattrReply>;
-        fn removexattr(ctx: Context, inode: Inode, name: &CStr) -> io::Result<()>;
-        fn opendir(ctx: Context, inode: Inode, flags: u32) -> io::Result<Opened>;
+        fn listxattr[inode](ctx: Context, inode: Inode, size: u32) -> io::Result<ListxattrReply>;
+        fn removexattr[inode](ctx: Context, inode: Inode, name: &CStr) -> io::Result<()>;
+        fn opendir[inode](ctx: Context, inode: Inode, flags: u32) -> io::Result<Opened>;
         fn readdir(
             ctx: Context, inode: Inode, handle: Handle, size: u32, offset: u64
         ) -> io::Result<Self::DirIter>;
         fn fsyncdir(ctx: Context, inode: Inode, datasync: bool, handle: Handle) -> io::Result<()>;
         fn releasedir(ctx: Context, inode: Inode, flags: u32, handle: Handle) -> io::Result<()>;
-        fn access(ctx: Context, inode: Inode, mask: u32) -> io::Result<()>;
+        fn access[inode](ctx: Context, inode: Inode, mask: u32) -> io::Result<()>;
         fn lseek(
             ctx: Context, inode: Inode, handle: Handle, offset: u64, whence: u32
         ) -> io::Result<u64>;
