@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::param::clock_ticks_per_second;
 
 use crate::guest;
 
@@ -57,5 +58,17 @@ fn fuzz(root: &Path, target_dir: &Path, name: &str, seconds: u64) -> Result<bool
     // What a target waits for it bounds itself, to say what it was.
     fuzzer.args(["-timeout=120", "-rss_limit_mb=4096"]);
     fuzzer.arg(format!("-artifact_prefix={}/{name}-", target_dir.display()));
-    Ok(fuzzer.status().with_context(|| name.to_owned())?.success())
+    let before = ticks_of_children()?;
+    let status = fuzzer.status().with_context(|| name.to_owned())?;
+    let ticks = ticks_of_children()?.saturating_sub(before);
+    println!("{name}: {} s of processor time", ticks / clock_ticks_per_second());
+    Ok(status.success())
+}
+
+/// The processor time of the children that have ended: `cutime` and `cstime` of `proc_pid_stat(5)`.
+fn ticks_of_children() -> Result<u64> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    let (_, fields) = stat.rsplit_once(") ").context("a name in parentheses")?;
+    let times = fields.split(' ').skip(13).take(2);
+    times.map(|ticks| ticks.parse::<u64>().context("a number")).sum()
 }
