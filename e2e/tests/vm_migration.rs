@@ -2,17 +2,22 @@
 //! A virtual machine moves to another host while it runs: from one QEMU and one `farwatch serve` to
 //! others. Its programs keep what they have open and what they watch, and its agent goes on by itself.
 
+use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use e2e::Need;
 use farwatch_testkit::vm::{Kernel, Qemu, Vm};
-use farwatch_testkit::{Mount, Place as _, Record as _, Share, merge_allowed, render};
+use farwatch_testkit::{Mount, Place as _, Record as _, Share, Submount, merge_allowed, render};
 
 const KERNELS: [&str; 2] = ["6.1", "6.12"];
 
+/// The server has the mounts of this process.
+const SUBMOUNTS: [&str; 3] = ["--announce-submounts", "--sandbox", "none"];
+
 fn main() -> ExitCode {
+    e2e::enter_own_mount_namespace();
     let mut trials = Vec::new();
     for version in KERNELS {
         let needs = [Need::Mount, Need::Vm(version), Need::Migration];
@@ -21,28 +26,32 @@ fn main() -> ExitCode {
             ("a_guest_without_an_agent_moves_too", without_agent),
         ] {
             trials.push(e2e::trial(&format!("{name}_on_{version}"), &needs, move || {
-                run(version, test)
+                run(version, &[], test)
             }));
         }
     }
+    let name = "watchers_in_an_announced_submount_receive_events_after_a_migration_on_6.12";
+    let needs = [Need::Mount, Need::Vm("6.12"), Need::Migration];
+    trials.push(e2e::trial(name, &needs, || run("6.12", &SUBMOUNTS, with_submount)));
     // Each boots a machine of its own, which fills a processor: one after the other.
     let mut arguments = libtest_mimic::Arguments::from_args();
     arguments.test_threads = Some(1);
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-fn run(version: &str, test: fn(&Vm, &Path) -> Result<()>) -> Result<()> {
+fn run(version: &str, options: &[&str], test: fn(&Vm, &Path) -> Result<()>) -> Result<()> {
     let kernel = Kernel::find(version).context("the kernel has gone")?;
     let qemu = Qemu::that_migrates().context("QEMU has gone")?;
-    let mut host = Mount::start_device(serve)?;
-    let (here, there) = (host.socket(), host.serve_again()?);
+    let mut host = Mount::start_device(|mount, socket| serve(mount, socket, options))?;
+    let (here, there) = (host.socket(), host.serve_again(options)?);
     let vm = Vm::boot_in(&qemu, &kernel, host, &here)?;
     test(&vm, &there).map_err(|error| anyhow!("{error:#}\n{}", vm.log()))
 }
 
-fn serve(mount: &Mount, socket: &Path) -> Result<Command> {
+fn serve(mount: &Mount, socket: &Path, options: &[&str]) -> Result<Command> {
     let mut command = mount.farwatch()?;
     command.arg("serve").arg("--socket").arg(socket).arg("--shared-dir").arg(mount.host());
+    command.args(options);
     Ok(command)
 }
 
@@ -105,6 +114,36 @@ fn without_agent(vm: &Vm, there: &Path) -> Result<()> {
     recorder.barrier()?;
     let told = render(&recorder.take_events()?);
     ensure!(told.contains("CREATE deep/f"), "{told}");
+    Ok(())
+}
+
+fn with_submount(vm: &Vm, there: &Path) -> Result<()> {
+    vm.start_agent()?;
+    let share = vm.share("share")?;
+    let below = share.host().join("below");
+    fs::create_dir(&below)?;
+    let _below = Submount::tmpfs(&below)?;
+    share.run_on_host("mkdir below/dir")?;
+    vm.run_in_mount(&share, "ls below/dir/")?;
+    let mounted = vm.guest().shell(Path::new("/"), "cat /proc/mounts")?;
+    ensure!(mounted.lines().any(|line| line.starts_with("none ")), "no submount:\n{mounted}");
+    let mut recorder = vm.remote_recorder(&share)?;
+    for watched in [".", "below", "below/dir"] {
+        recorder.watch(Path::new(watched))?;
+    }
+    recorder.barrier()?;
+
+    vm.migrate(there)?;
+    // With the barrier, the agent has attached to the server there.
+    recorder.barrier()?;
+    recorder.take_events()?;
+    share.run_on_host("touch below/f; mv below/f below/dir/g; rm below/dir/g")?;
+    recorder.barrier()?;
+    let told = render(&recorder.take_events()?);
+    for event in ["CREATE below/f", "MOVED_FROM below/f c", "MOVED_TO below/dir/g c"] {
+        ensure!(told.contains(event), "no {event}:\n{told}");
+    }
+    ensure!(told.contains("DELETE below/dir/g"), "{told}");
     Ok(())
 }
 

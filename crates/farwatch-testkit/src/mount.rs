@@ -125,12 +125,13 @@ impl Mount {
         listening.wait_for(socket).with_context(|| self.log())
     }
 
-    /// Another `farwatch serve` of the same directory, for a second virtual machine. Returns its
-    /// socket.
-    pub fn serve_again(&mut self) -> Result<PathBuf> {
+    /// Another `farwatch serve` of the same directory with these options, for a second virtual machine. Returns
+    /// its socket.
+    pub fn serve_again(&mut self, options: &[&str]) -> Result<PathBuf> {
         let socket = self.dir.path().join(format!("socket-{}", self.processes.len()));
         let mut command = self.farwatch()?;
         command.arg("serve").arg("--socket").arg(&socket).arg("--shared-dir").arg(self.host());
+        command.args(options);
         self.push_device(command, &socket)?;
         Ok(socket)
     }

@@ -16,7 +16,7 @@ mod slots;
 mod sorted;
 mod store;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use self::store::{Flags, State, Store};
 use super::net::Listed;
@@ -61,8 +61,8 @@ pub struct Tree {
     shown: usize,
     /// Where the directories among them are.
     shown_dirs: BTreeMap<Fid, (NodeId, Name)>,
-    /// Some node has been announced as a submount.
-    announces: bool,
+    /// The roots of submounts that were announced to the guest's kernel.
+    announced: BTreeSet<NodeId>,
     lookout: Option<Lookout>,
 }
 
@@ -499,6 +499,7 @@ impl Tree {
             self.untell(dir, &name, id);
         }
         let (state, shown) = self.store.remove(id)?;
+        self.announced.remove(&id);
         for (name, shown) in shown {
             self.not_shown(id, &name, Some(shown));
         }

@@ -113,3 +113,36 @@ fn message_replayed_nowhere_counts_as_delivered() {
     let create = MarkedRequest::Create(id(3), &name("new"), FileKind::Regular);
     assert_eq!(host.ask(create), EPERM);
 }
+
+#[test]
+fn create_of_a_directory_with_a_submount_in_it_becomes_attrib_where_the_guest_has_it() {
+    let mut host = announced();
+    let cases = [
+        // The directory above the submount, and the one that the submount is on.
+        (1, "dir", DIR, Mask::ATTRIB),
+        (DIR, "below", ROOT, Mask::ATTRIB),
+        // In the submount.
+        (ROOT, "sub", SUB, Mask::CREATE),
+        // The guest does not have it there.
+        (1, "other", DIR, Mask::CREATE),
+        (1, "dir", 9, Mask::CREATE),
+    ];
+    for (dir, entry, object, wanted) in cases {
+        let entry = HostEntry { dir: fid(dir), name: name(entry) };
+        let (mask, object) = (Mask::CREATE | Mask::ISDIR, Some(fid(object)));
+        host.take_in(HostChange::Entry { entry: entry.clone(), mask, object });
+        assert_eq!(host.next().unwrap().mask, wanted | Mask::ISDIR, "{entry:?}");
+    }
+}
+
+#[test]
+fn create_of_a_directory_is_delivered_once_the_guest_has_given_the_submount_up() {
+    let mut host = announced();
+    for file in [5, 6] {
+        host.engine.forget(id(file), 1);
+    }
+    host.engine.forget(id(SUB.into()), 1);
+    host.engine.forget(id(ROOT.into()), 1);
+    created(&mut host, 1, "dir", DIR);
+    assert!(host.next().unwrap().mask.contains(Mask::CREATE));
+}

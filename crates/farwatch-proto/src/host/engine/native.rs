@@ -103,7 +103,7 @@ impl Engine {
             let pending = self.backlog.pop()?;
             let interest = self.interest.as_ref().filter(|_| self.is_native());
             if interest.is_none_or(|interest| interest.wants(&pending.event, &self.tree)) {
-                return Some(pending);
+                return Some(self.spare_submounts(pending));
             }
             let raised = Ledger::raise_unsent(pending, &mut self.tree, &mut self.backlog);
             self.note(raised);

@@ -6,10 +6,11 @@
 //! which submount an event is, and replays it in each superblock that it has of that: for every further one the replay
 //! begins anew. If it has none, nobody there watches, and the event counts as told.
 
-use super::super::ledger::{Answer, MarkedRequest, Object, Raised, Refusal};
+use super::super::backlog::Pending;
+use super::super::ledger::{Answer, Ledger, MarkedRequest, Object, Raised, Refusal};
 use super::Engine;
 use crate::wire::abi::{FARWATCH_AGAIN_NAME, FARWATCH_LIMBO_NAME, FARWATCH_NOWHERE_NAME};
-use crate::{GuestEvent, Node, NodeId, Seq, Submount};
+use crate::{GuestEvent, Mask, Node, NodeId, Seq, Submount};
 
 impl Engine {
     /// The agent replays in submounts, too, if it is told in which. Called before [`Engine::listen`].
@@ -42,6 +43,31 @@ impl Engine {
             GuestEvent::Overflow => return None,
         };
         self.tree.submount_of(node)
+    }
+
+    /// A change that does not unmount a submount of the guest. To replay CREATE its kernel drops the name, and unmounts what
+    /// is mounted there and below (`d_invalidate()`). If the guest has that directory under the name, CREATE counts as
+    /// told, and watchers receive ATTRIB.
+    pub(super) fn spare_submounts(&mut self, mut pending: Pending) -> Pending {
+        if self.is_native() || !self.would_unmount(&pending.event) {
+            return pending;
+        }
+        let raised = Ledger::raise_unsent(pending.clone(), &mut self.tree, &mut self.backlog);
+        self.note(raised);
+        if let GuestEvent::Entry { mask, .. } = &mut pending.event {
+            *mask = mask.difference(Mask::CREATE) | Mask::ATTRIB;
+        }
+        pending
+    }
+
+    fn would_unmount(&self, event: &GuestEvent) -> bool {
+        let GuestEvent::Entry { entry, mask, child: Some(Node { id, .. }), .. } = event else {
+            return false;
+        };
+        mask.contains(Mask::CREATE)
+            && !mask.contains(Mask::DELETE)
+            && self.tree.has_submount(*id)
+            && self.tree.current(entry.dir.id, &entry.name) == Some(*id)
     }
 
     /// Answers what an agent looks up by a name of ours. `None` if it is none.

@@ -58,32 +58,39 @@ impl Tree {
 
     /// Whether a directory is in what is mounted on one of the directories above it, or is mounted itself.
     pub(in super::super) fn is_in_mount(&self, dir: NodeId) -> bool {
-        let above = successors(Some(dir), |dir| self.parent(*dir)).take(DEPTH_MAX);
-        above.into_iter().any(|dir| self.is_mounted(dir))
+        self.with_those_above(dir).any(|dir| self.is_mounted(dir))
     }
 
     /// The guest's kernel was told that a node is mounted on its name (`FUSE_ATTR_SUBMOUNT`): it makes a superblock for
     /// what is mounted, and gives its root generation 0 (`fuse_fill_super_submount()`). For the life of a node that does
     /// not change.
     pub(in super::super) fn announced(&mut self, id: NodeId) {
-        if let Some(node) = self.store.get_mut(id) {
-            node.set(Flags::ANNOUNCED, true);
-            self.announces = true;
+        if self.knows(id) {
+            self.announced.insert(id);
         }
     }
 
     /// Whether a node is the root of an announced submount.
     pub(in super::super) fn is_announced(&self, id: NodeId) -> bool {
-        self.announces && self.store.get(id).is_some_and(|node| node.is(Flags::ANNOUNCED))
+        self.announced.contains(&id)
     }
 
     /// The announced submount that a node is in, or whose root it is. `None` if it is in the superblock of the share itself.
     pub(in super::super) fn submount_of(&self, id: NodeId) -> Option<Submount> {
-        if !self.announces {
+        if self.announced.is_empty() {
             return None;
         }
-        let above = successors(Some(id), |id| self.parent(*id)).take(DEPTH_MAX);
-        above.into_iter().find(|id| self.is_announced(*id)).map(Submount::of)
+        self.with_those_above(id).find(|id| self.is_announced(*id)).map(Submount::of)
+    }
+
+    /// Whether an announced submount is on this directory or below it.
+    pub(in super::super) fn has_submount(&self, dir: NodeId) -> bool {
+        self.announced.iter().any(|root| self.with_those_above(*root).any(|above| above == dir))
+    }
+
+    /// A node, and the directories above it.
+    fn with_those_above(&self, id: NodeId) -> impl Iterator<Item = NodeId> {
+        successors(Some(id), |id| self.parent(*id)).take(DEPTH_MAX)
     }
 
     /// The nodes of [`Tree::told`] to which that can have happened.
@@ -139,8 +146,7 @@ impl Tree {
 
     /// The directories from the root to this one.
     fn path(&self, dir: NodeId) -> Vec<NodeId> {
-        let mut path: Vec<_> =
-            successors(Some(dir), |dir| self.parent(*dir)).take(DEPTH_MAX).collect();
+        let mut path: Vec<_> = self.with_those_above(dir).collect();
         path.reverse();
         path
     }

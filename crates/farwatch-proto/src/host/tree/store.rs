@@ -67,8 +67,6 @@ bitflags::bitflags! {
         const MORE_LINKS = 1 << 3;
         /// It has several names.
         const NAMES = 1 << 4;
-        /// It is mounted on its name, and the guest's kernel was told so.
-        const ANNOUNCED = 1 << 5;
     }
 }
 

@@ -51,7 +51,7 @@ impl Stand {
         let qemu = Qemu::that_migrates().filter(|_| kind == Kind::Migration);
         ensure!(kind != Kind::Migration || qemu.is_some(), "this QEMU does not move machines");
         let mut host = Mount::start_device(serve)?;
-        let sockets = [host.socket(), host.serve_again()?];
+        let sockets = [host.socket(), host.serve_again(&[])?];
         let qemu = qemu.unwrap_or_default();
         let vm = Vm::boot_in(&qemu, &kernel, host, &sockets[0])?;
         vm.start_agent()?;
