@@ -21,11 +21,11 @@ const END_MAX: Duration = Duration::from_secs(1);
 fn main() -> ExitCode {
     let mut trials = e2e::trials![
         &[Need::Mount];
-        sigterm_ends_an_agent_within_a_second_and_its_mount_goes_on,
+        sigterm_ends_an_agent_within_a_second_and_its_mount_still_works,
         agent_that_follows_a_killed_one_reports_changes_made_in_the_meantime,
-        a_second_agent_is_refused_and_the_first_goes_on,
-        an_agent_whose_server_does_not_answer_says_so_and_fails,
-        an_agent_whose_mount_is_gone_says_so_and_fails,
+        second_agent_is_refused_and_the_first_still_works,
+        agent_whose_server_does_not_answer_reports_it_and_fails,
+        agent_whose_mount_is_gone_reports_it_and_fails,
         an_agent_works_on_any_directory_of_the_mount_and_through_a_read_only_bind_mount,
         a_read_only_superblock_is_refused_with_what_to_do,
         other_mount_is_refused_with_advice,
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     e2e::run(trials)
 }
 
-fn sigterm_ends_an_agent_within_a_second_and_its_mount_goes_on() -> Result<()> {
+fn sigterm_ends_an_agent_within_a_second_and_its_mount_still_works() -> Result<()> {
     let mut mount = Mount::start_with_agent()?;
     let (_share, mut recorder) = watched(&mount, "share")?;
     recorder.barrier()?;
@@ -115,14 +115,14 @@ fn agent_that_follows_a_killed_one_reports_changes_made_in_the_meantime() -> Res
     Ok(())
 }
 
-fn a_second_agent_is_refused_and_the_first_goes_on() -> Result<()> {
+fn second_agent_is_refused_and_the_first_still_works() -> Result<()> {
     let mount = Mount::start_with_agent()?;
     let (_share, mut recorder) = watched(&mount, "share")?;
     refused(&mount, &mount.mount_point(), "another agent serves this mount: stop it first")?;
     recorder.barrier()
 }
 
-fn an_agent_whose_server_does_not_answer_says_so_and_fails() -> Result<()> {
+fn agent_whose_server_does_not_answer_reports_it_and_fails() -> Result<()> {
     let mut mount = Mount::start_through_socket(|mount, socket| {
         let mut command = mount.farwatch()?;
         command.arg("serve").arg("--socket").arg(socket).arg("--shared-dir").arg(mount.host());
@@ -144,7 +144,7 @@ fn an_agent_whose_server_does_not_answer_says_so_and_fails() -> Result<()> {
     Ok(())
 }
 
-fn an_agent_whose_mount_is_gone_says_so_and_fails() -> Result<()> {
+fn agent_whose_mount_is_gone_reports_it_and_fails() -> Result<()> {
     let mut mount = Mount::start_with_agent()?;
     mount.driver().signal(Signal::TERM)?;
     failed(&mut mount, "receiving notifications failed")?;

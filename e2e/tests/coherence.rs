@@ -27,7 +27,7 @@ const PATHS: [(&str, Start); 3] = [
 fn main() -> ExitCode {
     let mut trials = e2e::trials![
         &[Need::Mount];
-        caches_that_nobody_keeps_true_are_noticed,
+        caches_that_are_not_invalidated_are_noticed,
         agent_that_is_stopped_leaves_nothing_old_for_longer_than_the_lease,
         worker_that_is_killed_is_replaced_and_the_caches_are_true,
         name_that_was_missing_is_found_when_it_is_made,
@@ -90,7 +90,7 @@ fn effect_after_cause(mount: &Mount) -> Result<()> {
 }
 
 /// Without an agent what is cached for a day is old as soon as something changes.
-fn caches_that_nobody_keeps_true_are_noticed() -> Result<()> {
+fn caches_that_are_not_invalidated_are_noticed() -> Result<()> {
     let mut mount = Mount::start_device(|mount, socket| {
         let mut device = mount.farwatch()?;
         device.args(["serve", "--cache", "always", "--shared-dir"]).arg(mount.host());

@@ -40,7 +40,7 @@ fn main() -> ExitCode {
         events_come_from_an_ordinary_user_in_a_namespace,
         events_come_from_an_ordinary_user_who_is_root_in_a_namespace,
         events_come_from_an_ordinary_user_without_a_sandbox,
-        message_for_a_user_without_namespaces_tells_what_to_do,
+        error_for_a_user_without_namespaces_says_what_to_do,
         events_come_by_inotify_from_an_ordinary_user,
     ]);
     trials.extend(e2e::trials![
@@ -99,7 +99,7 @@ fn events_come_from_an_ordinary_user_without_a_sandbox() -> Result<()> {
     both_sides_are_told(&start_as_user(&["--sandbox", "none"])?)
 }
 
-fn message_for_a_user_without_namespaces_tells_what_to_do() -> Result<()> {
+fn error_for_a_user_without_namespaces_says_what_to_do() -> Result<()> {
     let served = Mount::unmounted()?;
     // A user whom a user namespace does not map cannot have another one: user_namespaces(7).
     let command = as_user(&served, &served.socket(), &["unshare", "--user"], &[])?;

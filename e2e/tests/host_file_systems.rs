@@ -69,11 +69,11 @@ fn every_scenario(fs: &FileSystem) -> Result<()> {
         e2e::run_all(&ready, || Mount::start_in(fs.root(), &["--watch", watch]))
             .with_context(|| watch)?;
     }
-    nothing_is_said_but_of_an_overlay(fs)
+    only_an_overlay_is_warned_of(fs)
 }
 
 /// A directory of a file system that has all is shared without a word.
-fn nothing_is_said_but_of_an_overlay(fs: &FileSystem) -> Result<()> {
+fn only_an_overlay_is_warned_of(fs: &FileSystem) -> Result<()> {
     let served = Mount::start_in(fs.root(), &[])?;
     let log = served.log();
     let warnings = log.matches("WARN").count();

@@ -26,8 +26,8 @@ fn main() -> ExitCode {
         sigterm_ends_a_mount_whose_device_is_stopped_and_its_waiting_programs,
         a_device_serves_the_next_mount_after_the_first_has_ended,
         a_mount_takes_the_place_of_the_dead_mount_that_a_killed_one_has_left,
-        a_shared_directory_that_is_deleted_is_said_by_sync_status_and_log,
-        a_second_mount_on_one_mount_point_is_refused_and_the_first_goes_on,
+        deletion_of_the_shared_directory_is_reported_by_sync_status_and_log,
+        second_mount_on_one_mount_point_is_refused_and_the_first_still_works,
         a_missing_shared_directory_is_refused_by_name,
         a_missing_mount_point_is_refused_by_name,
         a_shared_file_is_refused_by_name,
@@ -165,7 +165,7 @@ fn a_mount_takes_the_place_of_the_dead_mount_that_a_killed_one_has_left() -> Res
     Ok(())
 }
 
-fn a_shared_directory_that_is_deleted_is_said_by_sync_status_and_log() -> Result<()> {
+fn deletion_of_the_shared_directory_is_reported_by_sync_status_and_log() -> Result<()> {
     let mut mount = Mount::start()?;
     mount.sync()?;
     fs::remove_dir(mount.host())?;
@@ -183,7 +183,7 @@ fn a_shared_directory_that_is_deleted_is_said_by_sync_status_and_log() -> Result
     Ok(())
 }
 
-fn a_second_mount_on_one_mount_point_is_refused_and_the_first_goes_on() -> Result<()> {
+fn second_mount_on_one_mount_point_is_refused_and_the_first_still_works() -> Result<()> {
     let mount = Mount::start()?;
     refused(&mount, &mount.host(), &mount.mount_point(), &mount.mount_point())?;
     fs::write(mount.host().join("f"), "still here")?;

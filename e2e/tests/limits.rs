@@ -20,7 +20,7 @@ fn main() -> ExitCode {
         events_past_the_limit_of_inotify_watches_are_delivered_when_sync_returns,
         events_past_the_limit_of_fanotify_marks_are_delivered_when_sync_returns,
         events_past_the_limit_are_delivered_without_a_sync,
-        limit_is_said_by_log_and_status_with_its_value_and_a_command,
+        limit_is_reported_by_log_and_status_with_its_value_and_a_command,
         directories_are_watched_as_soon_as_the_limit_is_raised,
         directory_that_had_no_room_is_watched_when_others_are_forgotten,
         sync_says_how_many_directories_can_be_neither_watched_nor_listed,
@@ -119,7 +119,7 @@ fn status(served: &Mount) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-fn limit_is_said_by_log_and_status_with_its_value_and_a_command() -> Result<()> {
+fn limit_is_reported_by_log_and_status_with_its_value_and_a_command() -> Result<()> {
     for (limit, backend) in [WATCHES, MARKS] {
         let (served, ..) = past_the_limit((limit, backend), &[])?;
         let why = format!("user.{limit} is reached, at {ROOM}: `sysctl -w user.{limit}=65536`");

@@ -109,7 +109,7 @@ fn device_in_its_sandbox_is_shown_with_the_mount_on_its_socket() -> Result<()> {
 
 fn share_that_a_path_is_in_is_shown_alone() -> Result<()> {
     let mut mount = Mount::start_device(|mount, socket| serve(mount, socket, &[]))?;
-    let socket = mount.serve_again()?;
+    let socket = mount.serve_again(&[])?;
     mount.mount_through_socket()?;
     let (all, _) = status(&mount, &[])?;
     contains(&all, &[&format!("for a virtual machine, at {}", socket.display())])?;

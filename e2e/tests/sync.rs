@@ -33,14 +33,14 @@ fn main() -> ExitCode {
         sync_waits_for_the_difference_when_events_were_dropped,
         watch_on_a_deleted_object_has_ended_when_sync_returns,
         any_reader_of_a_file_may_sync_on_it_without_extended_attributes,
-        an_agent_that_does_not_go_on_is_said_when_the_time_is_over,
+        stuck_agent_is_reported_when_the_timeout_expires,
         many_callers_wait_together_and_delay_no_other_request,
-        sync_goes_on_with_the_agent_that_comes_after,
-        where_there_is_no_agent_or_no_farwatch_it_is_said_with_what_to_do,
+        sync_continues_with_the_next_agent,
+        missing_agent_or_server_is_reported_with_what_to_do,
     ];
     trials.extend(e2e::trials![
         &[Need::Mount, Need::StockVirtiofsd];
-        a_stock_virtiofsd_is_said_to_be_one,
+        stock_virtiofsd_is_recognized,
     ]);
     for version in KERNELS {
         for backend in BACKENDS {
@@ -256,7 +256,7 @@ fn any_reader_of_a_file_may_sync_on_it_without_extended_attributes() -> Result<(
     Ok(())
 }
 
-fn an_agent_that_does_not_go_on_is_said_when_the_time_is_over() -> Result<()> {
+fn stuck_agent_is_reported_when_the_timeout_expires() -> Result<()> {
     let mut mount = Mount::start_with_agent()?;
     signal_agent(&mut mount, Signal::STOP)?;
     let before = Instant::now();
@@ -295,7 +295,7 @@ fn many_callers_wait_together_and_delay_no_other_request() -> Result<()> {
     Ok(())
 }
 
-fn sync_goes_on_with_the_agent_that_comes_after() -> Result<()> {
+fn sync_continues_with_the_next_agent() -> Result<()> {
     let mut mount = Mount::start_with_agent()?;
     let share = mount.share("after")?;
     let mut recorder = mount.recorder(&share)?;
@@ -320,7 +320,7 @@ fn sync_goes_on_with_the_agent_that_comes_after() -> Result<()> {
     mount.sync()
 }
 
-fn where_there_is_no_agent_or_no_farwatch_it_is_said_with_what_to_do() -> Result<()> {
+fn missing_agent_or_server_is_reported_with_what_to_do() -> Result<()> {
     let mount = Mount::start_with(&["--no-agent"])?;
     let said = failed(&sync(&mount, &[], &mount.mount_point())?, 1)?;
     ensure!(
@@ -336,7 +336,7 @@ fn where_there_is_no_agent_or_no_farwatch_it_is_said_with_what_to_do() -> Result
     Ok(())
 }
 
-fn a_stock_virtiofsd_is_said_to_be_one() -> Result<()> {
+fn stock_virtiofsd_is_recognized() -> Result<()> {
     let mount = Mount::start_through_socket(|mount, socket| {
         let virtiofsd = e2e::stock_virtiofsd().context("virtiofsd has gone")?;
         let mut command = Command::new(virtiofsd);

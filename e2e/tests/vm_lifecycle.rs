@@ -217,7 +217,7 @@ fn change_by_a_guest_is_reported_once(vm: &Vm) -> Result<()> {
 
 fn two_guests_on_one_directory(kernel: &Kernel) -> Result<()> {
     let mut host = Mount::start_device(serve)?;
-    let second_socket = host.serve_again()?;
+    let second_socket = host.serve_again(&[])?;
     let first = Vm::boot(kernel, host)?;
     first.start_agent()?;
     let mut second = Guest::boot(kernel, &[("twin", &second_socket)])?;

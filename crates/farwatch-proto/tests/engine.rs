@@ -416,7 +416,7 @@ fn a_renamed_file_that_the_guest_found_under_its_new_name_is_taken_from_there() 
 }
 
 #[test]
-fn a_move_out_of_view_goes_to_limbo_and_nowhere_else() {
+fn move_out_of_view_is_replayed_as_a_rename_to_limbo() {
     let mut host = Host::new();
     host.knows_file("f", 5);
     host.moved(Some((1, "f")), None, 5);

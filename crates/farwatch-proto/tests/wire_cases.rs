@@ -13,7 +13,7 @@ use farwatch_proto::wire::abi::FUSE_NOTIFY_FSNOTIFY;
 const HEADER: &str = "fs/fuse/fsnotify_cases.h";
 
 #[test]
-fn every_line_is_taken_or_refused_as_it_says() {
+fn every_case_is_decoded_or_refused_as_expected() {
     for path in case_files("wire") {
         for line in fs::read_to_string(&path).unwrap().lines() {
             let Some((fields, verdict)) = line.split_once(" => ") else {

@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn limit_is_said_with_its_value_and_the_command_that_raises_it() {
+    fn limit_is_reported_with_its_value_and_the_command_that_raises_it() {
         let all = [("fs.inotify.max_user_watches", 100_000), ("user.max_inotify_watches", 1 << 31)];
         let said = Limit::InotifyWatches.reached_at(&values(&all)).to_string();
         let expected = "fs.inotify.max_user_watches is reached, at 100000: \
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_limits_of_a_user_the_lower_one_is_said() {
+    fn the_lower_of_two_limits_of_a_user_is_reported() {
         let all = [("fs.inotify.max_user_watches", 100_000), ("user.max_inotify_watches", 8)];
         let said = Limit::InotifyWatches.reached_at(&values(&all)).to_string();
         assert!(said.starts_with("user.max_inotify_watches is reached, at 8: "), "{said}");

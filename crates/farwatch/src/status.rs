@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_to_see_is_said_with_what_others_have() {
+    fn without_shares_of_ones_own_those_of_other_users_are_counted() {
         let found = Found { others: 2, ..Found::default() };
         assert_eq!(
             to_text(&found, 0.0),

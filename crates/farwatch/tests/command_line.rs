@@ -327,7 +327,7 @@ fn the_file_for_management_programs_names_a_program_that_is_virtiofsd() {
 }
 
 #[test]
-fn a_log_that_goes_to_no_terminal_is_plain_text() {
+fn log_that_is_not_written_to_a_terminal_is_plain_text() {
     let args = "--socket /run/s --shared-dir /does-not-exist --thread-pool-size 4 --log-level info";
     for output in Forms::new().run(args) {
         let said = stderr(&output);

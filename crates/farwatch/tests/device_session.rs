@@ -260,7 +260,7 @@ fn a_tag_has_1_to_36_bytes_and_a_device_1_to_8_request_queues() {
 }
 
 #[test]
-fn a_queue_goes_on_after_requests_that_are_none() {
+fn queue_still_works_after_malformed_requests() {
     let served = passthrough(1);
     let mut driver = served.connect(2, 16, RING_F_EVENT_IDX);
     for queue in [1, 0] {

@@ -143,7 +143,7 @@ fn told(host: &mut Host, guest: &mut Guest, file: u64) -> Vec<(String, Mask)> {
 }
 
 #[test]
-fn a_guest_that_has_moved_goes_on_with_its_nodes_and_open_files() {
+fn migrated_guest_keeps_its_nodes_and_open_files() {
     if skip_without_root() {
         return;
     }
@@ -157,7 +157,7 @@ fn a_guest_that_has_moved_goes_on_with_its_nodes_and_open_files() {
 }
 
 #[test]
-fn a_guest_goes_on_with_a_copy_of_the_directory() {
+fn guest_continues_on_a_copy_of_the_directory() {
     if skip_without_root() {
         return;
     }
@@ -397,7 +397,7 @@ fn a_read_that_waits_is_answered_before_the_state_is_saved() {
 }
 
 #[test]
-fn a_request_that_was_posted_and_not_served_is_served_where_the_guest_goes() {
+fn posted_request_that_was_not_served_is_served_at_the_destination() {
     if skip_without_root() {
         return;
     }
@@ -464,7 +464,7 @@ fn a_state_that_makes_no_sense_is_refused_and_a_guest_can_begin_afresh() {
 }
 
 #[test]
-fn a_frontend_that_goes_away_in_the_middle_of_a_state_leaves_the_device_to_the_next() {
+fn frontend_that_disconnects_in_the_middle_of_a_state_leaves_the_device_to_the_next() {
     if skip_without_root() {
         return;
     }
@@ -515,7 +515,7 @@ fn every_page_that_the_device_writes_to_is_logged() {
 }
 
 #[test]
-fn kernel_that_raises_events_itself_goes_on_on_another_host_and_is_sent_everything() {
+fn kernel_that_raises_events_itself_receives_every_event_after_a_migration() {
     if skip_without_root() {
         return;
     }

@@ -182,7 +182,7 @@ fn without_notifications_or_configuration_space_there_is_one_request_queue_and_i
 }
 
 #[test]
-fn a_message_without_answer_goes_to_the_hiprio_queue_and_gets_none() {
+fn message_without_a_reply_is_sent_on_the_hiprio_queue() {
     let device = TestDevice::start(FULL, |message| match opcode(message) {
         FORGET => Answer::Empty,
         _ => echo(message),

@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn call_on_a_name_that_failed_for_no_reason_is_made_again_until_it_says_why() {
+    fn call_on_a_name_that_failed_for_no_reason_is_repeated_until_it_gives_one() {
         let errors = |mut results: Vec<io::Result<()>>| {
             settled(|| results.remove(0)).map_err(|error| error.raw_os_error())
         };

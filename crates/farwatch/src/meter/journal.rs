@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_to_be_recorded_before_anybody_asks_and_long_after() {
+    fn nothing_is_recorded_before_the_first_question_and_long_after_the_last() {
         let now = Instant::now();
         let mut journal = Journal::default();
         assert!(!journal.is_read(now));

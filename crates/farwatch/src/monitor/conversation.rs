@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn scraper_that_says_nothing_is_left_after_a_while() {
+    fn scraper_that_sends_nothing_is_disconnected() {
         let now = Instant::now();
         let conversation = Conversation::new(Language::Http, now);
         assert!(conversation.is_over(now + STALLED_MAX));

@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn missed_records_are_said_before_those_that_follow() {
+    fn missed_records_are_reported_before_those_that_follow() {
         let part = Part { next: 9, missed: 3, records: vec![record(Kind::Sent, "a", None)] };
         let lines = shown(&part, "", false);
         assert_eq!(lines.len(), 2);

@@ -166,7 +166,7 @@ fn cases() -> u32 {
 }
 
 #[test]
-fn an_agent_that_goes_on_changes_nothing_whatever_becomes_of_its_session() {
+fn agent_that_keeps_replaying_changes_nothing_whatever_becomes_of_its_session() {
     if skip_without_root() {
         return;
     }

@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn screen_that_is_too_small_is_drawn_as_far_as_it_goes() {
+    fn screen_that_is_too_small_is_cut_off() {
         for (width, height) in [(1, 1), (10, 3), (40, 8)] {
             drawn(&view(), width, height);
         }
