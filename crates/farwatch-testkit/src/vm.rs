@@ -39,6 +39,11 @@ use crate::process::Process;
 /// where nothing else runs.
 const BOOT_MAX: Duration = Duration::from_secs(90);
 
+const NO_QEMU: &str = "only QEMU moves machines";
+/// Has a QEMU report how a move of its machine is going.
+const REPORT_MOVES: &str = r#"{"execute": "migrate-set-capabilities",
+    "arguments": {"capabilities": [{"capability": "events", "state": true}]}}"#;
+
 /// Where the share with a tag is mounted: `/share/TAG`.
 #[must_use]
 pub fn mount_point(tag: &str) -> PathBuf {
@@ -65,6 +70,13 @@ struct InQemu {
     initrd: PathBuf,
     /// How often it has moved.
     moves: u32,
+}
+
+/// The QEMU that a machine moves to.
+struct Destination {
+    process: Process,
+    channel: Channel,
+    monitor: Monitor,
 }
 
 /// What a command in the guest has left.
@@ -115,26 +127,49 @@ impl Guest {
 
     /// Moves the machine to another QEMU, where its shares have these sockets, while it runs.
     pub fn migrate(&mut self, shares: &[(&str, &Path)]) -> Result<()> {
-        let qemu = self.qemu.as_mut().context("only QEMU moves machines")?;
+        let mut there = self.destination(shares)?;
+        let uri = format!(r#"{{"uri": "unix:{}"}}"#, self.dir.path().join("moving").display());
+        let qemu = self.qemu.as_mut().context(NO_QEMU)?;
+        let moved = there.receive(&uri).and_then(|()| move_out(&mut qemu.monitor, &uri));
+        moved.map_err(|error| {
+            let (source, destination) = (self.process.log(), there.process.log());
+            anyhow!("{error:#}\nthe source:\n{source}\nthe destination:\n{destination}")
+        })?;
+        self.continue_in(there)
+    }
+
+    /// Saves the machine in a file and ends its QEMU. After `away`, another QEMU restores it, where its shares have these
+    /// sockets.
+    pub(crate) fn restore_after(
+        &mut self,
+        shares: &[(&str, &Path)],
+        away: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let uri = format!(r#"{{"uri": "file:{}"}}"#, self.dir.path().join("saved").display());
+        move_out(&mut self.qemu.as_mut().context(NO_QEMU)?.monitor, &uri)?;
+        self.process.wait()?;
+        away()?;
+        let mut there = self.destination(shares)?;
+        let restored = there.receive(&uri).and_then(|()| wait_until_moved(&mut there.monitor));
+        restored.map_err(|error| anyhow!("{error:#}\n{}", there.process.log()))?;
+        self.continue_in(there)
+    }
+
+    /// Another QEMU, which waits for the machine.
+    fn destination(&mut self, shares: &[(&str, &Path)]) -> Result<Destination> {
+        let qemu = self.qemu.as_mut().context(NO_QEMU)?;
         qemu.moves += 1;
         let sockets = Sockets::bind(self.dir.path(), qemu.moves)?;
         let machine = qemu.program.machine(&qemu.kernel, &qemu.initrd, &sockets, shares, true);
-        let destination = Process::start(machine)?;
-        let way = self.dir.path().join(format!("moving-{}", qemu.moves));
-        let moved = sockets.accept().and_then(|(port, mut monitor)| {
-            let uri = format!(r#"{{"uri": "unix:{}"}}"#, way.display());
-            monitor
-                .execute(&format!(r#"{{"execute": "migrate-incoming", "arguments": {uri}}}"#))?;
-            move_out(&mut qemu.monitor, &uri)?;
-            Ok((port, monitor))
-        });
-        let (port, monitor) = moved.map_err(|error| {
-            let (source, destination) = (self.process.log(), destination.log());
-            anyhow!("{error:#}\nthe source:\n{source}\nthe destination:\n{destination}")
-        })?;
-        qemu.monitor = monitor;
-        self.process = destination;
-        self.channel = Channel::new(port);
+        let process = Process::start(machine)?;
+        let (port, monitor) = sockets.accept().with_context(|| process.log())?;
+        Ok(Destination { process, channel: Channel::new(port), monitor })
+    }
+
+    fn continue_in(&mut self, there: Destination) -> Result<()> {
+        self.qemu.as_mut().context(NO_QEMU)?.monitor = there.monitor;
+        self.process = there.process;
+        self.channel = there.channel;
         Ok(())
     }
 
@@ -342,15 +377,27 @@ fn script(shares: &[(&str, &Path)], port: &str) -> String {
         + &format!("farwatch-observer {port}\necho the observer has ended\npoweroff -f\n")
 }
 
-/// Has a QEMU send its machine to where another one listens, and end.
+impl Destination {
+    /// Takes the machine from where it is sent to. Returns at once.
+    fn receive(&mut self, uri: &str) -> Result<()> {
+        self.monitor.execute(REPORT_MOVES)?;
+        let incoming = format!(r#"{{"execute": "migrate-incoming", "arguments": {uri}}}"#);
+        self.monitor.execute(&incoming)
+    }
+}
+
+/// Has a QEMU send its machine to where another one listens, or into a file, and end.
 fn move_out(monitor: &mut Monitor, uri: &str) -> Result<()> {
-    monitor.execute(
-        r#"{"execute": "migrate-set-capabilities",
-            "arguments": {"capabilities": [{"capability": "events", "state": true}]}}"#,
-    )?;
+    monitor.execute(REPORT_MOVES)?;
     monitor.execute(&format!(r#"{{"execute": "migrate", "arguments": {uri}}}"#))?;
+    wait_until_moved(monitor)?;
+    monitor.execute(r#"{"execute": "quit"}"#)
+}
+
+/// Waits until a QEMU has sent or received its machine.
+fn wait_until_moved(monitor: &mut Monitor) -> Result<()> {
     let [completed, failed] = ["completed", "failed"].map(|is| format!(r#""status": "{is}""#));
     let outcome = monitor.wait_for(&[&completed, &failed])?;
     ensure!(outcome.contains(&completed), "the machine has not moved: {outcome}");
-    monitor.execute(r#"{"execute": "quit"}"#)
+    Ok(())
 }

@@ -80,6 +80,8 @@ pub enum Kind {
     MachineStop,
     /// A virtual machine with the share moves to another QEMU and another server
     Migration,
+    /// A virtual machine with the share is saved in a file, and restored after a while
+    Snapshot,
 }
 
 impl Kind {
@@ -92,7 +94,7 @@ impl Kind {
     /// Whether it needs a virtual machine, with a kernel in `FARWATCH_KERNELS` and the programs of `cargo xtask guest`.
     #[must_use]
     pub fn needs_machine(self) -> bool {
-        matches!(self, Self::MachineStop | Self::Migration)
+        matches!(self, Self::MachineStop | Self::Migration | Self::Snapshot)
     }
 
     /// As it is given on the command line.
@@ -108,7 +110,7 @@ impl Kind {
             Self::KillWorker | Self::KillSupervisor | Self::StopDriver | Self::StopDevice => false,
             Self::StopServe | Self::StopWorker | Self::StopSupervisor | Self::DiskFull => false,
             Self::Descriptors | Self::ReadOnly | Self::Submount | Self::SlowHost => false,
-            Self::MachineStop | Self::Migration => false,
+            Self::MachineStop | Self::Migration | Self::Snapshot => false,
         }
     }
 }

@@ -83,6 +83,16 @@ impl Vm {
         self.guest().migrate(&[(TAG, socket)])
     }
 
+    /// Saves the machine in a file, and restores it in another QEMU after `away`, with the device on a socket, which may be
+    /// the same.
+    pub(crate) fn restore_after(
+        &self,
+        socket: &Path,
+        away: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        self.guest().restore_after(&[(TAG, socket)], away)
+    }
+
     /// Starts the agent and waits until events are delivered.
     pub fn start_agent(&self) -> Result<()> {
         self.start_agent_with(&[])

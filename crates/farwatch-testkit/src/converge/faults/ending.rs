@@ -113,7 +113,8 @@ impl Stand {
             | Kind::Submount
             | Kind::SlowHost
             | Kind::MachineStop
-            | Kind::Migration => anyhow::bail!("a mount survives this"),
+            | Kind::Migration
+            | Kind::Snapshot => anyhow::bail!("a mount survives this"),
         }
     }
 

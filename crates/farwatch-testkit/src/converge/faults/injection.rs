@@ -65,7 +65,9 @@ impl Injection<'_> {
             Kind::ReadOnly => self.read_only(short),
             Kind::Descriptors => self.descriptors(rng.u64(..DESCRIPTORS_LEFT_MAX), short),
             Kind::Submount => self.submounts(rng),
-            Kind::MachineStop | Kind::Migration => bail!("this needs a virtual machine"),
+            Kind::MachineStop | Kind::Migration | Kind::Snapshot => {
+                bail!("this needs a virtual machine")
+            }
             Kind::KillDriver
             | Kind::KillDevice
             | Kind::KillServe

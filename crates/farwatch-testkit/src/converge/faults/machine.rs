@@ -48,8 +48,8 @@ pub(super) struct Stand {
 impl Stand {
     pub(super) fn new(kind: Kind) -> Result<Self> {
         let kernel = Kernel::find(KERNEL).context("FARWATCH_KERNELS has no kernel 6.12")?;
-        let qemu = Qemu::that_migrates().filter(|_| kind == Kind::Migration);
-        ensure!(kind != Kind::Migration || qemu.is_some(), "this QEMU does not move machines");
+        let qemu = Qemu::that_migrates().filter(|_| kind != Kind::MachineStop);
+        ensure!(kind == Kind::MachineStop || qemu.is_some(), "this QEMU does not move machines");
         let mut host = Mount::start_device(serve)?;
         let sockets = [host.socket(), host.serve_again(&[])?];
         let qemu = qemu.unwrap_or_default();
@@ -105,11 +105,16 @@ impl Stand {
     }
 
     fn disturb(&mut self, rng: &mut Rng) -> Result<()> {
+        let time = STOP_MAX.mul_f64(rng.f64());
         if self.kind == Kind::Migration {
             self.moves += 1;
             return self.vm.migrate(&self.sockets[self.moves % 2]);
         }
-        let time = STOP_MAX.mul_f64(rng.f64());
+        if self.kind == Kind::Snapshot {
+            // To the same server, or to another.
+            let socket = &self.sockets[rng.usize(..self.sockets.len())];
+            return self.vm.restore_after(socket, || pause(time));
+        }
         self.vm.guest().stopped_while(|| pause(time))
     }
 
