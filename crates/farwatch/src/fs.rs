@@ -13,18 +13,19 @@
 mod ahead;
 mod attr;
 mod control;
+mod gone;
 mod identify;
 mod inner;
 mod keep;
 mod marked;
 mod moved;
+mod opens;
 mod own;
 mod privileges;
 mod probe;
 mod reconnect;
 mod reported;
 mod requests;
-mod reused;
 mod stale;
 
 use std::ffi::CStr;
@@ -45,6 +46,7 @@ use virtiofsd::soft_idmap::Id;
 use crate::share::{Keep, Share};
 use control::Control;
 pub use inner::Inner;
+use opens::Opens;
 use reconnect::Reconnect;
 pub use reconnect::{Entries, OneEntry};
 use stale::Stale;
@@ -59,6 +61,9 @@ pub struct Interposer {
     control: Control,
     reconnect: Reconnect,
     stale: Stale,
+    opens: Opens,
+    /// Whether the guest may move to another host although it would lose files that it has open.
+    may_lose_opens: bool,
     root: PathBuf,
     /// Whether an object of which the guest knows nothing may be made known by a replay. Not when
     /// every known object costs the file server a descriptor: the host's activity must not use up
@@ -85,11 +90,28 @@ const OVERLAYFS: u32 = 0x794c_7630;
 impl Interposer {
     /// `root` is the shared directory as `inner` was given it.
     pub fn new(inner: impl Into<Inner>, share: Arc<Share>, root: &Path, adopts: bool) -> Self {
-        let (control, reconnect, stale) = Default::default();
+        let (control, reconnect, stale, opens) = Default::default();
         let root = root.to_owned();
         let counts_links = !is_overlay(&root);
-        let (inner, lease) = (inner.into(), None);
-        Self { inner, share, control, reconnect, stale, root, adopts, counts_links, lease }
+        Self {
+            inner: inner.into(),
+            share,
+            control,
+            reconnect,
+            stale,
+            opens,
+            may_lose_opens: true,
+            root,
+            adopts,
+            counts_links,
+            lease: None,
+        }
+    }
+
+    /// Refuses to be moved to another host while the guest has deleted files open, which it would lose.
+    #[must_use]
+    pub fn keeping_open_files(self) -> Self {
+        Self { may_lose_opens: false, ..self }
     }
 
     /// Lets the guest keep what events keep true, for `lease` after each reply.

@@ -26,8 +26,8 @@ use anyhow::{Context as _, bail};
 use farwatch_sys::handle;
 use rustix::fs::OFlags;
 use rustix::process::geteuid;
-use virtiofsd::passthrough::PassthroughFs;
 use virtiofsd::passthrough::read_only::PassthroughFsRo;
+use virtiofsd::passthrough::{MigrationOnError, PassthroughFs};
 use virtiofsd::sandbox::SandboxMode;
 
 use self::sandbox::Inside;
@@ -92,8 +92,11 @@ pub(crate) fn run(args: &ServeArgs, defaults: Defaults) -> anyhow::Result<()> {
     let inner = inner(args, defaults, &mut inside, guest_fd_limit)?;
     let adopts = args.files.inode_file_handles != InodeFileHandles::Never
         && has_file_handles(&inside.root_dir)?;
-    let fs = Interposer::new(inner, Arc::clone(&share), inside.root_dir.as_ref(), adopts)
+    let mut fs = Interposer::new(inner, Arc::clone(&share), inside.root_dir.as_ref(), adopts)
         .with_lease(args.sharing.lease());
+    if matches!(args.migration.migration_on_error, MigrationOnError::Abort) {
+        fs = fs.keeping_open_files();
+    }
     let queues = args.sharing.request_queues;
     let device = Arc::new(Device::new(fs, tag, queues.into(), Arc::clone(&share) as _)?);
     let pump = Arc::downgrade(&device);

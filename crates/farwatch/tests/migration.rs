@@ -230,6 +230,72 @@ fn a_guest_moves_between_two_daemons_in_each_migration_mode() {
     }
 }
 
+/// As it is while the guest has not heard of the deletion, or keeps the object for another reason.
+#[test]
+fn file_that_the_host_deletes_does_not_prevent_a_migration() {
+    if skip_without_root() {
+        return;
+    }
+    for options in ["--sandbox none", "--sandbox none --inode-file-handles never"] {
+        let dir = served::shared_dir(populate);
+        let [source, destination] = ["one", "two"].map(|name| Daemon::start(&dir, name, options));
+        let mut guest = Guest::connect(&source.socket);
+        guest.init();
+        let dir_id = guest.lookup(ROOT, "dir");
+        let file = guest.lookup(dir_id, "file");
+        let deeper = guest.lookup(dir_id, "deeper");
+        fs::remove_file(dir.path().join("share/dir/file")).unwrap();
+        guest.driver.log_writes(true);
+        // Also while it goes on.
+        fs::rename(dir.path().join("share/dir/deeper"), dir.path().join("share/moved")).unwrap();
+        let state = guest.driver.save().unwrap_or_else(|error| panic!("{options}: {error}"));
+        let mut guest = guest.moved(&destination.socket);
+        let loaded = guest.driver.load(&state);
+        assert!(loaded.is_ok(), "{options}: {loaded:?}");
+        guest.driver.resume();
+        for request in [requests::getattr(file), requests::open(file, 0)] {
+            assert_eq!(guest.send(Caller::PROGRAM, &request), Err(Errno::STALE), "{options}");
+        }
+        let look = requests::lookup(dir_id, "file");
+        assert_eq!(guest.send(Caller::PROGRAM, &look), Err(Errno::NOENT), "{options}");
+        assert_eq!(guest.lookup(ROOT, "moved"), deeper, "{options}");
+    }
+}
+
+#[test]
+fn migration_is_refused_while_a_deleted_file_is_open_unless_that_may_be_lost() {
+    if skip_without_root() {
+        return;
+    }
+    for (options, is_refused) in [("abort", true), ("guest-error", false)] {
+        let options = format!("--sandbox none --migration-on-error {options}");
+        let dir = served::shared_dir(populate);
+        let [source, destination] = ["one", "two"].map(|name| Daemon::start(&dir, name, &options));
+        let mut guest = Guest::connect(&source.socket);
+        guest.init();
+        let dir_id = guest.lookup(ROOT, "dir");
+        let file = guest.lookup(dir_id, "file");
+        let fh = fh(&guest.ask(&requests::open(file, requests::open_flags::RDONLY)));
+        fs::remove_file(dir.path().join("share/dir/file")).unwrap();
+        guest.driver.log_writes(true);
+        let saved = guest.driver.save();
+        assert_eq!(saved.is_err(), is_refused, "{options}");
+        let read = requests::read(file, fh, 100);
+        let Ok(state) = saved else {
+            // It stays, with what it has open.
+            guest.driver.resume();
+            assert_eq!(guest.ask(&read), b"in a directory");
+            guest.ask(&requests::release(file, fh));
+            guest.driver.save().unwrap();
+            continue;
+        };
+        let mut guest = guest.moved(&destination.socket);
+        guest.driver.load(&state).unwrap();
+        guest.driver.resume();
+        assert_eq!(guest.send(Caller::PROGRAM, &read), Err(Errno::IO));
+    }
+}
+
 /// `farwatch serve` in a process of its own. Dropped, it is ended.
 struct Daemon {
     child: Child,

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! [`is_reused`]: tells a shortage of memory from an inode number that is being used again.
+//! [`is_gone`]: which errors mean that an object is gone. The guest's kernel is then answered ESTALE, and looks the name
+//! up again.
 //!
-//! `open_by_handle_at(2)` gives ESTALE for a deleted file, and the guest's kernel then looks the name up again. But while
-//! a program creates a file that gets the number of the deleted one, ext4 gives ENOMEM: `find_inode_fast()` refuses an
-//! inode that is being created (I_CREATING), `iget_locked()` makes NULL of that, and `ext4_iget()` ENOMEM. With ENOMEM
-//! the call of the program in the mount would fail, which no local directory does to it.
+//! `open_by_handle_at(2)` gives ESTALE for a deleted file. But while a program creates a file that gets the inode number
+//! of the deleted one, ext4 gives ENOMEM: `find_inode_fast()` refuses an inode that is being created (I_CREATING),
+//! `iget_locked()` makes NULL of that, and `ext4_iget()` ENOMEM. With ENOMEM the call of the program in the mount would
+//! fail, which no local directory does to it.
+//!
+//! And virtiofsd gives an error without a number for what it did not find after a migration.
 
 use std::io;
 use std::thread;
@@ -17,9 +20,12 @@ const LOOKS_MAX: u32 = 1000;
 /// How long it is left alone in between.
 const PAUSE: Duration = Duration::from_micros(100);
 
-/// Whether `error` came of an object that is gone and whose inode number is being used again. `look` opens the object.
-pub(super) fn is_reused(error: &io::Error, mut look: impl FnMut() -> io::Result<()>) -> bool {
+/// Whether `error` came of an object that is gone. `look` opens the object.
+pub(super) fn is_gone(error: &io::Error, mut look: impl FnMut() -> io::Result<()>) -> bool {
     let is = |error: &io::Error, errno: Errno| error.raw_os_error() == Some(errno.raw_os_error());
+    if error.raw_os_error().is_none() {
+        return look().is_err_and(|error| error.raw_os_error().is_none());
+    }
     if !is(error, Errno::NOMEM) {
         return false;
     }
@@ -40,7 +46,7 @@ mod tests {
     fn looks(results: &[Result<(), Errno>]) -> bool {
         let mut results = results.iter().copied();
         let look = || results.next().expect("it ends by then").map_err(io::Error::from);
-        is_reused(&Errno::NOMEM.into(), look)
+        is_gone(&Errno::NOMEM.into(), look)
     }
 
     #[test]
@@ -51,6 +57,14 @@ mod tests {
         assert!(!looks(&[Err(Errno::NOMEM), Ok(())]));
         assert!(!looks(&[Err(Errno::MFILE)]));
         assert!(!looks(&[Err(Errno::NOMEM); LOOKS_MAX as usize]));
-        assert!(!is_reused(&Errno::NOENT.into(), || panic!("it is not looked at")));
+        assert!(!is_gone(&Errno::NOENT.into(), || panic!("it is not looked at")));
+    }
+
+    #[test]
+    fn object_that_a_migration_has_lost_is_told_from_another_error_of_the_library() {
+        let of_library = || io::Error::other("an error of the library");
+        assert!(is_gone(&of_library(), || Err(of_library())));
+        assert!(!is_gone(&of_library(), || Ok(())));
+        assert!(!is_gone(&of_library(), || Err(Errno::MFILE.into())));
     }
 }

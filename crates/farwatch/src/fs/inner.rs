@@ -19,7 +19,7 @@ use virtiofsd::fuse::{Attr, SetattrIn};
 use virtiofsd::passthrough::PassthroughFs;
 use virtiofsd::passthrough::read_only::PassthroughFsRo;
 
-use super::reused::is_reused;
+use super::gone::is_gone;
 
 type Inode = <PassthroughFs as FileSystem>::Inode;
 type Handle = <PassthroughFs as FileSystem>::Handle;
@@ -55,8 +55,8 @@ impl Inner {
             Self::ReadOnly(fs) => fs.getattr(ctx, object, None).map(drop),
         };
         result.map_err(|error| {
-            let is_reused = objects.iter().any(|object| is_reused(&error, || look(*object)));
-            if is_reused { Errno::STALE.into() } else { error }
+            let is_gone = objects.iter().any(|object| is_gone(&error, || look(*object)));
+            if is_gone { Errno::STALE.into() } else { error }
         })
     }
 }

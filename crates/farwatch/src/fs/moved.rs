@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use farwatch_proto::host::{State, StateError};
 use farwatch_proto::{FileKind, Name, NodeId};
+use rustix::io::Errno;
 use virtiofsd::filesystem::{Context, Entry, FileSystem, SerializableFileSystem};
 
 use super::{Interposer, identify};
@@ -29,6 +30,7 @@ use super::{Interposer, identify};
 impl Interposer {
     /// Writes the state to `file`, from where it stands.
     pub(super) fn save(&self, mut file: File) -> io::Result<()> {
+        self.check_opens()?;
         let own = self.share.save(self.control.opened()).encode();
         let start = file.stream_position()?;
         file.write_all(&(own.len() as u64).to_le_bytes())?;
@@ -38,6 +40,25 @@ impl Interposer {
         self.inner.serialize(file.try_clone()?)?;
         let len = file.seek(SeekFrom::End(0))? - library;
         file.write_all_at(&len.to_le_bytes(), start + 8)
+    }
+
+    /// What the guest has open and has no name on the host is not found by another one.
+    fn check_opens(&self) -> io::Result<()> {
+        if self.may_lose_opens {
+            return Ok(());
+        }
+        let ctx = Context { uid: 0.into(), gid: 0.into(), pid: 0 };
+        let is_deleted = |inode: &u64| match self.inner.getattr(ctx, *inode, None) {
+            Ok((attr, _)) => attr.nlink == 0,
+            Err(error) => error.raw_os_error() == Some(Errno::STALE.raw_os_error()),
+        };
+        match self.opens.inodes().iter().filter(|inode| is_deleted(inode)).count() {
+            0 => Ok(()),
+            lost => Err(io::Error::other(format!(
+                "the guest has {lost} deleted files open, which it would lose: have them closed, or move it without them \
+                 (--migration-on-error guest-error)"
+            ))),
+        }
     }
 
     /// Takes a state over that stands in `file`, from where it stands.

@@ -75,6 +75,7 @@ impl FileSystem for Interposer {
     fn destroy(&self) {
         self.inner.destroy();
         self.control.close();
+        self.opens.clear();
         self.share.reset(None);
     }
 
@@ -268,6 +269,7 @@ impl FileSystem for Interposer {
         let (entry, handle, options) = self.own(&request, || {
             self.inner.create(ctx, parent, name, mode, kill_priv, flags, umask, extensions)
         })?;
+        self.opens.opened(entry.inode);
         Ok((self.made(dir, &name_, entry), handle, options))
     }
 
@@ -345,8 +347,10 @@ impl FileSystem for Interposer {
         }
         let kill_priv = kill_priv && self.is_cleared_by_a_change(ctx, id);
         let request = Request::Open { node: id, flags };
-        let opened = self.own(&request, || self.inner.open(ctx, inode, kill_priv, flags));
-        opened.map(|(handle, options)| (handle, options | kept))
+        let (handle, options) =
+            self.own(&request, || self.inner.open(ctx, inode, kill_priv, flags))?;
+        self.opens.opened(inode);
+        Ok((handle, options | kept))
     }
 
     fn read<W: ZeroCopyWriter>(
@@ -432,6 +436,7 @@ impl FileSystem for Interposer {
         }
         // Not `check`: it closes what was opened before the marks were set.
         let request = Request::Release { node: share_node(inode)?, flags };
+        self.opens.released(inode);
         self.own(&request, || {
             self.inner.release(ctx, inode, flags, handle, flush, flock_release, lock_owner)
         })

@@ -186,13 +186,13 @@ pub(crate) struct MigrationArgs {
     /// How the destination finds a file: by its path (find-paths) or file handle (file-handles)
     #[arg(long, value_name = "MODE", default_value = "find-paths")]
     pub(crate) migration_mode: MigrationMode,
-    /// When the destination cannot find a file: abort, or guest-error for that file
+    /// When the guest has a deleted file open, which it would lose: abort, or guest-error for that file
     #[arg(long, value_name = "ACTION", default_value = "abort")]
     pub(crate) migration_on_error: MigrationOnError,
     /// With find-paths: send file handles too, and check that the paths lead to the same files
     #[arg(long)]
     pub(crate) migration_verify_handles: bool,
-    /// With find-paths: check all paths again at the end
+    /// Has no effect: with find-paths, all paths are checked again at the end
     #[arg(long)]
     pub(crate) migration_confirm_paths: bool,
 }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use virtiofsd::limits::setup_rlimit_nofile;
-use virtiofsd::passthrough::{CachePolicy, Config, InodeFileHandlesMode};
+use virtiofsd::passthrough::{
+    CachePolicy, Config, InodeFileHandlesMode, MigrationMode, MigrationOnError,
+};
 
 use super::sandbox::Inside;
 use crate::limits;
@@ -76,9 +78,12 @@ pub(super) fn config(
         killpriv_v2: args.kills_privileges(defaults),
         clean_noatime: !files.preserve_noatime,
         migration_mode: migration.migration_mode,
-        migration_on_error: migration.migration_on_error,
+        // What the host has deleted or moved in the meantime ends no migration: it happens all the time. That open files
+        // are lost is what the interposer prevents.
+        migration_on_error: MigrationOnError::GuestError,
         migration_verify_handles: migration.migration_verify_handles,
-        migration_confirm_paths: migration.migration_confirm_paths,
+        // The host goes on renaming while the memory of the machine is sent.
+        migration_confirm_paths: migration.migration_mode == MigrationMode::FindPaths,
         uid_map: Some(args.ids.translate_uid.clone()),
         gid_map: Some(args.ids.translate_gid.clone()),
         guest_fd_limit,
