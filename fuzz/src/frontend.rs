@@ -55,6 +55,8 @@ struct World {
 /// See the module's documentation.
 pub(crate) fn frontend(data: &[u8]) {
     static WORLD: Mutex<Option<World>> = Mutex::new(None);
+    // As `farwatch serve` does when it starts.
+    farwatch_sys::survive_missing_memory().expect("a handler");
     let mut world = WORLD.lock().unwrap_or_else(PoisonError::into_inner);
     let mut current = world.take().unwrap_or_else(World::new);
     current.take_in(Bytes::new(data));

@@ -13,6 +13,7 @@ pub mod handle;
 mod inherited;
 mod ioctl;
 pub mod kernel;
+mod missing_memory;
 pub mod mount;
 pub mod mountinfo;
 pub mod status_socket;
@@ -24,3 +25,4 @@ pub use inherited::inherited;
 pub use ioctl::ioctl_sync;
 /// What `statfs(2)` of a shared directory says, in the file server library's type.
 pub use libc::statvfs64;
+pub use missing_memory::{missing_memory_was_touched, survive_missing_memory};

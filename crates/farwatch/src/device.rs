@@ -438,6 +438,12 @@ impl<F: FileSystem + Send + Sync + 'static> Device<F> {
         self.migration.abandon();
         self.stop_requests();
         self.forget_driver();
+        if farwatch_sys::missing_memory_was_touched() {
+            tracing::warn!(
+                "the machine's memory is in a file that is shorter than the frontend said, or was made shorter: what \
+                 was there is lost, and so may requests be"
+            );
+        }
         *self.memory.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 

@@ -26,6 +26,7 @@ mod options;
 mod replay_cpu;
 mod serve;
 pub mod share;
+mod shared_memory;
 mod signals;
 mod status;
 mod sync;

@@ -16,10 +16,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::io::Errno;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory as _};
+
+use crate::shared_memory;
 
 /// The length of the shared memory, in bytes: a page.
 const LEN: usize = 4096;
@@ -37,9 +38,7 @@ impl ReplayCpu {
     /// # Errors
     /// When there are no descriptors left, or no memory.
     pub(crate) fn new() -> io::Result<Self> {
-        let fd = memfd_create("farwatch-replay-cpu", MemfdFlags::CLOEXEC)?;
-        ftruncate(&fd, u64::try_from(LEN).expect("a page's length fits 64 bits"))?;
-        Self::map(fd)
+        Self::map(shared_memory::of_fixed_length("farwatch-replay-cpu", LEN)?)
     }
 
     /// The memory behind `fd`, a descriptor that the driver has sent. Called by the device.

@@ -86,6 +86,7 @@ pub(crate) fn run(args: &ServeArgs, defaults: Defaults) -> anyhow::Result<()> {
     let _status = keep(args, status);
     let socket = args.connection.socket.as_deref().and_then(|path| path.canonicalize().ok());
 
+    farwatch_sys::survive_missing_memory().context("sigaction(2) of SIGBUS")?;
     let mut inside = sandbox::enter(args, shared.clone(), listener)?;
     let share = Arc::new(share(args, defaults, &inside.root_dir)?);
     shut_in(args, share.backend().map_or(&[], Backend::system_calls))?;

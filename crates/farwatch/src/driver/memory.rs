@@ -11,7 +11,6 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use vhost::VhostUserMemoryRegionInfo;
 use vm_memory::{
     FileOffset, GuestAddress, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress,
@@ -19,6 +18,7 @@ use vm_memory::{
 };
 
 pub(super) use self::area::{Area, Layout};
+use crate::shared_memory;
 
 /// The address of the first byte as the device sees it: not 0, which reads like "none" in a dump.
 const BASE: GuestAddress = GuestAddress(1 << 32);
@@ -29,8 +29,7 @@ impl Layout {
     /// # Errors
     /// When the memfd cannot be made or mapped.
     pub(super) fn map(self) -> io::Result<Arc<Memory>> {
-        let file = File::from(memfd_create("farwatch-queues", MemfdFlags::CLOEXEC)?);
-        ftruncate(&file, u64::try_from(self.len).map_err(io::Error::other)?)?;
+        let file = File::from(shared_memory::of_fixed_length("farwatch-queues", self.len)?);
         let region = GuestRegionMmap::from_range(BASE, self.len, Some(FileOffset::new(file, 0)))
             .map_err(io::Error::other)?;
         Ok(Arc::new(Memory { region: Arc::new(region) }))
