@@ -110,7 +110,7 @@ if [[ $format == tar ]]; then
     start "^mounted" farwatch mount --no-agent /src /mnt/src
     : >/var/log/farwatch-agent.log
     rc-service farwatch-agent start >>/tmp/log/openrc 2>&1
-    grep --quiet --max-count=1 "^events are delivered" < <(timeout 30 tail --follow --lines=+1 /var/log/farwatch-agent.log)
+    grep --quiet --max-count=1 "^events are delivered" < <(timeout 30 tail --follow --lines=+1 /var/log/farwatch-agent.log || :)
     rc-service farwatch-agent status >>/tmp/log/openrc 2>&1
     events_come
     rc-service farwatch-agent stop >>/tmp/log/openrc 2>&1
