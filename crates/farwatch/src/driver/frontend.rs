@@ -27,7 +27,7 @@ use crate::virtio::{F_VERSION_1, FS_F_NOTIFICATION, RING_F_EVENT_IDX, RING_F_IND
 
 const F_PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
 /// The longest that the handshake or a part of the setup may take before the device counts as silent.
-const ANSWER_WAIT: Duration = Duration::from_secs(5);
+const ANSWER_WAIT: Duration = Duration::from_millis(if cfg!(fuzzing) { 50 } else { 5_000 });
 /// The longest to wait for the queues at the end; a device that is stuck does not matter then.
 const STOP_WAIT: Duration = Duration::from_secs(1);
 
