@@ -50,6 +50,8 @@ pub enum Need {
     Python,
     /// A kernel with this file system, what makes one, and loop devices.
     FileSystem(FsType),
+    /// A kernel that can have directories automounted.
+    Autofs,
     /// `setpriv`, and a kernel that lets ordinary users have user namespaces.
     UserNamespaces,
     /// A program in the path.
@@ -88,6 +90,11 @@ impl Need {
             Self::FileSystem(fs_type) => return fs_type.missing(),
             Self::Migration => (Qemu::that_migrates().is_some(), "needs QEMU 8.2"),
             Self::Python => (in_path("python3").is_some(), "needs python3"),
+            Self::Autofs => (
+                std::fs::read_to_string("/proc/filesystems")
+                    .is_ok_and(|all| all.contains("\tautofs\n")),
+                "needs a kernel with autofs",
+            ),
             Self::UserNamespaces => {
                 (has_user_namespaces(), "needs setpriv, and user namespaces for ordinary users")
             }

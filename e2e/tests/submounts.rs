@@ -6,6 +6,7 @@
 //! (`--cache never`), so that a name leads to a new file system at once.
 
 use std::fs;
+use std::io::ErrorKind::NotFound;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
@@ -13,7 +14,8 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use e2e::{Need, trial, until};
 use farwatch_testkit::{
-    Event, FileSystem, FsType, Mount, PATIENCE, Recorder, Share, Submount, merge_allowed, render,
+    Event, FileSystem, FsType, Mount, PATIENCE, Process, Recorder, Share, Submount, merge_allowed,
+    render,
 };
 use libtest_mimic::Trial;
 use rustix::io::Errno;
@@ -78,6 +80,11 @@ fn main() -> ExitCode {
         "mount_or_umount_during_an_overflow_is_reported_as_a_difference",
         &[Need::Mount],
         unseen,
+    ));
+    trials.push(trial(
+        "a_lookup_in_the_mount_has_a_directory_automounted_and_its_events_come",
+        &[Need::Mount, Need::Python, Need::Autofs],
+        automounted,
     ));
     let needs = [Need::Mount, Need::FileSystem(FsType::Tmpfs)];
     trials.extend([
@@ -302,6 +309,28 @@ fn serve(options: &[&str]) -> Result<Mount> {
         command.args(["--sandbox", "none"]).args(options);
         Ok(command)
     })
+}
+
+fn automounted() -> Result<()> {
+    let served = serve(&[])?;
+    let share = served.share("automounted")?;
+    let dir = share.host().join("auto");
+    fs::create_dir(&dir)?;
+    let mut python = Command::new("python3");
+    python.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/automounter.py")).arg(&dir);
+    let mut automounter = Process::start(python)?;
+    automounter.wait_for_line(|line| line == "ready")?;
+    let _mounted = [Submount::already(&dir.join("disk")), Submount::already(&dir)];
+    let missing = fs::metadata(share.mount().join("auto/missing"));
+    ensure!(missing.as_ref().is_err_and(|error| error.kind() == NotFound), "{missing:?}");
+    let mut inner = recorder(&share, &["auto/disk"])?;
+    share.run_on_host("echo new > auto/disk/f; mv auto/disk/f auto/disk/g; rm auto/disk/g")?;
+    inner.barrier()?;
+    is_told(
+        &mut inner,
+        "CREATE auto/disk/f\nMODIFY auto/disk/f\nCLOSE_WRITE auto/disk/f\nMOVED_FROM auto/disk/f c1\n\
+         MOVED_TO auto/disk/g c1\nDELETE auto/disk/g\n",
+    )
 }
 
 fn busy_with_stock() -> Result<()> {

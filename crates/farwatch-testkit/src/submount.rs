@@ -18,7 +18,8 @@ impl Submount {
     }
 
     /// What is mounted there already.
-    pub(crate) fn already(dir: &Path) -> Self {
+    #[must_use]
+    pub fn already(dir: &Path) -> Self {
         Self(dir.to_owned())
     }
 

@@ -93,7 +93,7 @@ const PAGE: &str = r#"mkdir app; echo '{"private": true}' > package.json
     echo 'export const word = "word-one";' > app/word.js
     echo 'export default { turbopack: { root: "/" } };' > next.config.mjs"#;
 
-const APPLICATIONS: [Tool; 5] = [
+const APPLICATIONS: [Tool; 6] = [
     Tool {
         test: "next_serves_the_new_page",
         needs: &[NPM],
@@ -101,6 +101,15 @@ const APPLICATIONS: [Tool; 5] = [
         shown: "--watched app http://127.0.0.1:8000/",
         command: "ln -s $CLIENTS/node_modules node_modules; export NEXT_TELEMETRY_DISABLED=1
             exec next dev --turbopack --port 8000",
+        steps: saves!("app/word.js"),
+    },
+    Tool {
+        test: "next_with_webpack_serves_the_new_page",
+        needs: &[NPM],
+        setup: PAGE,
+        shown: "--watched app http://127.0.0.1:8000/",
+        command: "ln -s $CLIENTS/node_modules node_modules; export NEXT_TELEMETRY_DISABLED=1
+            exec next dev --webpack --port 8000",
         steps: saves!("app/word.js"),
     },
     Tool {
