@@ -312,10 +312,12 @@ fn serve(options: &[&str]) -> Result<Mount> {
 }
 
 fn automounted() -> Result<()> {
-    let served = serve(&[])?;
+    // The mount knows the directory beneath, and looks its name up again each time.
+    let served = serve(&["--cache", "never"])?;
     let share = served.share("automounted")?;
     let dir = share.host().join("auto");
     fs::create_dir(&dir)?;
+    fs::metadata(share.mount().join("auto"))?;
     let mut python = Command::new("python3");
     python.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/automounter.py")).arg(&dir);
     let mut automounter = Process::start(python)?;
@@ -406,7 +408,7 @@ fn unseen() -> Result<()> {
     let mut below = None;
     for wanted in [
         "MOVED_FROM,ISDIR below c1\nMOVE_SELF [below]\nCREATE,ISDIR below\n",
-        "ATTRIB,ISDIR [below]\nMOVED_FROM,ISDIR below c2\nCREATE,ISDIR below\n",
+        "MOVED_FROM,ISDIR below c2\nCREATE,ISDIR below\n",
     ] {
         served.agent().signal(Signal::TERM)?;
         served.agent().wait()?;
@@ -419,7 +421,11 @@ fn unseen() -> Result<()> {
         served.start_agent(&[])?;
         served.sync()?;
         outer.barrier()?;
-        is_told(&mut outer, wanted)?;
+        // The directory beneath has no name in the mount then. It gets ATTRIB, unless another test has the kernel drop
+        // its dentry: a known fault of docs/SEMANTICS.md.
+        let mut told = lines(&outer.take_events());
+        told = told.replace("ATTRIB,ISDIR [below]\n", "");
+        ensure!(told == wanted, "expected:\n{wanted}told:\n{told}");
         inner.watch(Path::new("below"))?;
     }
     fs::create_dir(share.host().join("below/dir"))?;
