@@ -33,14 +33,14 @@ fn main() -> ExitCode {
         let needs = [Need::Mount, Need::Vm(version)];
         trials.push(e2e::trial(&format!("operations_are_told_in_{version}"), &needs, move || {
             let vm = Vm::start(&Kernel::find(version).context("the kernel has gone")?)?;
-            equal(&vm, Plan { ops: 1000, in_mount: false, ..PACED })
+            equal(&vm, Plan { ops: 600, in_mount: false, ..PACED })
         }));
     }
     e2e::run(trials)
 }
 
 const PACED: Plan = Plan {
-    ops: 3000,
+    ops: 1500,
     seed: SEED,
     paced: true,
     in_mount: true,
@@ -49,7 +49,7 @@ const PACED: Plan = Plan {
     fault: None,
     shrink: true,
 };
-const UNPACED: Plan = Plan { ops: 20_000, paced: false, in_mount: false, ..PACED };
+const UNPACED: Plan = Plan { ops: 10_000, paced: false, in_mount: false, ..PACED };
 
 /// The default.
 const BY_INOTIFY: [&str; 2] = ["--watch", "inotify"];

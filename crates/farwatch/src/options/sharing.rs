@@ -212,7 +212,8 @@ mod tests {
     fn sharing_args_turned_into_a_command_line_parse_to_the_same() {
         let all = all_sharing_args();
         assert_eq!(all.len(), 2 * 5 * 2 * 3 * 2 * 2 * 2 * 2 * 3 * 3 * 3);
-        for sharing in all {
+        // 7 divides none of those numbers: any two values still come together.
+        for sharing in all.into_iter().step_by(7) {
             let fixed = ["serve", "--fd=0", "--shared-dir=/srv"].map(str::to_owned);
             let line = fixed.into_iter().chain(sharing.to_args());
             let parsed = Serve::try_parse_from(line).unwrap();
