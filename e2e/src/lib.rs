@@ -20,7 +20,7 @@ use std::time::Instant;
 
 use anyhow::{Result, anyhow, ensure};
 use farwatch_testkit::vm::{Kernel, Module, Qemu, Uml, Vm};
-use farwatch_testkit::{FsType, Mount, PATIENCE, Place, Scenario};
+use farwatch_testkit::{FsType, Mount, PATIENCE, Place, Scenario, kernel_has};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// Names the stock virtiofsd program; without it, the usual places are searched.
@@ -90,11 +90,7 @@ impl Need {
             Self::FileSystem(fs_type) => return fs_type.missing(),
             Self::Migration => (Qemu::that_migrates().is_some(), "needs QEMU 8.2"),
             Self::Python => (in_path("python3").is_some(), "needs python3"),
-            Self::Autofs => (
-                std::fs::read_to_string("/proc/filesystems")
-                    .is_ok_and(|all| all.contains("\tautofs\n")),
-                "needs a kernel with autofs",
-            ),
+            Self::Autofs => (kernel_has("autofs"), "needs a kernel with autofs"),
             Self::UserNamespaces => {
                 (has_user_namespaces(), "needs setpriv, and user namespaces for ordinary users")
             }

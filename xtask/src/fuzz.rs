@@ -7,9 +7,8 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use rustix::param::clock_ticks_per_second;
 
-use crate::guest;
+use crate::{guest, processor_time};
 
 /// As libFuzzer's documentation and cargo-fuzz have it, without sanitizers: our code has no unsafe block there.
 const RUSTFLAGS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
@@ -58,17 +57,9 @@ fn fuzz(root: &Path, target_dir: &Path, name: &str, seconds: u64) -> Result<bool
     // What a target waits for it bounds itself, to say what it was.
     fuzzer.args(["-timeout=120", "-rss_limit_mb=4096"]);
     fuzzer.arg(format!("-artifact_prefix={}/{name}-", target_dir.display()));
-    let before = ticks_of_children()?;
+    let before = processor_time::of_ended_children()?;
     let status = fuzzer.status().with_context(|| name.to_owned())?;
-    let ticks = ticks_of_children()?.saturating_sub(before);
-    println!("{name}: {} s of processor time", ticks / clock_ticks_per_second());
+    let time = processor_time::of_ended_children()?.saturating_sub(before);
+    println!("{name}: {} s of processor time", time.as_secs());
     Ok(status.success())
-}
-
-/// The processor time of the children that have ended: `cutime` and `cstime` of `proc_pid_stat(5)`.
-fn ticks_of_children() -> Result<u64> {
-    let stat = fs::read_to_string("/proc/self/stat")?;
-    let (_, fields) = stat.rsplit_once(") ").context("a name in parentheses")?;
-    let times = fields.split(' ').skip(13).take(2);
-    times.map(|ticks| ticks.parse::<u64>().context("a number")).sum()
 }

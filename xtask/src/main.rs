@@ -14,6 +14,7 @@ mod guest;
 mod kernel;
 mod module;
 mod package;
+mod processor_time;
 mod tally;
 mod testkit;
 mod tidy;

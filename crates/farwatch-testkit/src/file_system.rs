@@ -191,7 +191,9 @@ impl Drop for FileSystem {
     }
 }
 
-fn kernel_has(name: &str) -> bool {
+/// Whether the kernel has a file system of this name, or gets it with a module.
+#[must_use]
+pub fn kernel_has(name: &str) -> bool {
     let listed = || {
         let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
         known.lines().any(|line| line.split_whitespace().last() == Some(name))

@@ -38,7 +38,7 @@ use std::time::Duration;
 
 pub use event::{Event, Kind, render};
 pub use fanotify::{Objects, Renames};
-pub use file_system::{FileSystem, FsType};
+pub use file_system::{FileSystem, FsType, kernel_has};
 pub use here::Here;
 pub use inotifywait::Inotifywait;
 pub use merge::merge_allowed;

@@ -211,12 +211,8 @@ fn a_guest_moves_between_two_daemons_in_each_migration_mode() {
         "--migration-on-error guest-error --inode-file-handles never --cache always",
         "--readonly --migration-mode file-handles",
     ] {
-        let dir = served::shared_dir(populate);
-        let [source, destination] = ["one", "two"].map(|name| Daemon::start(&dir, name, options));
-        let mut guest = Guest::connect(&source.socket);
-        guest.init();
-        let dir_id = guest.lookup(ROOT, "dir");
-        let file = guest.lookup(dir_id, "file");
+        let Between { mut guest, dir_id, file, source: _source, destination, dir: _dir } =
+            Between::new(options);
         let fh = fh(&guest.ask(&requests::open(file, requests::open_flags::RDONLY)));
         guest.driver.log_writes(true);
         let state = guest.driver.save().unwrap_or_else(|error| panic!("{options}: {error}"));
@@ -237,12 +233,8 @@ fn file_that_the_host_deletes_does_not_prevent_a_migration() {
         return;
     }
     for options in ["--sandbox none", "--sandbox none --inode-file-handles never"] {
-        let dir = served::shared_dir(populate);
-        let [source, destination] = ["one", "two"].map(|name| Daemon::start(&dir, name, options));
-        let mut guest = Guest::connect(&source.socket);
-        guest.init();
-        let dir_id = guest.lookup(ROOT, "dir");
-        let file = guest.lookup(dir_id, "file");
+        let Between { mut guest, dir_id, file, source: _source, destination, dir } =
+            Between::new(options);
         let deeper = guest.lookup(dir_id, "deeper");
         fs::remove_file(dir.path().join("share/dir/file")).unwrap();
         guest.driver.log_writes(true);
@@ -269,12 +261,8 @@ fn migration_is_refused_while_a_deleted_file_is_open_unless_that_may_be_lost() {
     }
     for (options, is_refused) in [("abort", true), ("guest-error", false)] {
         let options = format!("--sandbox none --migration-on-error {options}");
-        let dir = served::shared_dir(populate);
-        let [source, destination] = ["one", "two"].map(|name| Daemon::start(&dir, name, &options));
-        let mut guest = Guest::connect(&source.socket);
-        guest.init();
-        let dir_id = guest.lookup(ROOT, "dir");
-        let file = guest.lookup(dir_id, "file");
+        let Between { mut guest, file, source: _source, destination, dir, .. } =
+            Between::new(&options);
         let fh = fh(&guest.ask(&requests::open(file, requests::open_flags::RDONLY)));
         fs::remove_file(dir.path().join("share/dir/file")).unwrap();
         guest.driver.log_writes(true);
@@ -293,6 +281,28 @@ fn migration_is_refused_while_a_deleted_file_is_open_unless_that_may_be_lost() {
         guest.driver.load(&state).unwrap();
         guest.driver.resume();
         assert_eq!(guest.send(Caller::PROGRAM, &read), Err(Errno::IO));
+    }
+}
+
+/// Two daemons that share a directory, and a guest of the first that knows `dir/file`.
+struct Between {
+    guest: Guest,
+    dir_id: u64,
+    file: u64,
+    source: Daemon,
+    destination: Daemon,
+    dir: TempDir,
+}
+
+impl Between {
+    fn new(options: &str) -> Self {
+        let dir = served::shared_dir(populate);
+        let [source, destination] = ["one", "two"].map(|name| Daemon::start(&dir, name, options));
+        let mut guest = Guest::connect(&source.socket);
+        guest.init();
+        let dir_id = guest.lookup(ROOT, "dir");
+        let file = guest.lookup(dir_id, "file");
+        Self { guest, dir_id, file, source, destination, dir }
     }
 }
 

@@ -14,14 +14,14 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::processor_time;
+
 /// The longest that a mount takes to come up or to say what it has done.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// So long nothing happens when everything has been delivered.
 const QUIET: Duration = Duration::from_millis(200);
 /// What the driver says at SIGUSR1.
 const REQUESTS: &str = "requests: ";
-/// `sysconf(_SC_CLK_TCK)`, which Linux has for `/proc/PID/stat` on every machine.
-const TICKS_PER_SECOND: u64 = 100;
 
 /// The programs that are measured.
 #[derive(Clone, Debug)]
@@ -240,7 +240,7 @@ impl Share {
         let Some((mount, lines)) = &self.mount else { return Ok(Costs::default()) };
         let (driver, device) = self.processes()?;
         let sleeps = sleeps(driver)? + sleeps(device)?;
-        let cpu = cpu(driver)? + cpu(device)?;
+        let cpu = processor_time::of(driver)? + processor_time::of(device)?;
         let pid = i32::try_from(mount.id()).ok().and_then(Pid::from_raw).context("a pid")?;
         kill_process(pid, Signal::USR1)?;
         let requests = loop {
@@ -287,14 +287,4 @@ fn sleeps(pid: u32) -> anyhow::Result<u64> {
         sum += line.context("voluntary_ctxt_switches")?.trim().parse::<u64>()?;
     }
     Ok(sum)
-}
-
-/// The time that a process spent on a processor, for itself and in the kernel (`proc_pid_stat(5)`).
-fn cpu(pid: u32) -> anyhow::Result<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name before it may have spaces and parentheses. What follows is field 3.
-    let fields: Vec<_> = stat.rsplit_once(')').context("stat")?.1.split_whitespace().collect();
-    let ticks = fields.get(11..13).context("utime and stime")?.iter();
-    let ticks: u64 = ticks.map(|field| field.parse::<u64>()).sum::<Result<_, _>>()?;
-    Ok(Duration::from_millis(ticks * (1000 / TICKS_PER_SECOND)))
 }

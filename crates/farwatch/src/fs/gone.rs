@@ -22,21 +22,19 @@ const PAUSE: Duration = Duration::from_micros(100);
 
 /// Whether `error` came of an object that is gone. `look` opens the object.
 pub(super) fn is_gone(error: &io::Error, mut look: impl FnMut() -> io::Result<()>) -> bool {
-    let is = |error: &io::Error, errno: Errno| error.raw_os_error() == Some(errno.raw_os_error());
-    if error.raw_os_error().is_none() {
-        return look().is_err_and(|error| error.raw_os_error().is_none());
-    }
-    if !is(error, Errno::NOMEM) {
-        return false;
-    }
-    for _ in 0..LOOKS_MAX {
-        match look() {
-            Err(error) if is(&error, Errno::NOMEM) => thread::sleep(PAUSE),
-            Err(error) => return is(&error, Errno::STALE),
-            Ok(()) => return false,
+    match Errno::from_io_error(error) {
+        None => look().is_err_and(|error| Errno::from_io_error(&error).is_none()),
+        Some(Errno::NOMEM) => {
+            for _ in 0..LOOKS_MAX {
+                match look().map_err(|error| Errno::from_io_error(&error)) {
+                    Err(Some(Errno::NOMEM)) => thread::sleep(PAUSE),
+                    looked => return looked == Err(Some(Errno::STALE)),
+                }
+            }
+            false
         }
+        Some(_) => false,
     }
-    false
 }
 
 #[cfg(test)]

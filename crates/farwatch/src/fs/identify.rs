@@ -16,11 +16,11 @@ use std::sync::{Arc, Weak};
 
 use farwatch_proto::{Fid, FileKind, Name, NodeId};
 use rustix::fs::{AtFlags, Mode, OFlags};
-use virtiofsd::filesystem::{Context, Entry, FileSystem, ZeroCopyWriter};
+use virtiofsd::filesystem::{Entry, FileSystem, ZeroCopyWriter};
 use virtiofsd::fuse::Attr;
 use virtiofsd::oslib;
 
-use super::Interposer;
+use super::{Interposer, own_context};
 use crate::share::{Identity, Share};
 use crate::watch::is_mounted;
 
@@ -103,7 +103,7 @@ impl Interposer {
                 Ok(0)
             }
         }
-        let ctx = Context { uid: 0.into(), gid: 0.into(), pid: 0 };
+        let ctx = own_context();
         let (handle, _) = self.inner.opendir(ctx, inode, 0)?;
         let handle = handle.ok_or(io::ErrorKind::Unsupported)?;
         let mut capture = Capture(None);

@@ -20,6 +20,7 @@ use virtiofsd::passthrough::PassthroughFs;
 use virtiofsd::passthrough::read_only::PassthroughFsRo;
 
 use super::gone::is_gone;
+use super::own_context;
 
 type Inode = <PassthroughFs as FileSystem>::Inode;
 type Handle = <PassthroughFs as FileSystem>::Handle;
@@ -49,7 +50,7 @@ impl From<PassthroughFsRo> for Inner {
 impl Inner {
     /// The result of a request that has opened these objects, with ESTALE for one that is gone.
     fn checked<T>(&self, result: io::Result<T>, objects: &[Inode]) -> io::Result<T> {
-        let ctx = Context { uid: 0.into(), gid: 0.into(), pid: 0 };
+        let ctx = own_context();
         let look = |object: Inode| match self {
             Self::Writable(fs) => fs.getattr(ctx, object, None).map(drop),
             Self::ReadOnly(fs) => fs.getattr(ctx, object, None).map(drop),

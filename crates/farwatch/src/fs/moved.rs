@@ -23,9 +23,9 @@ use std::time::Duration;
 use farwatch_proto::host::{State, StateError};
 use farwatch_proto::{FileKind, Name, NodeId};
 use rustix::io::Errno;
-use virtiofsd::filesystem::{Context, Entry, FileSystem, SerializableFileSystem};
+use virtiofsd::filesystem::{Entry, FileSystem, SerializableFileSystem};
 
-use super::{Interposer, identify};
+use super::{Interposer, identify, own_context};
 
 impl Interposer {
     /// Writes the state to `file`, from where it stands.
@@ -47,10 +47,10 @@ impl Interposer {
         if self.may_lose_opens {
             return Ok(());
         }
-        let ctx = Context { uid: 0.into(), gid: 0.into(), pid: 0 };
+        let ctx = own_context();
         let is_deleted = |inode: &u64| match self.inner.getattr(ctx, *inode, None) {
             Ok((attr, _)) => attr.nlink == 0,
-            Err(error) => error.raw_os_error() == Some(Errno::STALE.raw_os_error()),
+            Err(error) => Errno::from_io_error(&error) == Some(Errno::STALE),
         };
         match self.opens.inodes().iter().filter(|inode| is_deleted(inode)).count() {
             0 => Ok(()),
@@ -100,7 +100,7 @@ impl Interposer {
 
     /// Finds one, if it is (still) there.
     fn find_node(&self, id: NodeId, place: Option<(NodeId, &Name)>, kind: FileKind) -> bool {
-        let ctx = Context { uid: 0.into(), gid: 0.into(), pid: 0 };
+        let ctx = own_context();
         let Ok((attr, _)) = self.inner.getattr(ctx, id.get(), None) else {
             // The library has not found it either, and was told that the guest can live with that.
             return false;

@@ -7,10 +7,10 @@ use std::time::SystemTime;
 
 use farwatch_proto::NodeId;
 use rustix::io::Errno;
-use virtiofsd::filesystem::{Context, FileSystem};
+use virtiofsd::filesystem::FileSystem;
 
 use super::reported::{Request, reported};
-use super::{Interposer, attr};
+use super::{Interposer, attr, own_context};
 use crate::share::Announced;
 
 /// How often a call is made again that has failed for no reason.
@@ -48,7 +48,7 @@ impl Interposer {
 
     /// When an object was changed last.
     fn changed(&self, node: NodeId) -> Option<SystemTime> {
-        let ctx = Context { uid: 0.into(), gid: 0.into(), pid: 0 };
+        let ctx = own_context();
         let (attr, _) = self.inner.getattr(ctx, node.get(), None).ok()?;
         attr::changed(&attr)
     }
