@@ -51,7 +51,15 @@ pub(crate) fn run(root: &Path, args: &[&str]) -> Result<bool> {
 fn fuzz(root: &Path, target_dir: &Path, name: &str, seconds: u64) -> Result<bool> {
     let found = target_dir.join("corpus").join(name);
     fs::create_dir_all(&found)?;
-    let mut fuzzer = Command::new(target_dir.join(TRIPLE).join("release").join(name));
+    let program = target_dir.join(TRIPLE).join("release").join(name);
+    let mut fuzzer = if rustix::process::geteuid().is_root() {
+        // What a target mounts goes with it, whatever ends it.
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--mount", "--propagation", "private", "--"]).arg(program);
+        unshare
+    } else {
+        Command::new(program)
+    };
     fuzzer.arg(&found).arg(root.join("fuzz/corpus").join(name));
     fuzzer.args([format!("-max_total_time={seconds}"), "-print_final_stats=1".to_owned()]);
     // What a target waits for it bounds itself, to say what it was.
